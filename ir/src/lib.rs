@@ -1,0 +1,1 @@
+//! Types, ops, text form, verifier and reference evaluator

@@ -1,0 +1,1 @@
+//! Pass manager, exact rules, compression passes

@@ -1,0 +1,1 @@
+//! Joins the crates: the driver and the command line.
