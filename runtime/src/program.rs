@@ -1,0 +1,376 @@
+//! What a variant executes: a flat list of steps over buffers, with every dynamic quantity in one table of extents.
+//!
+//! These are wire types (prost by derive). Unknown numbers and bad indices are possible until `validate` has seen them;
+//! after that every index in a program is in range.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Kind, Result};
+
+/// Index of an entry in the extents table. Entry 0 is always the constant 0.
+pub type ExtentId = u32;
+
+/// How an entry of the extents table is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum ExtentOp {
+    /// The number `a`.
+    Constant = 0,
+    /// The symbol with index `a`.
+    Symbol = 1,
+    /// Sum of the entries `a` and `b`.
+    Add = 2,
+    /// Difference of the entries `a` and `b`.
+    Sub = 3,
+    /// Product of the entries `a` and `b`.
+    Mul = 4,
+    /// Quotient of the entries `a` and `b`, rounded down.
+    FloorDiv = 5,
+    /// The larger of the entries `a` and `b`.
+    Max = 6,
+    /// The smaller of the entries `a` and `b`.
+    Min = 7,
+}
+
+/// One entry of the extents table; operands are earlier entries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Extent {
+    #[prost(enumeration = "ExtentOp", tag = "1")]
+    pub op: i32,
+    #[prost(sint64, tag = "2")]
+    pub a: i64,
+    #[prost(sint64, tag = "3")]
+    pub b: i64,
+}
+
+/// Evaluates one operation; `None` on overflow or division by zero.
+fn apply(op: ExtentOp, a: i64, b: i64) -> Option<i64> {
+    match op {
+        ExtentOp::Constant | ExtentOp::Symbol => None,
+        ExtentOp::Add => a.checked_add(b),
+        ExtentOp::Sub => a.checked_sub(b),
+        ExtentOp::Mul => a.checked_mul(b),
+        ExtentOp::FloorDiv => {
+            let q = a.checked_div(b)?;
+            if a % b != 0 && (a < 0) != (b < 0) { q.checked_sub(1) } else { Some(q) }
+        }
+        ExtentOp::Max => Some(a.max(b)),
+        ExtentOp::Min => Some(a.min(b)),
+    }
+}
+
+/// The values of all entries of a table for the given symbols. Intermediate values may be negative; overflow and
+/// division by zero are errors.
+pub fn evaluate(table: &[Extent], symbols: &[i64]) -> Result<Vec<i64>> {
+    let mut values = Vec::with_capacity(table.len());
+    for (i, e) in table.iter().enumerate() {
+        let operand = |x: i64| usize::try_from(x).ok().and_then(|x| values.get(x)).copied();
+        let value = match e.op() {
+            ExtentOp::Constant => Some(e.a),
+            ExtentOp::Symbol => usize::try_from(e.a).ok().and_then(|s| symbols.get(s)).copied(),
+            op => operand(e.a).zip(operand(e.b)).and_then(|(a, b)| apply(op, a, b)),
+        };
+        values.push(value.ok_or_else(|| {
+            Error::new(Kind::Extent, format!("extent {i} has no value for these inputs (overflow or division by zero)"))
+        })?);
+    }
+    Ok(values)
+}
+
+/// Builds an extents table: equal entries are shared, constants folded.
+#[derive(Clone, Debug)]
+pub struct Extents {
+    entries: Vec<Extent>,
+    index: HashMap<Extent, ExtentId>,
+}
+
+impl Default for Extents {
+    fn default() -> Self {
+        let mut table = Extents { entries: Vec::new(), index: HashMap::new() };
+        table.constant(0);
+        table
+    }
+}
+
+impl Extents {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn entries(&self) -> &[Extent] {
+        &self.entries
+    }
+
+    pub fn into_entries(self) -> Vec<Extent> {
+        self.entries
+    }
+
+    fn intern(&mut self, op: ExtentOp, a: i64, b: i64) -> ExtentId {
+        let entry = Extent { op: op as i32, a, b };
+        *self.index.entry(entry).or_insert_with(|| {
+            self.entries.push(entry);
+            self.entries.len() as u32 - 1
+        })
+    }
+
+    pub fn constant(&mut self, value: i64) -> ExtentId {
+        self.intern(ExtentOp::Constant, value, 0)
+    }
+
+    /// The symbol with that index in `Manifest::symbols`.
+    pub fn symbol(&mut self, index: u32) -> ExtentId {
+        self.intern(ExtentOp::Symbol, index.into(), 0)
+    }
+
+    /// The value of an entry that is a constant.
+    pub fn as_constant(&self, id: ExtentId) -> Option<i64> {
+        let e = self.entries.get(id as usize)?;
+        (e.op() == ExtentOp::Constant).then_some(e.a)
+    }
+
+    /// `op` applied to two entries.
+    pub fn apply(&mut self, op: ExtentOp, a: ExtentId, b: ExtentId) -> ExtentId {
+        use ExtentOp::{Add, FloorDiv, Max, Min, Mul, Sub};
+        match (self.as_constant(a), self.as_constant(b)) {
+            (Some(x), Some(y)) => {
+                if let Some(v) = apply(op, x, y) {
+                    return self.constant(v);
+                }
+            }
+            (_, Some(0)) if matches!(op, Add | Sub) => return a,
+            (Some(0), _) if op == Add => return b,
+            (_, Some(1)) if matches!(op, Mul | FloorDiv) => return a,
+            (Some(1), _) if op == Mul => return b,
+            (_, Some(0)) | (Some(0), _) if op == Mul => return self.constant(0),
+            _ => {}
+        }
+        if a == b && matches!(op, Max | Min) {
+            return a;
+        }
+        let (a, b) = if matches!(op, Add | Mul | Max | Min) && a > b { (b, a) } else { (a, b) };
+        self.intern(op, a.into(), b.into())
+    }
+
+    pub fn add(&mut self, a: ExtentId, b: ExtentId) -> ExtentId {
+        self.apply(ExtentOp::Add, a, b)
+    }
+
+    pub fn sub(&mut self, a: ExtentId, b: ExtentId) -> ExtentId {
+        self.apply(ExtentOp::Sub, a, b)
+    }
+
+    pub fn mul(&mut self, a: ExtentId, b: ExtentId) -> ExtentId {
+        self.apply(ExtentOp::Mul, a, b)
+    }
+
+    /// `a / n`, rounded up, for `n > 0`.
+    pub fn ceil_div(&mut self, a: ExtentId, n: i64) -> ExtentId {
+        let (less, n) = (self.constant(n - 1), self.constant(n));
+        let sum = self.add(a, less);
+        self.apply(ExtentOp::FloorDiv, sum, n)
+    }
+
+    /// The product of all `dims` and `factor`.
+    pub fn product(&mut self, dims: &[ExtentId], factor: i64) -> ExtentId {
+        let factor = self.constant(factor);
+        dims.iter().fold(factor, |p, &d| self.mul(p, d))
+    }
+}
+
+/// Where a buffer's bytes are.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+pub enum Place {
+    /// The caller's tensor for that input; never written.
+    #[prost(uint32, tag = "2")]
+    Input(u32),
+    /// The caller's tensor for that output.
+    #[prost(uint32, tag = "3")]
+    Output(u32),
+    /// That entry of `Manifest::constants`; never written.
+    #[prost(uint32, tag = "4")]
+    Constant(u32),
+    /// Memory that the planner places; lives from the first step that uses it to the last.
+    #[prost(message, tag = "5")]
+    Arena(()),
+    /// The same bytes, from the start, as an earlier buffer.
+    #[prost(uint32, tag = "6")]
+    Alias(u32),
+}
+
+/// A run of bytes that steps read or write.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Buffer {
+    /// Bytes.
+    #[prost(uint32, tag = "1")]
+    pub size: ExtentId,
+    #[prost(oneof = "Place", tags = "2, 3, 4, 5, 6")]
+    pub place: Option<Place>,
+}
+
+impl Buffer {
+    pub fn new(place: Place, size: ExtentId) -> Buffer {
+        Buffer { size, place: Some(place) }
+    }
+}
+
+/// An operand of a step.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Arg {
+    /// Index into `Program::buffers`.
+    #[prost(uint32, tag = "1")]
+    pub buffer: u32,
+    /// Bytes from the buffer's start.
+    #[prost(uint32, tag = "2")]
+    pub offset: ExtentId,
+    /// Whether the step writes it. A step that works in place says so on the written operand; both name the same bytes.
+    #[prost(bool, tag = "3")]
+    pub write: bool,
+}
+
+impl Arg {
+    pub fn read(buffer: u32) -> Arg {
+        Arg { buffer, offset: 0, write: false }
+    }
+
+    pub fn write(buffer: u32) -> Arg {
+        Arg { buffer, offset: 0, write: true }
+    }
+
+    pub fn at(self, offset: ExtentId) -> Arg {
+        Arg { offset, ..self }
+    }
+}
+
+/// A call of a kernel over its whole grid.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Call {
+    /// Index into `Variant::kernels`.
+    #[prost(uint32, tag = "1")]
+    pub kernel: u32,
+    /// The kernel's `args`, in its order.
+    #[prost(message, repeated, tag = "2")]
+    pub args: Vec<Arg>,
+    /// The kernel's `dims`, in its order.
+    #[prost(uint32, repeated, tag = "3")]
+    pub dims: Vec<ExtentId>,
+    /// Grid points; with 0 the step does nothing.
+    #[prost(uint32, tag = "4")]
+    pub grid: ExtentId,
+    /// Scratch bytes for each thread.
+    #[prost(uint32, tag = "5")]
+    pub scratch: ExtentId,
+    /// Fewest grid points worth handing to another thread; 0 counts as 1. A step of at most this many runs on one thread.
+    #[prost(uint32, tag = "6")]
+    pub grain: ExtentId,
+}
+
+/// Copies bytes between buffers that do not overlap.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct CopyBytes {
+    #[prost(message, required, tag = "1")]
+    pub from: Arg,
+    #[prost(message, required, tag = "2")]
+    pub to: Arg,
+    #[prost(uint32, tag = "3")]
+    pub bytes: ExtentId,
+}
+
+/// What a step does.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+pub enum Action {
+    #[prost(message, tag = "2")]
+    Call(Call),
+    #[prost(message, tag = "3")]
+    Copy(CopyBytes),
+}
+
+/// One step; steps run in order, each after the previous one has finished.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Step {
+    /// What the step computes (ONNX node names), for profiles.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(oneof = "Action", tags = "2, 3")]
+    pub action: Option<Action>,
+}
+
+impl Step {
+    pub fn call(name: impl Into<String>, call: Call) -> Step {
+        Step { name: name.into(), action: Some(Action::Call(call)) }
+    }
+
+    pub fn copy(name: impl Into<String>, from: u32, to: u32, bytes: ExtentId) -> Step {
+        let copy = CopyBytes { from: Arg::read(from), to: Arg::write(to), bytes };
+        Step { name: name.into(), action: Some(Action::Copy(copy)) }
+    }
+
+    /// The operands, in order.
+    pub fn args(&self) -> impl Iterator<Item = Arg> + '_ {
+        let (many, pair) = match &self.action {
+            Some(Action::Call(c)) => (c.args.as_slice(), None),
+            Some(Action::Copy(c)) => (&[][..], Some([c.from, c.to])),
+            None => (&[][..], None),
+        };
+        many.iter().copied().chain(pair.into_iter().flatten())
+    }
+}
+
+/// The steps of one variant and the buffers they work on.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Program {
+    #[prost(message, repeated, tag = "1")]
+    pub buffers: Vec<Buffer>,
+    #[prost(message, repeated, tag = "2")]
+    pub steps: Vec<Step>,
+}
+
+impl Program {
+    /// Adds a buffer and returns its index.
+    pub fn buffer(&mut self, place: Place, size: ExtentId) -> u32 {
+        self.buffers.push(Buffer::new(place, size));
+        self.buffers.len() as u32 - 1
+    }
+
+    /// The buffer whose bytes buffer `b` shares: itself, unless it is an alias.
+    pub fn root(&self, mut b: u32) -> u32 {
+        while let Some(Place::Alias(to)) = self.buffers[b as usize].place {
+            b = to;
+        }
+        b
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_fold_share_and_evaluate() {
+        let mut x = Extents::new();
+        let (n, t) = (x.symbol(0), x.symbol(1));
+        let bytes = x.product(&[n, t], 4);
+        assert_eq!(bytes, x.product(&[n, t], 4));
+        let blocks = x.ceil_div(t, 16);
+        let twelve = x.product(&[], 12);
+        assert_eq!(x.as_constant(twelve), Some(12));
+        let zero = x.constant(0);
+        assert_eq!(x.add(t, zero), t);
+        let values = evaluate(x.entries(), &[3, 17]).unwrap();
+        assert_eq!((values[bytes as usize], values[blocks as usize], values[0]), (204, 2, 0));
+    }
+
+    #[test]
+    fn overflow_and_division_by_zero_are_errors() {
+        let mut x = Extents::new();
+        let n = x.symbol(0);
+        x.mul(n, n);
+        assert_eq!(evaluate(x.entries(), &[i64::MAX]).unwrap_err().kind, Kind::Extent);
+        let mut x = Extents::new();
+        let n = x.symbol(0);
+        let one = x.constant(1);
+        x.apply(ExtentOp::FloorDiv, one, n);
+        assert_eq!(evaluate(x.entries(), &[0]).unwrap_err().kind, Kind::Extent);
+        assert_eq!(apply(ExtentOp::FloorDiv, -7, 2), Some(-4));
+        assert_eq!(apply(ExtentOp::FloorDiv, i64::MIN, -1), None);
+    }
+}
