@@ -1,1 +1,3 @@
-//! From IR to kernels to machine code
+//! From IR to kernels to machine code.
+
+pub mod emit;
