@@ -4,11 +4,25 @@
 
 pub mod artifact;
 pub mod atomic;
+mod bind;
+pub mod cpu;
 pub mod dtype;
 pub mod error;
+pub mod execute;
+pub mod load;
+pub mod memory;
+pub mod plan;
+pub mod pool;
 pub mod program;
+pub mod reader;
+pub mod tensor;
+mod validate;
 pub mod writer;
 
 pub use dtype::DType;
 pub use error::{Error, Kind, Result};
+pub use execute::Session;
+pub use load::{LoadOptions, Model};
+pub use reader::Artifact;
+pub use tensor::{Tensor, TensorView};
 pub use writer::ArtifactWriter;

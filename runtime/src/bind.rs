@@ -1,0 +1,261 @@
+//! A program with its symbols bound: every extent a number, every operand a place, nothing left to check per run.
+
+use crate::artifact::Manifest;
+use crate::dtype::DType;
+use crate::error::{Error, Kind, Result};
+use crate::load::{KernelFn, Loaded, Model};
+use crate::plan::{Placement, plan_lives};
+use crate::pool::MAX_GRID;
+use crate::program::{Action, Arg, ExtentId, ExtentOp, Place, Program, evaluate};
+use crate::tensor::{TensorView, bytes_of, kind};
+
+/// What a bound step does.
+pub(crate) enum Run {
+    Call(KernelFn),
+    Copy(usize),
+    /// An empty grid.
+    Nothing,
+}
+
+pub(crate) struct BoundStep {
+    pub run: Run,
+    /// Where its operands begin in `Bound::pointers`.
+    pub args: usize,
+    /// Where its dims begin in `Bound::dims`.
+    pub dims: usize,
+    pub grid: i64,
+    pub grain: i64,
+}
+
+/// An operand whose pointer depends on memory given at run time.
+pub(crate) struct Patch {
+    pub slot: usize,
+    /// Index of the input or output; unused for the arena.
+    pub source: usize,
+    pub offset: usize,
+}
+
+pub(crate) struct Bound {
+    pub input_shapes: Vec<Vec<usize>>,
+    pub output_shapes: Vec<Vec<usize>>,
+    pub placement: Placement,
+    /// Scratch bytes of a thread, a multiple of 64.
+    pub scratch: usize,
+    pub pointers: Vec<*mut u8>,
+    pub dims: Vec<i64>,
+    pub steps: Vec<BoundStep>,
+    pub arena: Vec<Patch>,
+    pub inputs: Vec<Patch>,
+    pub outputs: Vec<Patch>,
+    /// The arena that the pointers are made for.
+    pub arena_base: *mut u8,
+}
+
+// SAFETY: the pointers lead into the model's mapping (read-only, shared), or are set anew before they are used.
+unsafe impl Send for Bound {}
+
+/// The values that the inputs' shapes give the symbols. Checks types, ranks and bounds; extents that are expressions are
+/// checked by `Bound::new`.
+pub(crate) fn symbols(model: &Model, inputs: &[TensorView]) -> Result<Vec<i64>> {
+    let m = model.manifest();
+    let mut bound: Vec<Option<(i64, usize)>> = vec![None; m.symbols.len()];
+    for (i, (value, given)) in m.inputs.iter().zip(inputs).enumerate() {
+        let expected = || model.describe(value);
+        if given.dtype != value.dtype() {
+            let what = format!("input {} has type {}, the model takes {}", value.name, given.dtype, expected());
+            return Err(Error::new(Kind::InputType, what).with_help("convert the data; nothing is converted silently"));
+        }
+        if given.shape.len() != value.dims.len() {
+            let what =
+                format!("input {} is {given}, rank {}; the model takes {}", value.name, given.shape.len(), expected());
+            return Err(Error::new(Kind::InputShape, what));
+        }
+        if bytes_of(given.dtype, given.shape) != Some(given.bytes.len()) {
+            let what = format!("input {}: {given} does not have {} bytes", value.name, given.bytes.len());
+            return Err(Error::new(Kind::Data, what));
+        }
+        for (axis, (&d, &found)) in value.dims.iter().zip(given.shape).enumerate() {
+            let e = m.extents[d as usize];
+            match e.op() {
+                ExtentOp::Constant if e.a != found as i64 => return Err(wrong_extent(model, i, given, axis, e.a)),
+                ExtentOp::Symbol => bind(m, &mut bound, e.a as usize, found as i64, i)?,
+                _ => {}
+            }
+        }
+    }
+    bound
+        .into_iter()
+        .map(|b| b.map(|(v, _)| v).ok_or_else(|| Error::new(Kind::Internal, "a symbol is unbound")))
+        .collect()
+}
+
+fn bind(m: &Manifest, bound: &mut [Option<(i64, usize)>], s: usize, found: i64, input: usize) -> Result<()> {
+    let (symbol, name) = (&m.symbols[s], &m.inputs[input].name);
+    if let Some((other, from)) = bound[s] {
+        if other == found {
+            return Ok(());
+        }
+        let from = &m.inputs[from].name;
+        let what = format!("input {name} says {} is {found}, input {from} says {other}", symbol.name);
+        return Err(Error::new(Kind::SymbolConflict, what));
+    }
+    if (found as u64) < symbol.min || found as u64 > symbol.max {
+        let bounds = match symbol.max {
+            crate::artifact::Symbol::UNBOUNDED => format!("at least {}", symbol.min),
+            max => format!("{}..{max}", symbol.min),
+        };
+        let what = format!("input {name}: {} is {found}, the model was compiled for {bounds}", symbol.name);
+        let help = format!("compile with --dim {}=MIN..MAX to change the bounds", symbol.name);
+        return Err(Error::new(Kind::SymbolRange, what).with_help(help));
+    }
+    bound[s] = Some((found, input));
+    Ok(())
+}
+
+fn wrong_extent(model: &Model, input: usize, given: &TensorView, axis: usize, expected: i64) -> Error {
+    let value = &model.inputs()[input];
+    let what =
+        format!("input {} is {given}: extent {axis} must be {expected}, as in {}", value.name, model.describe(value));
+    Error::new(Kind::InputShape, what)
+}
+
+/// The extents' values, read with the checks that each use needs.
+struct Values<'a>(&'a [i64]);
+
+impl Values<'_> {
+    fn count(&self, id: ExtentId, what: &str) -> Result<u64> {
+        let v = self.0[id as usize];
+        u64::try_from(v).map_err(|_| Error::new(Kind::Extent, format!("{what} is {v} for these inputs")))
+    }
+
+    fn shape(&self, name: &str, dtype: DType, dims: &[ExtentId]) -> Result<(Vec<usize>, u64)> {
+        let what = format!("an extent of {name}");
+        let shape: Vec<usize> = dims.iter().map(|&d| Ok(self.count(d, &what)? as usize)).collect::<Result<_>>()?;
+        let bytes = bytes_of(dtype, &shape)
+            .ok_or_else(|| Error::new(Kind::Memory, format!("{name}: {} has too many bytes", kind(dtype, &shape))))?;
+        Ok((shape, bytes as u64))
+    }
+}
+
+impl Bound {
+    /// Binds the program; `inputs` gave the symbols.
+    pub fn new(model: &Model, symbols: &[i64], inputs: &[TensorView]) -> Result<Bound> {
+        let loaded = &*model.0;
+        let m = model.manifest();
+        let values = evaluate(&m.extents, symbols)?;
+        let values = Values(&values);
+        for (i, (value, given)) in m.inputs.iter().zip(inputs).enumerate() {
+            for (axis, (&d, &found)) in value.dims.iter().zip(given.shape).enumerate() {
+                if values.0[d as usize] != found as i64 {
+                    return Err(wrong_extent(model, i, given, axis, values.0[d as usize]));
+                }
+            }
+        }
+        let shape = |v: &crate::artifact::Value| values.shape(&v.name, v.dtype(), &v.dims);
+        let inputs = m.inputs.iter().map(shape).collect::<Result<Vec<_>>>()?;
+        let outputs = m.outputs.iter().map(shape).collect::<Result<Vec<_>>>()?;
+        let sizes = sizes(loaded, &values, &inputs, &outputs)?;
+        let mut bound = Bound {
+            input_shapes: inputs.into_iter().map(|(s, _)| s).collect(),
+            output_shapes: outputs.into_iter().map(|(s, _)| s).collect(),
+            placement: plan_lives(&loaded.lifetimes, &sizes)?,
+            scratch: 0,
+            pointers: Vec::new(),
+            dims: Vec::new(),
+            steps: Vec::new(),
+            arena: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            arena_base: std::ptr::null_mut(),
+        };
+        for step in &loaded.variant().program.steps {
+            bound
+                .step(loaded, &values, &sizes, step.action.as_ref())
+                .map_err(|e| e.context(format!("step {}", step.name)))?;
+        }
+        Ok(bound)
+    }
+
+    fn step(&mut self, loaded: &Loaded, values: &Values, sizes: &[u64], action: Option<&Action>) -> Result<()> {
+        let (args, dims) = (self.pointers.len(), self.dims.len());
+        let step = match action {
+            Some(Action::Call(c)) => {
+                for a in &c.args {
+                    self.operand(loaded, values, sizes, a, 0)?;
+                }
+                self.dims.extend(c.dims.iter().map(|&d| values.0[d as usize]));
+                let grid = values.count(c.grid, "its grid")? as i64;
+                if grid > MAX_GRID {
+                    return Err(Error::new(Kind::Extent, format!("its grid has {grid} points")));
+                }
+                let scratch = values.count(c.scratch, "its scratch")?;
+                let scratch = scratch.checked_next_multiple_of(64).and_then(|s| usize::try_from(s).ok());
+                self.scratch =
+                    self.scratch.max(scratch.ok_or_else(|| Error::new(Kind::Memory, "its scratch overflows"))?);
+                let run = if grid == 0 { Run::Nothing } else { Run::Call(loaded.kernel(c.kernel)) };
+                BoundStep { run, args, dims, grid, grain: (values.count(c.grain, "its grain")? as i64).max(1) }
+            }
+            Some(Action::Copy(c)) => {
+                let bytes = values.count(c.bytes, "its length")?;
+                self.operand(loaded, values, sizes, &c.from, bytes)?;
+                self.operand(loaded, values, sizes, &c.to, bytes)?;
+                BoundStep { run: Run::Copy(bytes as usize), args, dims, grid: 1, grain: 1 }
+            }
+            None => BoundStep { run: Run::Nothing, args, dims, grid: 0, grain: 1 },
+        };
+        self.steps.push(step);
+        Ok(())
+    }
+
+    /// Adds an operand of which at least `bytes` will be used.
+    fn operand(&mut self, loaded: &Loaded, values: &Values, sizes: &[u64], arg: &Arg, bytes: u64) -> Result<()> {
+        let program = &loaded.variant().program;
+        let offset = values.count(arg.offset, "an operand's offset")?;
+        let size = sizes[arg.buffer as usize];
+        if offset.checked_add(bytes).is_none_or(|end| end > size) {
+            let what = format!("buffer {} has {size} bytes, {bytes} at {offset} are out of range", arg.buffer);
+            return Err(Error::new(Kind::Extent, what));
+        }
+        let (slot, root, offset) = (self.pointers.len(), program.root(arg.buffer) as usize, offset as usize);
+        let mut pointer = std::ptr::null_mut();
+        match program.buffers[root].place {
+            Some(Place::Input(k)) => self.inputs.push(Patch { slot, source: k as usize, offset }),
+            Some(Place::Output(k)) => self.outputs.push(Patch { slot, source: k as usize, offset }),
+            Some(Place::Constant(k)) => pointer = loaded.artifact.constant(k)[offset..].as_ptr().cast_mut(),
+            Some(Place::Arena(())) => {
+                let at = self.placement.offsets[root] as usize + offset;
+                self.arena.push(Patch { slot, source: 0, offset: at });
+            }
+            Some(Place::Alias(_)) | None => return Err(Error::new(Kind::Internal, "a buffer has no place")),
+        }
+        self.pointers.push(pointer);
+        Ok(())
+    }
+}
+
+/// The bytes of every buffer, checked against what it stands for.
+fn sizes(
+    loaded: &Loaded,
+    values: &Values,
+    inputs: &[(Vec<usize>, u64)],
+    outputs: &[(Vec<usize>, u64)],
+) -> Result<Vec<u64>> {
+    let program: &Program = &loaded.variant().program;
+    let mut sizes = Vec::with_capacity(program.buffers.len());
+    for (i, b) in program.buffers.iter().enumerate() {
+        let size = values.count(b.size, "a buffer's size")?;
+        let room = match b.place {
+            Some(Place::Input(k)) => inputs[k as usize].1,
+            Some(Place::Output(k)) => outputs[k as usize].1,
+            Some(Place::Constant(k)) => loaded.artifact.manifest().constants[k as usize].length,
+            Some(Place::Alias(k)) => sizes[k as usize],
+            Some(Place::Arena(())) | None => u64::MAX,
+        };
+        if size > room {
+            let what = format!("buffer {i} needs {size} bytes where there are {room}");
+            return Err(Error::new(Kind::Extent, what));
+        }
+        sizes.push(size);
+    }
+    Ok(sizes)
+}

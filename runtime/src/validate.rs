@@ -1,0 +1,176 @@
+//! Checks that a manifest does not contradict itself, so that what follows may index without checks.
+//!
+//! What depends on the bound symbols (sizes, offsets) is checked when they are bound.
+
+use std::collections::HashSet;
+
+use crate::artifact::{Header, Manifest, Value, Variant};
+use crate::dtype::DType;
+use crate::error::{Error, Kind, Result};
+use crate::program::{Action, ExtentId, ExtentOp, Place, Program};
+
+fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
+    Err(Error::new(Kind::Manifest, format!("the manifest is invalid: {what}")))
+}
+
+/// `Ok` when `what`, if it names something, does so in range.
+fn need(holds: bool, what: impl Fn() -> String) -> Result<()> {
+    if holds { Ok(()) } else { bad(what()) }
+}
+
+/// Checks everything; `end` is where constants and sections end.
+pub fn manifest(m: &Manifest, end: u64) -> Result<()> {
+    let mut names = HashSet::new();
+    for s in &m.sections {
+        need(names.insert(s.name.as_str()), || format!("two sections are called {}", s.name))?;
+        place(&format!("section {}", s.name), s.offset, s.length, &s.hash, end)?;
+    }
+    for c in &m.constants {
+        place(&format!("constant {}", c.name), c.offset, c.length, &c.hash, end)?;
+    }
+    symbols(m)?;
+    extents(m)?;
+    values(m)?;
+    let mut names = HashSet::new();
+    for v in &m.variants {
+        need(names.insert(v.name.as_str()), || format!("two variants are called {}", v.name))?;
+        variant(m, v).map_err(|e| e.context(format!("variant {}", v.name)))?;
+    }
+    Ok(())
+}
+
+fn place(what: &str, offset: u64, length: u64, hash: &[u8], end: u64) -> Result<()> {
+    let inside = offset >= Header::SIZE as u64 && offset.checked_add(length).is_some_and(|e| e <= end);
+    need(inside, || format!("{what} lies outside the file"))?;
+    need(offset.is_multiple_of(64), || format!("{what} is not aligned"))?;
+    need(hash.len() == 32, || format!("{what} has no hash"))
+}
+
+fn symbols(m: &Manifest) -> Result<()> {
+    let mut names = HashSet::new();
+    for s in &m.symbols {
+        need(names.insert(s.name.as_str()), || format!("two symbols are called {}", s.name))?;
+        let ordered = s.min <= s.hint && s.hint <= s.max && s.max <= i64::MAX as u64;
+        need(ordered, || format!("symbol {} has bounds {}..{} and hint {}", s.name, s.min, s.max, s.hint))?;
+    }
+    Ok(())
+}
+
+fn extents(m: &Manifest) -> Result<()> {
+    let zero = m.extents.first().is_some_and(|e| e.op == ExtentOp::Constant as i32 && e.a == 0);
+    need(zero, || "extent 0 is not the constant 0".into())?;
+    for (i, e) in m.extents.iter().enumerate() {
+        let below = |x: i64, n: usize| usize::try_from(x).is_ok_and(|x| x < n);
+        let valid = match ExtentOp::try_from(e.op) {
+            Err(_) => false,
+            Ok(ExtentOp::Constant) => true,
+            Ok(ExtentOp::Symbol) => below(e.a, m.symbols.len()),
+            Ok(_) => below(e.a, i) && below(e.b, i),
+        };
+        need(valid, || format!("extent {i} is malformed"))?;
+    }
+    Ok(())
+}
+
+fn extent(m: &Manifest, id: ExtentId) -> Result<()> {
+    need((id as usize) < m.extents.len(), || format!("there is no extent {id}"))
+}
+
+fn values(m: &Manifest) -> Result<()> {
+    let check = |what: &str, values: &[Value]| -> Result<()> {
+        let mut names = HashSet::new();
+        for v in values {
+            need(names.insert(v.name.as_str()), || format!("two {what}s are called {}", v.name))?;
+            let known = DType::try_from(v.dtype).is_ok_and(|d| d != DType::Undefined);
+            need(known, || format!("{what} {} has the unknown type {}", v.name, v.dtype))?;
+            v.dims.iter().try_for_each(|&d| extent(m, d))?;
+        }
+        Ok(())
+    };
+    check("input", &m.inputs)?;
+    check("output", &m.outputs)?;
+    let mut bound = vec![false; m.symbols.len()];
+    for &d in m.inputs.iter().flat_map(|v| &v.dims) {
+        let e = m.extents[d as usize];
+        if e.op() == ExtentOp::Symbol {
+            bound[e.a as usize] = true;
+        }
+    }
+    match bound.iter().position(|b| !b) {
+        Some(s) => bad(format!("no input binds symbol {}", m.symbols[s].name)),
+        None => Ok(()),
+    }
+}
+
+fn variant(m: &Manifest, v: &Variant) -> Result<()> {
+    let Some(code) = m.sections.get(v.code as usize) else {
+        return bad(format!("there is no section {}", v.code));
+    };
+    for k in &v.kernels {
+        need(k.offset < code.length, || format!("kernel {} lies outside the code", k.name))?;
+    }
+    buffers(m, &v.program)?;
+    steps(m, v)
+}
+
+fn buffers(m: &Manifest, p: &Program) -> Result<()> {
+    let mut outputs = vec![0; m.outputs.len()];
+    for (i, b) in p.buffers.iter().enumerate() {
+        extent(m, b.size)?;
+        let valid = match b.place {
+            None => false,
+            Some(Place::Input(k)) => (k as usize) < m.inputs.len(),
+            Some(Place::Output(k)) => outputs.get_mut(k as usize).map(|n| *n += 1).is_some(),
+            Some(Place::Constant(k)) => (k as usize) < m.constants.len(),
+            Some(Place::Arena(())) => true,
+            Some(Place::Alias(k)) => (k as usize) < i,
+        };
+        need(valid, || format!("buffer {i} is placed nowhere"))?;
+    }
+    match outputs.iter().position(|&n| n != 1) {
+        Some(k) => bad(format!("output {} has {} buffers", m.outputs[k].name, outputs[k])),
+        None => Ok(()),
+    }
+}
+
+fn steps(m: &Manifest, v: &Variant) -> Result<()> {
+    let p = &v.program;
+    let mut written = vec![false; p.buffers.len()];
+    for step in &p.steps {
+        let named = |e: Error| e.context(format!("step {}", step.name));
+        match &step.action {
+            None => return bad(format!("step {} does nothing", step.name)),
+            Some(Action::Call(c)) => {
+                let known = (c.kernel as usize) < v.kernels.len();
+                need(known, || format!("there is no kernel {}", c.kernel)).map_err(named)?;
+                c.dims.iter().chain([&c.grid, &c.scratch, &c.grain]).try_for_each(|&d| extent(m, d)).map_err(named)?;
+            }
+            Some(Action::Copy(c)) => {
+                need(!c.from.write && c.to.write, || "it copies the wrong way".into()).map_err(named)?;
+                extent(m, c.bytes).map_err(named)?;
+            }
+        }
+        for a in step.args() {
+            need((a.buffer as usize) < p.buffers.len(), || format!("there is no buffer {}", a.buffer))
+                .map_err(named)?;
+            extent(m, a.offset).map_err(named)?;
+            let root = p.root(a.buffer) as usize;
+            if a.write {
+                let mine = matches!(p.buffers[root].place, Some(Place::Arena(()) | Place::Output(_)));
+                need(mine, || format!("it writes buffer {}, an input or a constant", a.buffer)).map_err(named)?;
+                written[root] = true;
+            }
+        }
+        for a in step.args() {
+            let root = p.root(a.buffer) as usize;
+            let filled = written[root] || matches!(p.buffers[root].place, Some(Place::Input(_) | Place::Constant(_)));
+            need(filled, || format!("it reads buffer {} before anything is written there", a.buffer)).map_err(named)?;
+        }
+    }
+    for (b, buffer) in p.buffers.iter().enumerate() {
+        if let Some(Place::Output(k)) = buffer.place {
+            need(written[b], || format!("output {} is never written", m.outputs[k as usize].name))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! A small artifact whose kernels are a few assembled bytes, so that the whole path runs without a compiler.
+
+use tersor_runtime::artifact::{Kernel, Manifest, Symbol, Value, Variant};
+use tersor_runtime::program::{Arg, Call, Extents, Place, Program, Step};
+use tersor_runtime::{ArtifactWriter, DType};
+
+/// `for i in begin..end { c[i] = a[i] + b[i] }` over f32.
+#[rustfmt::skip]
+const ADD: [u8; 39] = [
+    0x48, 0x8b, 0x07,                         // mov   rax, [rdi]           a
+    0x4c, 0x8b, 0x4f, 0x08,                   // mov   r9,  [rdi + 8]       b
+    0x4c, 0x8b, 0x57, 0x10,                   // mov   r10, [rdi + 16]      c
+    0x4c, 0x39, 0xc1,                         // cmp   rcx, r8              begin, end
+    0x7d, 0x16,                               // jge   ret
+    0xf3, 0x0f, 0x10, 0x04, 0x88,             // movss xmm0, [rax + 4*rcx]
+    0xf3, 0x41, 0x0f, 0x58, 0x04, 0x89,       // addss xmm0, [r9 + 4*rcx]
+    0xf3, 0x41, 0x0f, 0x11, 0x04, 0x8a,       // movss [r10 + 4*rcx], xmm0
+    0x48, 0xff, 0xc1,                         // inc   rcx
+    0xeb, 0xe5,                               // jmp   cmp
+    0xc3,                                     // ret
+];
+
+/// `scratch[0] = dims[0]; for i in begin..end { y[i] = x[i] * scratch[0] }` over f32.
+#[rustfmt::skip]
+const SCALE: [u8; 45] = [
+    0x48, 0x8b, 0x07,                         // mov   rax, [rdi]           x
+    0x4c, 0x8b, 0x4f, 0x08,                   // mov   r9,  [rdi + 8]       y
+    0x4c, 0x8b, 0x16,                         // mov   r10, [rsi]           dims[0]
+    0xf3, 0x49, 0x0f, 0x2a, 0xca,             // cvtsi2ss xmm1, r10
+    0xf3, 0x0f, 0x11, 0x0a,                   // movss [rdx], xmm1
+    0x4c, 0x39, 0xc1,                         // cmp   rcx, r8
+    0x7d, 0x14,                               // jge   ret
+    0xf3, 0x0f, 0x10, 0x04, 0x88,             // movss xmm0, [rax + 4*rcx]
+    0xf3, 0x0f, 0x59, 0x02,                   // mulss xmm0, [rdx]
+    0xf3, 0x41, 0x0f, 0x11, 0x04, 0x89,       // movss [r9 + 4*rcx], xmm0
+    0x48, 0xff, 0xc1,                         // inc   rcx
+    0xeb, 0xe7,                               // jmp   cmp
+    0xc3,                                     // ret
+];
+
+/// The values of the constant `bias`, `f32[2]`.
+pub const BIAS: [f32; 2] = [0.5, -8.0];
+
+/// `y = (a + b) * T` and `bias = BIAS` for `a, b: f32[N,T]`, with `1 <= N <= 64` and `T` unbounded.
+pub fn artifact() -> Vec<u8> {
+    let mut writer = ArtifactWriter::in_memory();
+    let bias: Vec<u8> = BIAS.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bias = writer.constant("bias", "", &bias).unwrap();
+    let mut code = ADD.to_vec();
+    code.resize(64, 0xcc);
+    code.extend(SCALE);
+    let code = writer.section("code.x86-64", &code).unwrap();
+    writer.section("module.tir", b"module @test {}").unwrap();
+    let mut x = Extents::new();
+    let (n, t) = (x.symbol(0), x.symbol(1));
+    let elements = x.product(&[n, t], 1);
+    let bytes = x.product(&[n, t], 4);
+    let (two, eight, grain) = (x.constant(2), x.constant(8), x.constant(16));
+    let mut p = Program::default();
+    let [a, b] = [0, 1].map(|i| p.buffer(Place::Input(i), bytes));
+    let sum = p.buffer(Place::Arena(()), bytes);
+    let scaled = p.buffer(Place::Alias(sum), bytes);
+    let y = p.buffer(Place::Output(0), bytes);
+    let bias = p.buffer(Place::Constant(bias), eight);
+    let out = p.buffer(Place::Output(1), eight);
+    let add = Call {
+        kernel: 0,
+        args: vec![Arg::read(a), Arg::read(b), Arg::write(sum)],
+        grid: elements,
+        grain,
+        ..Call::default()
+    };
+    let scale = Call {
+        kernel: 1,
+        args: vec![Arg::read(sum), Arg::write(scaled)],
+        dims: vec![t],
+        scratch: eight,
+        ..add.clone()
+    };
+    p.steps = vec![
+        Step::call("/add", add),
+        Step::call("/scale", scale),
+        Step::copy("/out", scaled, y, bytes),
+        Step::copy("/bias", bias, out, eight),
+    ];
+    let kernels =
+        [("f32_add", 0), ("f32_scale", 64)].map(|(name, offset)| Kernel { name: name.into(), offset }).to_vec();
+    let variant = |name: &str, features: &[&str]| Variant {
+        name: name.into(),
+        features: features.iter().map(|f| f.to_string()).collect(),
+        code,
+        kernels: kernels.clone(),
+        program: p.clone(),
+    };
+    let symbol = |name: &str, max| Symbol { name: name.into(), min: 1, max, hint: 4 };
+    let manifest = Manifest {
+        tool: "test".into(),
+        name: "test".into(),
+        inputs: vec![Value::new("a", DType::F32, vec![n, t]), Value::new("b", DType::F32, vec![n, t])],
+        outputs: vec![Value::new("y", DType::F32, vec![n, t]), Value::new("bias", DType::F32, vec![two])],
+        symbols: vec![symbol("N", 64), symbol("T", Symbol::UNBOUNDED)],
+        extents: x.into_entries(),
+        variants: vec![variant("future", &["not-yet-invented"]), variant("x86-64", &[])],
+        ..Manifest::default()
+    };
+    writer.into_bytes(manifest).unwrap()
+}
+
+/// `rows x columns` values that are exact in f32.
+pub fn values(rows: usize, columns: usize, seed: usize) -> Vec<f32> {
+    (0..rows * columns).map(|i| ((i * 7 + seed * 13) % 101) as f32 - 50.0).collect()
+}
+
+/// What the model computes for `y`.
+pub fn expected(a: &[f32], b: &[f32], t: usize) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| (a + b) * t as f32).collect()
+}

@@ -1,0 +1,109 @@
+//! Artifacts through the whole path: written, read, bound, run on several threads.
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use common::{BIAS, artifact, expected, values};
+use tersor_runtime::{DType, Kind, LoadOptions, Model, Session, Tensor, TensorView};
+
+fn load(variant: Option<&str>) -> tersor_runtime::Result<Model> {
+    Model::from_bytes(&artifact(), &LoadOptions { variant: variant.map(str::to_owned), verify: true })
+}
+
+fn floats(t: &Tensor) -> Vec<f32> {
+    t.bytes().chunks_exact(4).map(|c| f32::from_ne_bytes(c.try_into().unwrap())).collect()
+}
+
+fn check(session: &mut Session, n: usize, t: usize) {
+    let (a, b) = (values(n, t, 1), values(n, t, 2));
+    let (ta, tb) = (Tensor::from_f32(&[n, t], &a).unwrap(), Tensor::from_f32(&[n, t], &b).unwrap());
+    let out = session.run(&[("b", tb.view()), ("a", ta.view())]).unwrap();
+    assert_eq!(floats(&out[0]), expected(&a, &b, t));
+    assert_eq!(floats(&out[1]), BIAS);
+    assert_eq!(out[0].shape(), [n, t]);
+}
+
+#[test]
+fn results_do_not_depend_on_threads_or_on_shapes_before() {
+    let model = load(None).unwrap();
+    assert_eq!(model.variant().name, "x86-64");
+    for threads in [1, 2, 3] {
+        let mut session = model.session(threads);
+        for (n, t) in [(1, 1), (64, 1000), (3, 17), (64, 1000), (2, 0), (1, 1), (5, 333)] {
+            if t > 0 {
+                check(&mut session, n, t);
+            }
+        }
+        for k in 1..20 {
+            check(&mut session, k, 40 - k);
+        }
+        let memory = session.memory();
+        assert!(memory.arena >= memory.lower_bound && memory.scratch == 64 * threads as u64);
+    }
+}
+
+#[test]
+fn unaligned_inputs_are_copied() {
+    let mut session = load(None).unwrap().session(1);
+    let values: Vec<u8> = [1f32, 2.0, 3.0].iter().flat_map(|v| v.to_ne_bytes()).collect();
+    let shape = [1, 2];
+    let view = |at: usize| TensorView { dtype: DType::F32, shape: &shape, bytes: &values[at..at + 8] };
+    let out = session.run(&[("a", view(0)), ("b", view(4))]).unwrap();
+    assert_eq!(floats(&out[0]), [6.0, 10.0]);
+}
+
+#[test]
+fn steps_can_be_observed() {
+    let model = load(None).unwrap();
+    let mut session = model.session(1);
+    let x = Tensor::from_f32(&[1, 3], &[1.0, 2.0, 3.0]).unwrap();
+    let inputs = [x.view(), x.view()];
+    let mut out = session.prepare(&inputs).unwrap();
+    let mut seen = Vec::new();
+    session.run_observed(&inputs, &mut out, &mut |i, _| seen.push(i)).unwrap();
+    assert_eq!(seen, [0, 1, 2, 3]);
+    let names: Vec<_> = session.steps().map(|s| (s.name.to_owned(), s.kernel.to_owned())).collect();
+    assert_eq!(names[1], ("/scale".to_owned(), "f32_scale".to_owned()));
+    assert_eq!(floats(&out[0]), [6.0, 12.0, 18.0]);
+}
+
+#[test]
+fn every_wrong_input_has_its_own_error() {
+    let model = load(None).unwrap();
+    let mut session = model.session(1);
+    let f32s = |shape: &[usize]| Tensor::zeros(DType::F32, shape).unwrap();
+    let (good, rank, wide) = (f32s(&[2, 3]), f32s(&[6]), f32s(&[2, 4]));
+    let (tall, other) = (f32s(&[65, 3]), Tensor::zeros(DType::F64, &[2, 3]).unwrap());
+    let mut fails = |inputs: &[(&str, &Tensor)]| {
+        let inputs: Vec<_> = inputs.iter().map(|(n, t)| (*n, t.view())).collect();
+        let e = session.run(&inputs).unwrap_err();
+        (e.kind, e.message)
+    };
+    let (kind, message) = fails(&[("a", &good)]);
+    assert_eq!((kind, message.as_str()), (Kind::MissingInput, "input b is missing"));
+    assert_eq!(fails(&[("a", &good), ("b", &good), ("c", &good)]).0, Kind::UnknownInput);
+    assert_eq!(fails(&[("a", &good), ("a", &good), ("b", &good)]).0, Kind::Usage);
+    assert_eq!(fails(&[("a", &good), ("b", &rank)]).0, Kind::InputShape);
+    let (kind, message) = fails(&[("a", &good), ("b", &other)]);
+    assert_eq!((kind, message.as_str()), (Kind::InputType, "input b has type f64, the model takes b f32[N,T]"));
+    let (kind, message) = fails(&[("a", &good), ("b", &wide)]);
+    assert_eq!((kind, message.as_str()), (Kind::SymbolConflict, "input b says T is 4, input a says 3"));
+    let (kind, message) = fails(&[("a", &tall), ("b", &tall)]);
+    assert_eq!((kind, message.as_str()), (Kind::SymbolRange, "input a: N is 65, the model was compiled for 1..64"));
+    let mut wrong = vec![f32s(&[2, 3])];
+    assert_eq!(session.run_into(&[good.view(), good.view()], &mut wrong).unwrap_err().kind, Kind::Usage);
+}
+
+#[test]
+fn variants_are_chosen_by_features_or_by_name() {
+    assert_eq!(load(Some("x86-64")).unwrap().variant().name, "x86-64");
+    let e = load(Some("future")).err().unwrap();
+    assert_eq!((e.kind, e.exit()), (Kind::Variant, 6));
+    assert!(e.message.contains("not-yet-invented"), "{e}");
+    assert!(load(Some("armv9")).err().unwrap().message.contains("future, x86-64"));
+}
+
+#[test]
+fn the_same_calls_write_the_same_bytes() {
+    assert_eq!(artifact(), artifact());
+}

@@ -1,0 +1,150 @@
+//! Damaged artifacts give an error, or run; they never crash.
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use common::{artifact, expected, values};
+use prost::Message;
+use tersor_runtime::artifact::{Header, Manifest};
+use tersor_runtime::{Artifact, Kind, LoadOptions, Model, Tensor};
+
+fn load(bytes: &[u8], verify: bool) -> tersor_runtime::Result<Model> {
+    Model::from_bytes(bytes, &LoadOptions { variant: None, verify })
+}
+
+/// The artifact with another manifest in place of its own, and right checksums.
+fn with_manifest(bytes: &[u8], manifest: &[u8]) -> Vec<u8> {
+    let header = Header::parse(bytes, bytes.len() as u64).unwrap();
+    let mut out = bytes[..header.manifest_offset as usize].to_vec();
+    out.extend(manifest);
+    let header = Header {
+        manifest_length: manifest.len() as u64,
+        file_length: out.len() as u64,
+        manifest_hash: *blake3::hash(manifest).as_bytes(),
+        ..header
+    };
+    out[..Header::SIZE].copy_from_slice(&header.to_bytes());
+    out
+}
+
+fn manifest_of(bytes: &[u8]) -> Manifest {
+    Artifact::from_bytes(bytes).unwrap().manifest().clone()
+}
+
+/// A small generator, so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((self.0 >> 33) % n as u64) as usize
+    }
+}
+
+#[test]
+fn truncation_anywhere_is_noticed() {
+    let bytes = artifact();
+    for n in 0..bytes.len() {
+        let e = load(&bytes[..n], false).err().unwrap();
+        assert_eq!(e.exit(), 3, "{n}: {e}");
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert_eq!(load(&longer, false).err().unwrap().kind, Kind::Truncated);
+}
+
+#[test]
+fn every_flipped_bit_that_matters_is_noticed() {
+    let bytes = artifact();
+    let header = Header::parse(&bytes, bytes.len() as u64).unwrap();
+    let m = manifest_of(&bytes);
+    let covered = |i: u64| {
+        let inside = |offset, length| (offset..offset + length).contains(&i);
+        m.sections.iter().any(|s| inside(s.offset, s.length))
+            || m.constants.iter().any(|c| inside(c.offset, c.length))
+            || i < 72
+            || i >= header.manifest_offset
+    };
+    for i in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[i] ^= 1 << (i % 8);
+        match load(&bad, true) {
+            Ok(_) => assert!(!covered(i as u64), "byte {i}"),
+            Err(e) => assert!(matches!(e.exit(), 3 | 6), "byte {i}: {e}"),
+        }
+    }
+}
+
+#[test]
+fn damaged_constants_are_found_only_when_asked_for() {
+    let mut bytes = artifact();
+    let at = manifest_of(&bytes).constants[0].offset as usize;
+    bytes[at] ^= 1;
+    assert!(load(&bytes, false).is_ok());
+    assert_eq!(load(&bytes, true).err().unwrap().kind, Kind::Checksum);
+}
+
+/// Mutated manifests with right checksums: most are refused; one that is accepted still keeps every access of the
+/// *runtime* in range. (Kernels trust their operands, so programs that pass are run only when they are unchanged.)
+#[test]
+fn mutated_manifests_never_panic() {
+    let bytes = artifact();
+    let good = manifest_of(&bytes).encode_to_vec();
+    let program = manifest_of(&bytes).variants;
+    let x = Tensor::from_f32(&[2, 3], &values(2, 3, 1)).unwrap();
+    let mut random = Random(1);
+    let mut accepted = 0;
+    for _ in 0..20_000 {
+        let mut bad = good.clone();
+        for _ in 0..=random.below(3) {
+            let at = random.below(bad.len());
+            match random.below(4) {
+                0 => bad[at] = random.below(256) as u8,
+                1 => bad[at] ^= 1 << random.below(8),
+                2 => drop(bad.remove(at)),
+                _ => bad.insert(at, random.below(256) as u8),
+            }
+        }
+        let Ok(model) = load(&with_manifest(&bytes, &bad), false) else { continue };
+        accepted += 1;
+        let mut session = model.session(1);
+        if let Ok(_outputs) = session.prepare(&[x.view(), x.view()])
+            && model.manifest().variants == program
+            && model.manifest().extents == manifest_of(&bytes).extents
+        {
+            let mut out = session.prepare(&[x.view(), x.view()]).unwrap();
+            session.run_into(&[x.view(), x.view()], &mut out).unwrap();
+            let want = expected(&values(2, 3, 1), &values(2, 3, 1), 3);
+            let want: Vec<u8> = want.iter().flat_map(|v| v.to_ne_bytes()).collect();
+            assert_eq!(out[0].bytes(), want);
+        }
+    }
+    assert!(accepted > 100, "{accepted}");
+}
+
+#[test]
+fn contradictions_are_named() {
+    let bytes = artifact();
+    let fails = |change: &dyn Fn(&mut Manifest)| {
+        let mut m = manifest_of(&bytes);
+        change(&mut m);
+        load(&with_manifest(&bytes, &m.encode_to_vec()), false).err().expect("refused").message
+    };
+    let cases: [(&dyn Fn(&mut Manifest), &str); 11] = [
+        (&|m| m.extents[0].a = 1, "extent 0 is not the constant 0"),
+        (&|m| m.extents[4].a = 4, "extent 4 is malformed"),
+        (&|m| m.symbols[0].min = 9, "symbol N has bounds 9..64 and hint 4"),
+        (&|m| m.inputs.iter_mut().for_each(|i| drop(i.dims.pop())), "no input binds symbol T"),
+        (&|m| m.outputs[0].dtype = 99, "output y has the unknown type 99"),
+        (&|m| m.constants[0].length = 1 << 40, "constant bias lies outside the file"),
+        (&|m| m.variants[1].kernels[1].offset = 1 << 20, "kernel f32_scale lies outside the code"),
+        (&|m| m.variants[1].program.buffers[3].place = None, "buffer 3 is placed nowhere"),
+        (&|m| drop(m.variants[1].program.steps.pop()), "output bias is never written"),
+        (&|m| drop(m.variants[1].program.steps.remove(0)), "it reads buffer 2 before anything is written there"),
+        (&|m| m.variants[1].code = 7, "there is no section 7"),
+    ];
+    for (change, message) in cases {
+        let found = fails(change);
+        assert!(found.contains(message), "{found:?} should say {message:?}");
+    }
+}
