@@ -155,16 +155,18 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
                 .map_err(named)?;
             extent(m, a.offset).map_err(named)?;
             let root = p.root(a.buffer) as usize;
+            let place = &p.buffers[root].place;
             if a.write {
-                let mine = matches!(p.buffers[root].place, Some(Place::Arena(()) | Place::Output(_)));
+                let mine = matches!(place, Some(Place::Arena(()) | Place::Output(_)));
                 need(mine, || format!("it writes buffer {}, an input or a constant", a.buffer)).map_err(named)?;
-                written[root] = true;
+            } else {
+                let filled = written[root] || matches!(place, Some(Place::Input(_) | Place::Constant(_)));
+                need(filled, || format!("it reads buffer {} before anything is written there", a.buffer))
+                    .map_err(named)?;
             }
         }
-        for a in step.args() {
-            let root = p.root(a.buffer) as usize;
-            let filled = written[root] || matches!(p.buffers[root].place, Some(Place::Input(_) | Place::Constant(_)));
-            need(filled, || format!("it reads buffer {} before anything is written there", a.buffer)).map_err(named)?;
+        for a in step.args().filter(|a| a.write) {
+            written[p.root(a.buffer) as usize] = true;
         }
     }
     for (b, buffer) in p.buffers.iter().enumerate() {
