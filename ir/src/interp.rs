@@ -1,0 +1,128 @@
+//! The reference interpreter: runs a function node by node with each op's `eval`.
+
+use crate::diag::{Diagnostic, Result};
+use crate::dim::{Bindings, Dim};
+use crate::entity::EntityId;
+use crate::module::{Func, Module, RegionId, ValueId};
+use crate::ops::Op;
+use crate::tensor::Tensor;
+use crate::types::Type;
+
+/// Runs `@main` on one tensor for each parameter.
+pub fn run(m: &Module, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    let f = &m.funcs[m.main()?];
+    let env = bind(m, f, inputs)?;
+    let mut run = Run { m, f, env, values: vec![None; f.values.len()] };
+    for (&p, t) in f.body().params.iter().zip(inputs) {
+        run.values[p.index()] = Some(t.clone());
+    }
+    run.region(f.body_id())
+}
+
+/// The values of symbols that the inputs' shapes imply; checks dtypes, ranks, extents and bounds.
+pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
+    let params = &f.body().params;
+    if params.len() != inputs.len() {
+        return Err(Diagnostic::error("T0401", format!("{} inputs, expected {}", inputs.len(), params.len())));
+    }
+    let mut env = Bindings::new();
+    let types = || params.iter().map(|&p| &f.values[p]).zip(inputs);
+    for (p, t) in types() {
+        if t.dtype() != p.ty.dtype || t.shape().len() != p.ty.rank() {
+            return Err(Diagnostic::error("T0402", format!("input {} is {}, expected {}", p.name, t.ty(), p.ty)));
+        }
+        for (d, &n) in p.ty.shape.iter().zip(t.shape()) {
+            if let Some(s) = d.as_symbol() {
+                env.entry(s.clone()).or_insert(n as i64);
+            }
+        }
+    }
+    for (p, t) in types() {
+        if p.ty.shape.iter().zip(t.shape()).any(|(d, &n)| d.eval(&env) != Some(n as i64)) {
+            return Err(Diagnostic::error("T0403", format!("input {} is {}, expected {}", p.name, t.ty(), p.ty))
+                .with_note(show(&env)));
+        }
+    }
+    for (s, info) in &m.symbols {
+        if let Some(&v) = env.get(s)
+            && !(info.min..=info.max).contains(&v)
+        {
+            return Err(Diagnostic::error(
+                "T0404",
+                format!("extent {s} is {v}, allowed is {}..={}", info.min, info.max),
+            ));
+        }
+    }
+    Ok(env)
+}
+
+fn show(env: &Bindings) -> String {
+    env.iter().map(|(k, v)| format!("{k} = {v}")).collect::<Vec<_>>().join(", ")
+}
+
+struct Run<'m> {
+    m: &'m Module,
+    f: &'m Func,
+    env: Bindings,
+    values: Vec<Option<Tensor>>,
+}
+
+impl Run<'_> {
+    fn get(&self, v: ValueId) -> Result<Tensor> {
+        if let Some(c) = self.f.def_const(v) {
+            let c = &self.m.consts[c];
+            return c.tensor().cloned().ok_or_else(|| {
+                Diagnostic::error("T0405", format!("the elements of @{} are not in the store", c.name)).at_loc(&c.loc)
+            });
+        }
+        self.values[v.index()]
+            .clone()
+            .ok_or_else(|| Diagnostic::error("T0406", format!("%{} is used before it is made", self.f.values[v].name)))
+    }
+
+    fn region(&mut self, r: RegionId) -> Result<Vec<Tensor>> {
+        let region = &self.f.regions[r];
+        // The last use of a value inside this region frees it.
+        let mut uses = std::collections::HashMap::<ValueId, usize>::new();
+        for &n in &region.nodes {
+            self.f.nodes[n].operands.iter().for_each(|v| *uses.entry(*v).or_default() += 1);
+        }
+        for &n in &region.nodes {
+            let node = &self.f.nodes[n];
+            let results = if let Op::If(_) = node.op {
+                let taken = usize::from(self.get(node.operands[0])?.get_i64(0) == 0);
+                let inner = node.regions.get(taken).copied();
+                self.region(
+                    inner.ok_or_else(|| Diagnostic::error("T0407", "`if` without two regions").at_loc(&node.loc))?,
+                )?
+            } else {
+                let x = node.operands.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>>>()?;
+                node.op.eval(&x.iter().collect::<Vec<_>>(), &self.env).map_err(|d| d.at_loc(&node.loc))?
+            };
+            for (&v, t) in node.results.iter().zip(results) {
+                self.check(v, &t).map_err(|d| d.at_loc(&node.loc))?;
+                self.values[v.index()] = Some(t);
+            }
+            for v in &node.operands {
+                let left = uses.get_mut(v).expect("counted");
+                *left -= 1;
+                let outer = r != self.f.body_id() || self.f.nodes.values().any(|n| !n.regions.is_empty());
+                if *left == 0 && !outer && !region.results.contains(v) {
+                    self.values[v.index()] = None;
+                }
+            }
+        }
+        region.results.iter().map(|&v| self.get(v)).collect()
+    }
+
+    /// What was computed has the inferred type.
+    fn check(&self, v: ValueId, t: &Tensor) -> Result<()> {
+        let ty: &Type = &self.f.values[v].ty;
+        let fits = |(d, &n): (&Dim, &usize)| d.eval(&self.env).is_none_or(|e| e == n as i64);
+        if t.dtype() == ty.dtype && t.shape().len() == ty.rank() && ty.shape.iter().zip(t.shape()).all(fits) {
+            return Ok(());
+        }
+        Err(Diagnostic::error("T0408", format!("%{} is {}, inferred was {ty}", self.f.values[v].name, t.ty()))
+            .failure(crate::diag::Failure::Internal))
+    }
+}

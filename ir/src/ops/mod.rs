@@ -1,0 +1,74 @@
+//! The closed set of ops. One op (or family of one shape) is one file: its declaration, shape rule, reference evaluation, work and a
+//! sampler of valid instances. Everything else is derived from the declaration: printer, parser, arity and class checks, the key for
+//! common sub-expressions and e-graph nodes (`Eq + Hash + Ord`), the reference page, and the property tests at the end of this file.
+
+pub mod attr;
+#[macro_use]
+mod declare;
+pub mod shape;
+
+pub mod attention;
+pub mod binary;
+pub mod cast;
+pub mod choice;
+pub mod compare;
+pub mod concat;
+pub mod cond;
+pub mod conv;
+pub mod cumsum;
+pub mod decode_affine;
+pub mod extent;
+pub mod gather;
+pub mod iota;
+pub mod matmul;
+pub mod norm;
+pub mod pad;
+pub mod pool;
+pub mod quant;
+pub mod reduce;
+pub mod reshape;
+pub mod rope;
+pub mod select;
+pub mod slice;
+pub mod softmax;
+pub mod transpose;
+pub mod unary;
+
+pub use attr::{Attr, Real};
+pub use declare::{Arity, Class, Meaning, OpSpec, OperandSpec, Sample, Work};
+
+ops! {
+    unary::Unary,
+    binary::Binary,
+    compare::Compare,
+    select::Select,
+    cast::Cast,
+    reduce::Reduce,
+    reduce::ArgReduce,
+    cumsum::CumSum,
+    softmax::Softmax,
+    norm::LayerNorm,
+    norm::RmsNorm,
+    matmul::MatMul,
+    conv::Conv,
+    pool::Pool,
+    attention::Attention,
+    rope::Rope,
+    reshape::Reshape,
+    reshape::Broadcast,
+    transpose::Transpose,
+    slice::Slice,
+    concat::Concat,
+    pad::Pad,
+    gather::Gather,
+    iota::Iota,
+    extent::Extent,
+    quant::Quant,
+    quant::QuantDynamic,
+    decode_affine::DecodeAffine,
+    choice::Choice,
+    cond::If,
+}
+
+#[cfg(test)]
+mod tests;

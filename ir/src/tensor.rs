@@ -1,0 +1,266 @@
+//! Concrete tensors, as the reference evaluator and constant folding use them.
+
+use crate::blob::Blob;
+use crate::types::{DType, DTypeClass, Type};
+use half::{bf16, f16};
+
+/// A dense row-major tensor. Elements under 8 bits are packed, the first in the low bits.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Blob,
+}
+
+impl Tensor {
+    /// A tensor over bytes of exactly the right length; `None` when the length does not fit.
+    pub fn from_blob(dtype: DType, shape: Vec<usize>, data: Blob) -> Option<Tensor> {
+        let n = shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b))?;
+        (dtype.bytes(n)? == data.len()).then_some(Tensor { dtype, shape, data })
+    }
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    /// Extents.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    /// Type with constant extents.
+    pub fn ty(&self) -> Type {
+        Type::new(self.dtype, self.shape.iter().copied())
+    }
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The bytes.
+    pub fn blob(&self) -> &Blob {
+        &self.data
+    }
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+    /// The same bytes under another shape of as many elements.
+    pub fn reshaped(&self, shape: Vec<usize>) -> Option<Tensor> {
+        Tensor::from_blob(self.dtype, shape, self.data.clone())
+    }
+
+    /// The elements at these positions under a new shape, bit for bit.
+    pub fn gathered(&self, shape: Vec<usize>, at: &[usize]) -> Tensor {
+        assert_eq!(shape.iter().product::<usize>(), at.len(), "element count");
+        let mut bytes = vec![0u8; self.dtype.bytes(at.len()).expect("size")];
+        at.iter()
+            .enumerate()
+            .for_each(|(i, &p)| write_bits(self.dtype, &mut bytes, i, read_bits(self.dtype, &self.data, p)));
+        Tensor { dtype: self.dtype, shape, data: bytes.into() }
+    }
+
+    /// From f64 values, rounded once to `dtype` (to nearest even; integers truncate toward zero and saturate).
+    pub fn from_f64(dtype: DType, shape: impl Into<Vec<usize>>, values: &[f64]) -> Tensor {
+        let shape = shape.into();
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "element count");
+        let mut bytes = vec![0u8; dtype.bytes(values.len()).expect("size")];
+        for (i, &v) in values.iter().enumerate() {
+            write_f64(dtype, &mut bytes, i, v);
+        }
+        Tensor { dtype, shape, data: bytes.into() }
+    }
+    /// From integers, wrapped to `dtype` (two's complement), or rounded where it is a float.
+    pub fn from_i64(dtype: DType, shape: impl Into<Vec<usize>>, values: &[i64]) -> Tensor {
+        let shape = shape.into();
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "element count");
+        let mut bytes = vec![0u8; dtype.bytes(values.len()).expect("size")];
+        for (i, &v) in values.iter().enumerate() {
+            if dtype.is_float() {
+                write_f64(dtype, &mut bytes, i, v as f64)
+            } else {
+                write_bits(dtype, &mut bytes, i, v as u64)
+            }
+        }
+        Tensor { dtype, shape, data: bytes.into() }
+    }
+    /// From f32 values.
+    pub fn from_f32(shape: impl Into<Vec<usize>>, values: &[f32]) -> Tensor {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Tensor::from_blob(DType::F32, shape.into(), bytes.into()).expect("element count")
+    }
+    /// A scalar.
+    pub fn scalar(dtype: DType, v: f64) -> Tensor {
+        Tensor::from_f64(dtype, [], &[v])
+    }
+    /// All elements as f64; exact but for 64-bit integers beyond 2^53.
+    pub fn to_f64(&self) -> Vec<f64> {
+        (0..self.len()).map(|i| self.get_f64(i)).collect()
+    }
+    /// All elements as i64; floats truncate toward zero.
+    pub fn to_i64(&self) -> Vec<i64> {
+        (0..self.len()).map(|i| self.get_i64(i)).collect()
+    }
+    /// All elements as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        if self.dtype == DType::F32 {
+            return self.bytes().chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().expect("4 bytes"))).collect();
+        }
+        (0..self.len()).map(|i| self.get_f64(i) as f32).collect()
+    }
+    /// Element `i` in row-major order.
+    pub fn get_f64(&self, i: usize) -> f64 {
+        if self.dtype.is_float() { read_f64(self.dtype, &self.data, i) } else { self.get_i64_wide(i) as f64 }
+    }
+    /// Element `i` in row-major order; floats truncate toward zero, `u64` wraps.
+    pub fn get_i64(&self, i: usize) -> i64 {
+        if self.dtype.is_float() { read_f64(self.dtype, &self.data, i) as i64 } else { self.get_i64_wide(i) as i64 }
+    }
+    fn get_i64_wide(&self, i: usize) -> i128 {
+        let raw = read_bits(self.dtype, &self.data, i);
+        let bits = self.dtype.bits();
+        match self.dtype.class() {
+            DTypeClass::Int => (((raw << (64 - bits)) as i64) >> (64 - bits)).into(),
+            _ => raw.into(),
+        }
+    }
+}
+
+impl PartialEq for Tensor {
+    /// Equal bits.
+    fn eq(&self, other: &Tensor) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape && self.bytes() == other.bytes()
+    }
+}
+
+fn read_bits(dtype: DType, bytes: &[u8], i: usize) -> u64 {
+    match dtype.bits() {
+        64 => u64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().expect("8")),
+        32 => u32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("4")).into(),
+        16 => u16::from_le_bytes(bytes[2 * i..2 * i + 2].try_into().expect("2")).into(),
+        8 => bytes[i].into(),
+        b => {
+            let at = i * b as usize;
+            ((bytes[at / 8] >> (at % 8)) & ((1 << b) - 1)).into()
+        }
+    }
+}
+
+fn write_bits(dtype: DType, bytes: &mut [u8], i: usize, v: u64) {
+    match dtype.bits() {
+        64 => bytes[8 * i..8 * i + 8].copy_from_slice(&v.to_le_bytes()),
+        32 => bytes[4 * i..4 * i + 4].copy_from_slice(&(v as u32).to_le_bytes()),
+        16 => bytes[2 * i..2 * i + 2].copy_from_slice(&(v as u16).to_le_bytes()),
+        8 => bytes[i] = if dtype == DType::Bool { u8::from(v != 0) } else { v as u8 },
+        b => {
+            let at = i * b as usize;
+            let mask = ((1u8 << b) - 1) << (at % 8);
+            bytes[at / 8] = (bytes[at / 8] & !mask) | (((v as u8) << (at % 8)) & mask);
+        }
+    }
+}
+
+fn read_f64(dtype: DType, bytes: &[u8], i: usize) -> f64 {
+    let raw = read_bits(dtype, bytes, i);
+    match dtype {
+        DType::F64 => f64::from_bits(raw),
+        DType::F32 => f32::from_bits(raw as u32).into(),
+        DType::F16 => f16::from_bits(raw as u16).into(),
+        DType::BF16 => bf16::from_bits(raw as u16).into(),
+        small => small_float(small).decode(raw as u8),
+    }
+}
+
+fn write_f64(dtype: DType, bytes: &mut [u8], i: usize, v: f64) {
+    let bits = match dtype {
+        DType::F64 => v.to_bits(),
+        DType::F32 => (v as f32).to_bits().into(),
+        DType::F16 => f16::from_f64(v).to_bits().into(),
+        DType::BF16 => bf16::from_f64(v).to_bits().into(),
+        DType::F8E4M3 | DType::F8E5M2 | DType::F4E2M1 => small_float(dtype).encode(v).into(),
+        DType::Bool => u64::from(v != 0.0),
+        int => {
+            let (lo, hi) = int.int_range().expect("integer");
+            (v as i128).clamp(lo, hi) as u64
+        }
+    };
+    write_bits(dtype, bytes, i, bits);
+}
+
+/// Formats of at most 8 bits (OCP OFP8 and MX specifications).
+struct SmallFloat {
+    exponent: u32,
+    mantissa: u32,
+    bias: i32,
+    /// Largest finite code; codes above it are infinite or NaN.
+    max_code: u8,
+    infinite: bool,
+}
+
+fn small_float(dtype: DType) -> SmallFloat {
+    match dtype {
+        DType::F8E4M3 => SmallFloat { exponent: 4, mantissa: 3, bias: 7, max_code: 0x7e, infinite: false },
+        DType::F8E5M2 => SmallFloat { exponent: 5, mantissa: 2, bias: 15, max_code: 0x7b, infinite: true },
+        DType::F4E2M1 => SmallFloat { exponent: 2, mantissa: 1, bias: 1, max_code: 0x7, infinite: false },
+        _ => unreachable!("{dtype} is not a small float"),
+    }
+}
+
+impl SmallFloat {
+    fn decode(&self, code: u8) -> f64 {
+        let sign_bit = 1u8 << (self.exponent + self.mantissa);
+        let magnitude = code & (sign_bit - 1);
+        let sign = if code & sign_bit != 0 { -1.0 } else { 1.0 };
+        if magnitude > self.max_code {
+            return if self.infinite && magnitude == self.max_code + 1 { sign * f64::INFINITY } else { f64::NAN };
+        }
+        let e = i32::from(magnitude >> self.mantissa);
+        let m = f64::from(magnitude & ((1 << self.mantissa) - 1)) / f64::from(1u32 << self.mantissa);
+        sign * if e == 0 { m * 2f64.powi(1 - self.bias) } else { (1.0 + m) * 2f64.powi(e - self.bias) }
+    }
+    /// Nearest code, ties to even; beyond the range: saturates (the ONNX default for these types).
+    fn encode(&self, v: f64) -> u8 {
+        let sign_bit = 1u8 << (self.exponent + self.mantissa);
+        let sign = if v.is_sign_negative() { sign_bit } else { 0 };
+        if v.is_nan() {
+            return sign | (sign_bit - 1);
+        }
+        let a = v.abs();
+        let (mut best, mut error) = (0u8, f64::INFINITY);
+        for code in 0..=self.max_code {
+            let e = (self.decode(code) - a).abs();
+            if e < error || (e == error && code % 2 == 0) {
+                (best, error) = (code, e);
+            }
+        }
+        sign | if a.is_infinite() { self.max_code } else { best }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_storage_code_round_trips() {
+        for &d in DType::ALL.iter().filter(|d| d.bits() <= 8) {
+            let n = 1usize << if d == DType::Bool { 1 } else { d.bits() };
+            let mut bytes = vec![0u8; d.bytes(n).unwrap()];
+            (0..n).for_each(|i| write_bits(d, &mut bytes, i, i as u64));
+            let t = Tensor::from_blob(d, vec![n], bytes.into()).unwrap();
+            let back = Tensor::from_f64(d, [n], &t.to_f64());
+            for i in 0..n {
+                let (a, b) = (t.get_f64(i), back.get_f64(i));
+                let saturated = a.is_infinite() && b.is_finite();
+                assert!(a == b || (a.is_nan() && b.is_nan()) || saturated, "{d} code {i}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn integers_saturate_from_floats() {
+        assert_eq!(Tensor::from_f64(DType::I8, [3], &[300.0, -300.0, -1.9]).to_i64(), [127, -128, -1]);
+        assert_eq!(Tensor::from_f64(DType::U4, [3], &[300.0, -300.0, 3.9]).to_i64(), [15, 0, 3]);
+    }
+}

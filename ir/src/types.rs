@@ -1,0 +1,132 @@
+//! Element types and tensor types.
+
+use crate::dim::Dim;
+use smallvec::SmallVec;
+use std::fmt;
+
+/// What kind of number a dtype holds.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum DTypeClass {
+    /// IEEE and reduced floating point.
+    Float,
+    /// Signed integers.
+    Int,
+    /// Unsigned integers.
+    UInt,
+    /// Truth values, one byte each.
+    Bool,
+}
+
+macro_rules! dtypes {
+    ($($variant:ident $name:literal $bits:literal $class:ident;)*) => {
+        /// The type of one element.
+        ///
+        /// `f8e4m3` (the OCP "fn" form without infinities), `f8e5m2`, `f4e2m1` and the integers under 8 bits are storage types: constants may hold
+        /// them, and only `decode.*` and `cast` take them as operands. Types under 8 bits are packed, the first element in the low bits.
+        #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub enum DType { $(#[doc = concat!("`", $name, "`, ", stringify!($bits), " bits.")] $variant,)* }
+        impl DType {
+            /// Every dtype, widest float first.
+            pub const ALL: &'static [DType] = &[$(DType::$variant),*];
+            /// Name in `.tir`.
+            pub const fn name(self) -> &'static str { match self { $(DType::$variant => $name,)* } }
+            /// Bits of one element in storage.
+            pub const fn bits(self) -> u32 { match self { $(DType::$variant => $bits,)* } }
+            /// Float, integer or truth value.
+            pub const fn class(self) -> DTypeClass { match self { $(DType::$variant => DTypeClass::$class,)* } }
+        }
+    };
+}
+dtypes! {
+    F64 "f64" 64 Float; F32 "f32" 32 Float; F16 "f16" 16 Float; BF16 "bf16" 16 Float;
+    F8E4M3 "f8e4m3" 8 Float; F8E5M2 "f8e5m2" 8 Float; F4E2M1 "f4e2m1" 4 Float;
+    I64 "i64" 64 Int; I32 "i32" 32 Int; I16 "i16" 16 Int; I8 "i8" 8 Int; I4 "i4" 4 Int; I2 "i2" 2 Int;
+    U64 "u64" 64 UInt; U32 "u32" 32 UInt; U16 "u16" 16 UInt; U8 "u8" 8 UInt; U4 "u4" 4 UInt; U2 "u2" 2 UInt;
+    Bool "bool" 8 Bool;
+}
+
+impl DType {
+    /// The dtype of that `.tir` name.
+    pub fn from_name(name: &str) -> Option<DType> {
+        DType::ALL.iter().copied().find(|d| d.name() == name)
+    }
+    /// Whether this is a floating-point type.
+    pub const fn is_float(self) -> bool {
+        matches!(self.class(), DTypeClass::Float)
+    }
+    /// Whether this is a signed or unsigned integer.
+    pub const fn is_int(self) -> bool {
+        matches!(self.class(), DTypeClass::Int | DTypeClass::UInt)
+    }
+    /// Bytes that `elements` packed elements take, `None` on overflow.
+    pub fn bytes(self, elements: usize) -> Option<usize> {
+        Some(elements.checked_mul(self.bits() as usize)?.div_ceil(8))
+    }
+    /// Smallest and largest value of an integer type.
+    pub fn int_range(self) -> Option<(i128, i128)> {
+        match self.class() {
+            DTypeClass::Int => Some((-(1i128 << (self.bits() - 1)), (1i128 << (self.bits() - 1)) - 1)),
+            DTypeClass::UInt => Some((0, (1i128 << self.bits()) - 1)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The extents of a tensor, outermost first.
+pub type Shape = SmallVec<[Dim; 4]>;
+
+/// A dtype and a shape.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Type {
+    /// Element type.
+    pub dtype: DType,
+    /// Extents; empty for a scalar.
+    pub shape: Shape,
+}
+
+impl Type {
+    /// A tensor type of these extents.
+    pub fn new(dtype: DType, shape: impl IntoIterator<Item = impl Into<Dim>>) -> Type {
+        Type { dtype, shape: shape.into_iter().map(Into::into).collect() }
+    }
+    /// A rank-0 tensor.
+    pub fn scalar(dtype: DType) -> Type {
+        Type { dtype, shape: Shape::new() }
+    }
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+    /// The same shape with another element type.
+    pub fn with_dtype(&self, dtype: DType) -> Type {
+        Type { dtype, shape: self.shape.clone() }
+    }
+    /// The extents, when all are known.
+    pub fn static_shape(&self) -> Option<Vec<usize>> {
+        self.shape.iter().map(|d| d.as_const().and_then(|c| usize::try_from(c).ok())).collect()
+    }
+    /// Number of elements as an extent.
+    pub fn elements(&self) -> Dim {
+        self.shape.iter().fold(Dim::from(1), |a, d| a * d.clone())
+    }
+    /// Number of elements, when all extents are known.
+    pub fn static_elements(&self) -> Option<usize> {
+        self.static_shape()?.iter().try_fold(1usize, |a, &b| a.checked_mul(b))
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (i, d) in self.shape.iter().enumerate() {
+            write!(f, "{}{d}", if i > 0 { "," } else { "" })?;
+        }
+        f.write_str("]")
+    }
+}

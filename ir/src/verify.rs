@@ -1,0 +1,145 @@
+//! The verifier: finds every broken invariant of a module, not just the first.
+
+use crate::diag::Diagnostic;
+use crate::dim::Dim;
+use crate::entity::EntityId;
+use crate::module::{Def, Func, Module, RegionId, ValueId};
+use crate::ops::Op;
+use crate::text::print_node;
+use std::collections::HashSet;
+
+/// All errors of a module; none for a sound one.
+pub fn verify(m: &Module) -> Vec<Diagnostic> {
+    let mut errors = vec![];
+    let mut names = HashSet::new();
+    for c in m.consts.values() {
+        if !names.insert(&c.name) {
+            errors.push(Diagnostic::error("T0501", format!("two constants are named @{}", c.name)).at_loc(&c.loc));
+        }
+    }
+    if let Err(d) = m.main() {
+        errors.push(d);
+    }
+    for f in m.funcs.values() {
+        let mut v = Verifier { m, f, errors: &mut errors, defined: vec![false; f.values.len()], sites: HashSet::new() };
+        v.names();
+        v.region(f.body_id());
+    }
+    errors
+}
+
+struct Verifier<'a> {
+    m: &'a Module,
+    f: &'a Func,
+    errors: &'a mut Vec<Diagnostic>,
+    defined: Vec<bool>,
+    sites: HashSet<&'a str>,
+}
+
+impl<'a> Verifier<'a> {
+    fn error(&mut self, d: Diagnostic) {
+        let name = &self.f.name;
+        self.errors.push(if &**name == "main" { d } else { d.with_note(format!("in @{name}")) });
+    }
+
+    fn names(&mut self) {
+        let (f, mut seen) = (self.f, HashSet::new());
+        for v in f.values.values() {
+            if !matches!(v.def, Def::Const(_)) && !seen.insert(&v.name) {
+                self.error(Diagnostic::error("T0502", format!("two values are named %{}", v.name)));
+            }
+        }
+        if f.inputs.len() != f.body().params.len() || f.outputs.len() != f.body().results.len() {
+            self.error(Diagnostic::error("T0503", "outside names and parameters or results differ in number"));
+        }
+        for &p in &f.body().params {
+            for d in &f.values[p].ty.shape {
+                let mut unknown = vec![];
+                d.symbols(&mut |s| {
+                    if !self.m.symbols.contains_key(s) {
+                        unknown.push(s.clone());
+                    }
+                });
+                unknown.into_iter().for_each(|s| {
+                    self.error(Diagnostic::error("T0504", format!("symbol {s} of %{} has no bounds", f.values[p].name)))
+                });
+            }
+        }
+    }
+
+    fn usable(&mut self, v: ValueId) -> bool {
+        let ok = match self.f.values.get(v).map(|v| v.def) {
+            None => false,
+            Some(Def::Const(c)) => self.m.consts.get(c).is_some(),
+            _ => self.defined[v.index()],
+        };
+        if !ok {
+            let name = self.f.values.get(v).map_or("?".into(), |v| v.name.clone());
+            self.error(Diagnostic::error("T0505", format!("%{name} is used before it is defined")));
+        }
+        ok
+    }
+
+    fn region(&mut self, r: RegionId) {
+        let f = self.f;
+        for &p in &f.regions[r].params {
+            self.defined[p.index()] = true;
+        }
+        for &n in &f.regions[r].nodes {
+            let node = &f.nodes[n];
+            let usable = node.operands.iter().filter(|&&v| self.usable(v)).count() == node.operands.len();
+            if usable {
+                let types: Vec<_> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
+                match node.op.infer(&types) {
+                    Err(d) => self.error(d.at_loc(&node.loc).at_op(print_node(f, n))),
+                    Ok(t) => {
+                        let now: Vec<_> = node.results.iter().map(|&v| f.values[v].ty.clone()).collect();
+                        if t != now {
+                            let d = Diagnostic::error(
+                                "T0506",
+                                format!("{}: result types are not the inferred ones", node.op.mnemonic()),
+                            );
+                            self.error(d.at_loc(&node.loc).at_op(print_node(f, n)));
+                        }
+                    }
+                }
+            }
+            if let Op::Choice(c) = &node.op {
+                let mut unique = HashSet::new();
+                if !self.sites.insert(&c.site) || !c.names.iter().all(|n| unique.insert(n)) {
+                    self.error(
+                        Diagnostic::error(
+                            "T0507",
+                            format!("site @{} stands twice, or names an alternative twice", c.site),
+                        )
+                        .at_loc(&node.loc),
+                    );
+                }
+            }
+            for &inner in &node.regions {
+                self.region(inner);
+                let types: Vec<_> = f.regions[inner].results.iter().map(|&v| &f.values[v].ty).collect();
+                if !types.into_iter().eq(node.results.iter().map(|&v| &f.values[v].ty)) {
+                    self.error(
+                        Diagnostic::error("T0508", "a region's results are not those of its op").at_loc(&node.loc),
+                    );
+                }
+            }
+            for &v in &node.results {
+                self.defined[v.index()] = true;
+                if f.values[v].ty.shape.iter().any(|d| matches!(d, Dim::Const(c) if *c < 0)) {
+                    self.error(
+                        Diagnostic::error(
+                            "T0509",
+                            format!("%{} has a negative extent: {}", f.values[v].name, f.values[v].ty),
+                        )
+                        .at_loc(&node.loc),
+                    );
+                }
+            }
+        }
+        for &v in &f.regions[r].results.clone() {
+            self.usable(v);
+        }
+    }
+}
