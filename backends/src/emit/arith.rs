@@ -2,7 +2,7 @@
 //! type, the scalar is broadcast.
 
 use super::build::KernelBuilder;
-use super::op::{Bin, Cmp, Convert, Op, Un};
+use super::op::{Bin, Cmp, Convert, Flavor, Op, Un};
 use super::types::{Scalar, Ty, Val};
 
 macro_rules! binary {
@@ -283,8 +283,42 @@ impl KernelBuilder {
         if from == to {
             return a;
         }
-        let fits = from.is_float() && to.is_float() && from.bits() != to.bits();
-        self.convert(if to.bits() > from.bits() { Convert::Extend } else { Convert::Round }, a, to, fits)
+        let native = self.requires("avx512bf16") || self.flavor() == Flavor::Gpu;
+        match (from, to) {
+            (Scalar::BF16, Scalar::F32) => self.extend_bf16(a),
+            (Scalar::F32, Scalar::BF16) if !native => self.round_bf16(a),
+            (Scalar::F16 | Scalar::F32, Scalar::F32 | Scalar::F64) => {
+                self.convert(Convert::Extend, a, to, to.bits() > from.bits())
+            }
+            (Scalar::F32 | Scalar::F64, Scalar::F32 | Scalar::F16 | Scalar::BF16) => {
+                self.convert(Convert::Round, a, to, from == Scalar::F32 || to == Scalar::F32)
+            }
+            _ => panic!("conversion from {} to {}", from.name(), to.name()),
+        }
+    }
+
+    fn extend_bf16(&mut self, a: Val) -> Val {
+        let wide = a.ty().with(Scalar::I32);
+        let bits = self.bitcast(a, a.ty().with(Scalar::I16));
+        let (bits, places) = (self.zext(bits, Scalar::I32), self.int(wide, 16));
+        let bits = self.shl(bits, places);
+        self.bitcast(bits, a.ty().with(Scalar::F32))
+    }
+
+    fn round_bf16(&mut self, a: Val) -> Val {
+        let wide = a.ty().with(Scalar::I32);
+        let bits = self.bitcast(a, wide);
+        let (places, one, half, quiet) =
+            (self.int(wide, 16), self.int(wide, 1), self.int(wide, 0x7fff), self.int(wide, 0x40));
+        let high = self.shr(bits, places);
+        let odd = self.and(high, one);
+        let up = self.add(bits, half);
+        let up = self.add(up, odd);
+        let up = self.shr(up, places);
+        let (nan, quiet) = (self.is_nan(a), self.or(high, quiet));
+        let bits = self.select(nan, quiet, up);
+        let bits = self.trunc(bits, Scalar::I16);
+        self.bitcast(bits, a.ty().with(Scalar::BF16))
     }
 
     /// The same bits as another type.

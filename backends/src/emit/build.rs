@@ -56,6 +56,10 @@ impl KernelBuilder {
         &self.kernel.name
     }
 
+    pub fn flavor(&self) -> Flavor {
+        self.kernel.flavor
+    }
+
     fn fresh(&mut self, ty: Ty) -> Val {
         let id = self.kernel.values;
         self.kernel.values += 1;

@@ -40,7 +40,7 @@
 //!   one-instruction forms (second operand wins on a NaN: `max(x, zero)` drops NaN, `max(zero, x)` keeps it); `min_nan`/`max_nan` keep NaN from either side.
 //!   A scalar beside a vector is broadcast. `reduce_add` and kin combine halves, in the same order everywhere.
 //! - **f16 and bf16** are storage types: load, store, shuffle and convert them (`to_float_type`), compute in f32. bf16 rounds to
-//!   nearest even everywhere; with `require("avx512bf16")` it takes one instruction, which treats denormals as zero.
+//!   nearest even everywhere; after `require("avx512bf16")` it takes one instruction, which treats denormals as zero.
 //! - **Control flow**: `for_` carries values (accumulators), `loop_` none; `if_` yields values, `when` none. Unroll with Rust loops.
 //! - **Machine instructions** are [`Intrinsic`]s with their features; plain instructions need what the variant offers. Call `require` for anything else
 //!   that makes the kernel useless elsewhere (`"avx512f"` for a schedule with 32 vector registers).
@@ -53,13 +53,18 @@
 
 mod arith;
 mod build;
+pub mod emulate;
 mod intrinsic;
 pub mod math;
 mod memory;
 mod op;
+pub mod print;
 mod types;
 
 pub use build::KernelBuilder;
 pub use intrinsic::{Axis, Dot, Intrinsic};
 pub use op::{Arg, Bin, Block, Cmp, Constant, Convert, Flavor, Inst, Kernel, Memory, MemoryKind, Op, Un};
 pub use types::{Scalar, Ty, Val};
+
+#[cfg(test)]
+pub(crate) mod tests;
