@@ -4,11 +4,11 @@
 //! |---|---|
 //! | [`exp`] | 2 ulp; results below 2^-125.5 are 0 |
 //! | [`log`] | 2 ulp |
-//! | [`tanh`], [`erf`] | 3e-7 absolute; small arguments keep relative accuracy |
+//! | [`tanh`], [`erf`] | 3e-7 absolute, and 5 ulp for small arguments |
 //! | [`sigmoid`] | 3 ulp; 0 below -87 |
 //! | [`sin`], [`cos`] | 2e-7 absolute for arguments up to 1e5; bounded by 1 beyond |
 //! | [`pow`] | 1 ulp |
-//! | [`gelu`] | 4e-7 x max(1, \|x\|) absolute |
+//! | [`gelu`] | 1e-6 x max(1, \|gelu(x)\|) absolute |
 
 use super::build::KernelBuilder;
 use super::types::{Scalar, Val};
