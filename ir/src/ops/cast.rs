@@ -26,9 +26,7 @@ impl Meaning for Cast {
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
         let x = x[0];
-        Ok(vec![if x.dtype().is_float() {
-            Tensor::from_f64(self.to, x.shape(), &x.to_f64())
-        } else if self.to.is_float() && x.dtype() == DType::U64 {
+        Ok(vec![if x.dtype().is_float() || (self.to.is_float() && x.dtype() == DType::U64) {
             Tensor::from_f64(self.to, x.shape(), &x.to_f64())
         } else {
             Tensor::from_i64(self.to, x.shape(), &x.to_i64())

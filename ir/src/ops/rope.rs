@@ -42,7 +42,7 @@ impl Meaning for Rope {
         let one = |i: usize| {
             let c = i % d;
             let (partner, sign) = match self.interleaved {
-                true if c % 2 == 0 => (i + 1, -1.0),
+                true if c.is_multiple_of(2) => (i + 1, -1.0),
                 true => (i - 1, 1.0),
                 false if c < d / 2 => (i + d / 2, -1.0),
                 false => (i - d / 2, 1.0),

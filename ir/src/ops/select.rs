@@ -28,10 +28,10 @@ impl Meaning for Select {
         let pick = |i: usize| if x[0].get_i64(at[0][i]) != 0 { (x[1], at[1][i]) } else { (x[2], at[2][i]) };
         let n: usize = shape.iter().product();
         Ok(vec![if x[1].dtype().is_float() {
-            let y: Vec<f64> = (0..n).map(|i| pick(i)).map(|(t, j)| t.get_f64(j)).collect();
+            let y: Vec<f64> = (0..n).map(&pick).map(|(t, j)| t.get_f64(j)).collect();
             Tensor::from_f64(x[1].dtype(), shape, &y)
         } else {
-            let y: Vec<i64> = (0..n).map(|i| pick(i)).map(|(t, j)| t.get_i64(j)).collect();
+            let y: Vec<i64> = (0..n).map(pick).map(|(t, j)| t.get_i64(j)).collect();
             Tensor::from_i64(x[1].dtype(), shape, &y)
         }])
     }

@@ -47,7 +47,7 @@ impl Meaning for Slice {
         let (axis, start) = (self.axis as usize, value(&self.start, env)?);
         let mut shape = x[0].shape().to_vec();
         let extent = shape[axis] as i64;
-        shape[axis] = values(&[self.len.clone()], env)?[0];
+        shape[axis] = values(std::slice::from_ref(&self.len), env)?[0];
         let last = start + (shape[axis] as i64 - 1) * self.step;
         if shape[axis] > 0 && (start.min(last) < 0 || start.max(last) >= extent) {
             return Err(mismatch("T0353", format!("elements {start} to {last} leave the axis of extent {extent}")));
