@@ -1,3 +1,5 @@
 //! From IR to kernels to machine code.
 
+pub mod cpu;
 pub mod emit;
+pub mod kernel;

@@ -1,0 +1,1 @@
+//! Kernel families for x86 CPUs.

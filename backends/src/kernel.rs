@@ -1,0 +1,236 @@
+//! What a kernel family gets and gives: a group of nodes in, one kernel with its operands out.
+//!
+//! A [`Group`] is what fusion made one step of; a family's `build` turns it into a [`Launch`] with a [`LaunchBuilder`]. Extents that are known are
+//! constants in the kernel, the others become its `dims`; the same code serves both.
+
+use crate::emit::{Kernel, KernelBuilder, Val};
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use tersor_ir::module::NodeId;
+use tersor_ir::{Dim, Func, Module, Tensor, Type, ValueId};
+
+/// An instruction set that one variant of an artifact is for.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Isa {
+    /// AVX2, FMA, F16C: 16 vector registers of 8 floats.
+    V3,
+    /// AVX-512 F/BW/DQ/VL and VNNI: 32 vector registers of 16 floats.
+    V4,
+    /// [`Isa::V4`] with AMX tiles for int8 and bf16.
+    Amx,
+}
+
+impl Isa {
+    /// Every variant, the most capable first.
+    pub const ALL: [Isa; 3] = [Isa::Amx, Isa::V4, Isa::V3];
+    /// Name in targets and kernel names.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::V3 => "x86-64-v3",
+            Isa::V4 => "x86-64-v4+vnni",
+            Isa::Amx => "x86-64+amx",
+        }
+    }
+    /// The last part of kernel names.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Isa::V3 => "avx2",
+            Isa::V4 => "avx512",
+            Isa::Amx => "amx",
+        }
+    }
+    /// Floats in a vector register.
+    pub const fn lanes(self) -> u32 {
+        match self {
+            Isa::V3 => 8,
+            _ => 16,
+        }
+    }
+    /// Whether vectors have 512 bits.
+    pub const fn wide(self) -> bool {
+        !matches!(self, Isa::V3)
+    }
+    /// Whether tiles exist.
+    pub const fn tiles(self) -> bool {
+        matches!(self, Isa::Amx)
+    }
+}
+
+/// Nodes that become one step. Nodes are in program order; values between them that nobody else uses never reach memory.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// The node whose kernel family runs the group; `None` when all nodes are elementwise or moves.
+    pub anchor: Option<NodeId>,
+    /// All nodes, the anchor among them.
+    pub nodes: Vec<NodeId>,
+    /// Values from outside that the nodes read, constants among them, in order of first use.
+    pub inputs: Vec<ValueId>,
+    /// Values that others read or that the function returns.
+    pub outputs: Vec<ValueId>,
+}
+
+/// A tensor in memory: an affine view of a buffer, in elements.
+#[derive(Clone, PartialEq, Debug)]
+pub struct View {
+    /// The value whose buffer it looks at.
+    pub root: ValueId,
+    /// First element.
+    pub offset: Dim,
+    /// Distance of neighbours along each axis.
+    pub strides: Vec<Dim>,
+}
+
+impl View {
+    /// Dense and row-major.
+    pub fn dense(root: ValueId, ty: &Type) -> View {
+        let mut strides = vec![Dim::from(1); ty.rank()];
+        for i in (1..ty.rank()).rev() {
+            strides[i - 1] = strides[i].clone() * ty.shape[i].clone();
+        }
+        View { root, offset: 0.into(), strides }
+    }
+}
+
+/// A group with everything around it.
+pub struct GroupCx<'a> {
+    /// The module.
+    pub m: &'a Module,
+    /// The function.
+    pub f: &'a Func,
+    /// The group.
+    pub group: &'a Group,
+    /// The instruction set.
+    pub isa: Isa,
+    /// Views of inputs that are not dense buffers of their own (transposed, sliced, reshaped); others are dense.
+    pub views: &'a HashMap<ValueId, View>,
+}
+
+impl GroupCx<'_> {
+    /// The type of a value.
+    pub fn ty(&self, v: ValueId) -> &Type {
+        &self.f.values[v].ty
+    }
+    /// Where an input's elements are. Outputs are always dense.
+    pub fn view(&self, v: ValueId) -> View {
+        self.views.get(&v).cloned().unwrap_or_else(|| View::dense(v, self.ty(v)))
+    }
+    /// The elements of a constant input.
+    pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
+        self.m.consts[self.f.def_const(v)?].tensor()
+    }
+    /// Whether a value is made inside the group.
+    pub fn inside(&self, v: ValueId) -> bool {
+        matches!(self.f.values[v].def, tersor_ir::Def::Node(n, _) if self.group.nodes.contains(&n))
+    }
+}
+
+/// An operand of a launch, in the order of the kernel's arguments.
+#[derive(Clone, Debug)]
+pub enum Operand {
+    /// The buffer of a value that the kernel reads (the root of its view).
+    Read(ValueId),
+    /// The buffer of a value that the kernel writes.
+    Write(ValueId),
+    /// A constant made at compile time: elements in the layout of that name.
+    Packed {
+        /// Layout, such as `f32 [N/16][K][16]`.
+        layout: String,
+        /// Elements in that order.
+        data: Tensor,
+    },
+}
+
+/// A kernel and how to call it.
+#[derive(Debug)]
+pub struct Launch {
+    /// The kernel. Its name says operand types, op, tile and instruction set; lowering adds a number.
+    pub kernel: Kernel,
+    /// One for each kernel argument.
+    pub args: Vec<Operand>,
+    /// One for each kernel dim.
+    pub dims: Vec<Dim>,
+    /// Grid points.
+    pub grid: Dim,
+    /// Scratch bytes for each thread.
+    pub scratch: Dim,
+    /// Fewest grid points worth a thread.
+    pub grain: Dim,
+}
+
+/// A [`KernelBuilder`] that keeps the operands and extents beside the kernel's arguments.
+pub struct LaunchBuilder {
+    kernel: KernelBuilder,
+    args: Vec<Operand>,
+    pointers: HashMap<(ValueId, bool), Val>,
+    dims: Vec<Dim>,
+    dim_values: HashMap<Dim, Val>,
+}
+
+impl Deref for LaunchBuilder {
+    type Target = KernelBuilder;
+    fn deref(&self) -> &KernelBuilder {
+        &self.kernel
+    }
+}
+
+impl DerefMut for LaunchBuilder {
+    fn deref_mut(&mut self) -> &mut KernelBuilder {
+        &mut self.kernel
+    }
+}
+
+impl LaunchBuilder {
+    /// An empty kernel.
+    pub fn new(name: impl Into<String>) -> LaunchBuilder {
+        let kernel = KernelBuilder::new(name);
+        LaunchBuilder { kernel, args: vec![], pointers: HashMap::new(), dims: vec![], dim_values: HashMap::new() }
+    }
+    /// The pointer of a buffer to read; the same for the same value.
+    pub fn read(&mut self, v: ValueId) -> Val {
+        self.pointer(v, false)
+    }
+    /// The pointer of a buffer to write; the same for the same value.
+    pub fn write(&mut self, v: ValueId) -> Val {
+        self.pointer(v, true)
+    }
+    fn pointer(&mut self, v: ValueId, write: bool) -> Val {
+        if let Some(&p) = self.pointers.get(&(v, write)) {
+            return p;
+        }
+        let name = format!("a{}", self.args.len());
+        let p = if write { self.kernel.arg_mut(&name) } else { self.kernel.arg(&name) };
+        self.args.push(if write { Operand::Write(v) } else { Operand::Read(v) });
+        self.pointers.insert((v, write), p);
+        p
+    }
+    /// The pointer of a constant made at compile time.
+    pub fn packed(&mut self, layout: impl Into<String>, data: Tensor) -> Val {
+        let name = format!("a{}", self.args.len());
+        self.args.push(Operand::Packed { layout: layout.into(), data });
+        self.kernel.arg(&name)
+    }
+    /// An extent as `i64`: a constant where it is known, else one of the kernel's dims. Call it outside loops for best code.
+    pub fn extent(&mut self, d: &Dim) -> Val {
+        if let Some(c) = d.as_const() {
+            return self.kernel.i64(c);
+        }
+        if let Some(&v) = self.dim_values.get(d) {
+            return v;
+        }
+        let v = self.kernel.dim(&format!("d{}", self.dims.len()));
+        self.dims.push(d.clone());
+        self.dim_values.insert(d.clone(), v);
+        v
+    }
+    /// Ends the kernel.
+    pub fn launch(self, grid: impl Into<Dim>, scratch: impl Into<Dim>, grain: impl Into<Dim>) -> Launch {
+        Launch {
+            kernel: self.kernel.finish(),
+            args: self.args,
+            dims: self.dims,
+            grid: grid.into(),
+            scratch: scratch.into(),
+            grain: grain.into(),
+        }
+    }
+}
