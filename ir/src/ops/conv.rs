@@ -25,6 +25,8 @@ op! {
             groups: i64 = 1,
             /// The channel axis of `x` and of the result is the last.
             channels_last: bool = false,
+            /// Operands of `bf16` or `f16` give `f32`.
+            wide: bool = false,
         },
     }
 }
@@ -96,7 +98,7 @@ impl Meaning for Conv {
             }
             shape[sa + i] = d;
         }
-        Ok(vec![Type { dtype: super::matmul::product_dtype(x.dtype, w.dtype)?, shape }])
+        Ok(vec![Type { dtype: super::matmul::product_dtype(x.dtype, w.dtype, self.wide)?, shape }])
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
         let (xt, wt) = (x[0], x[1]);
@@ -144,12 +146,14 @@ impl Meaning for Conv {
         let groups = g.int(1, 2);
         let (cg, og) = (g.int(1, 3), g.int(1, 3));
         let list = |g: &mut Gen, lo, hi, n| (0..n).map(|_| g.int(lo, hi)).collect::<Vec<i64>>();
+        let (dx, dw) = g.one_of(&[(DType::F32, DType::F32), (DType::U8, DType::I8), (DType::BF16, DType::BF16)]);
         let op = Conv {
             strides: list(g, 1, 2, spatial),
             pads: list(g, 0, 2, 2 * spatial),
             dilations: list(g, 1, 2, spatial),
             groups,
             channels_last: g.flip(),
+            wide: dx == DType::BF16 && g.flip(),
         };
         let kernel: Vec<usize> = list(g, 1, 3, spatial).iter().map(|&k| k as usize).collect();
         let image: Vec<usize> = list(g, 5, 8, spatial).iter().map(|&k| k as usize).collect();
@@ -164,7 +168,6 @@ impl Meaning for Conv {
         }
         let mut w = vec![(groups * og) as usize, cg as usize];
         w.extend(&kernel);
-        let (dx, dw) = g.one_of(&[(DType::F32, DType::F32), (DType::U8, DType::I8)]);
         (op, vec![g.ty(dx, &x), g.ty(dw, &w)])
     }
 }

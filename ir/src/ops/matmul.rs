@@ -10,7 +10,7 @@ use crate::types::{DType, Type};
 
 op! {
     /// Matrix product over the last two axes; leading axes broadcast. Operands have at least two axes. Operands of 8-bit integers (signed or not, each its own)
-    /// give `i32`, wrapping; others one type, accumulated without loss and rounded once.
+    /// give `i32`, wrapping; others one type, accumulated without loss and rounded once, to `f32` with `wide` and else to the operands' type.
     pub struct MatMul = "matmul" {
         operands(a: Num, b: Num),
         results(y),
@@ -19,17 +19,26 @@ op! {
             trans_a: bool = false,
             /// The last two axes of `b` are exchanged.
             trans_b: bool = false,
+            /// Operands of `bf16` or `f16` give `f32`.
+            wide: bool = false,
         },
     }
 }
 
 /// The accumulator's and result's type of a product.
-pub(super) fn product_dtype(a: DType, b: DType) -> Result<DType> {
+pub(super) fn product_dtype(a: DType, b: DType, wide: bool) -> Result<DType> {
     let byte = |d| matches!(d, DType::I8 | DType::U8);
+    if wide && !matches!(a, DType::BF16 | DType::F16) {
+        return Err(mismatch("T0202", format!("`wide` is for operands of bf16 or f16, not {a}")));
+    }
     if byte(a) && byte(b) {
         return Ok(DType::I32);
     }
-    if a == b { Ok(a) } else { Err(mismatch("T0202", format!("operand 1 is {b}, operand 0 is {a}"))) }
+    if a == b {
+        Ok(if wide { DType::F32 } else { a })
+    } else {
+        Err(mismatch("T0202", format!("operand 1 is {b}, operand 0 is {a}")))
+    }
 }
 
 /// The last two extents, exchanged where `trans`.
@@ -54,7 +63,7 @@ impl Meaning for MatMul {
         }
         let mut shape = broadcast(&[&a.shape[..a.rank() - 2], &b.shape[..b.rank() - 2]])?;
         shape.extend([m, n]);
-        Ok(vec![Type { dtype: product_dtype(a.dtype, b.dtype)?, shape }])
+        Ok(vec![Type { dtype: product_dtype(a.dtype, b.dtype, self.wide)?, shape }])
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
         let (a, b) = (x[0], x[1]);
@@ -63,7 +72,7 @@ impl Meaning for MatMul {
         let mut shape = broadcast_static(&[la, lb]);
         let (pa, pb) = (broadcast_positions(la, &shape), broadcast_positions(lb, &shape));
         shape.extend([m, n]);
-        let dtype = product_dtype(a.dtype(), b.dtype())?;
+        let dtype = product_dtype(a.dtype(), b.dtype(), self.wide)?;
         let (sa, sb) = (if self.trans_a { (1, m) } else { (k, 1) }, if self.trans_b { (1, k) } else { (n, 1) });
         Ok(vec![if dtype.is_float() {
             let (av, bv) = (a.to_f64(), b.to_f64());
@@ -98,7 +107,7 @@ impl Meaning for MatMul {
         Work { madds: outs[0].elements() * matrix(&ins[0].shape, self.trans_a).1, bytes: Work::traffic(ins, outs) }
     }
     fn sample(g: &mut Gen) -> Sample<Self> {
-        let op = MatMul { trans_a: g.flip(), trans_b: g.flip() };
+        let mut op = MatMul { trans_a: g.flip(), trans_b: g.flip(), wide: false };
         let rank = g.int(0, 2) as usize;
         let (batch, mkn) = (g.shape(rank), g.shape(3));
         let lead = g.broadcastable(&batch);
@@ -111,6 +120,7 @@ impl Meaning for MatMul {
             (DType::U8, DType::I8),
             (DType::I64, DType::I64),
         ]);
+        op.wide = da == DType::BF16 && g.flip();
         (op, vec![g.ty(da, &a), g.ty(db, &b)])
     }
 }
