@@ -5,7 +5,9 @@
 pub mod artifact;
 pub mod atomic;
 mod bind;
+pub mod cli;
 pub mod cpu;
+pub mod data;
 pub mod dtype;
 pub mod error;
 pub mod execute;

@@ -90,14 +90,19 @@ impl Model {
 
     /// Spells an input or output, `ids i64[N,T]`.
     pub fn describe(&self, v: &Value) -> String {
-        let dims: Vec<String> = v.dims.iter().map(|&d| self.describe_extent(d)).collect();
-        format!("{} {}[{}]", v.name, v.dtype(), dims.join(","))
+        describe(self.manifest(), v)
     }
+}
 
-    /// Spells an extent, `past+T`.
-    pub fn describe_extent(&self, id: u32) -> String {
-        spell(self.manifest(), id, 0)
-    }
+/// Spells an input or output, `ids i64[N,T]`.
+pub fn describe(m: &Manifest, v: &Value) -> String {
+    let dims: Vec<String> = v.dims.iter().map(|&d| describe_extent(m, d)).collect();
+    format!("{} {}[{}]", v.name, v.dtype(), dims.join(","))
+}
+
+/// Spells an extent, `past+T`.
+pub fn describe_extent(m: &Manifest, id: u32) -> String {
+    spell(m, id, 0)
 }
 
 fn spell(m: &Manifest, id: u32, depth: u32) -> String {

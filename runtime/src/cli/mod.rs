@@ -1,0 +1,100 @@
+//! The commands that work on artifacts, for `tersor-run` and for `tersor` alike.
+//!
+//! A command is a function from its arguments to an [`Outcome`]; only `emit` prints and only `main` exits. With `--json`
+//! exactly one document goes to stdout, whatever happens; without it, results go to stdout and all else to stderr.
+
+pub mod bench;
+pub mod info;
+pub mod inputs;
+pub mod run;
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::error::Error;
+
+/// Something to tell that is not the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub code: &'static str,
+    /// `error` or `warning`.
+    pub level: &'static str,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub fn warning(code: &'static str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { code, level: "warning", message: message.into(), help: None }
+    }
+
+    fn to_json(&self) -> Value {
+        let mut value = json!({ "code": self.code, "level": self.level, "message": self.message });
+        if let Some(help) = &self.help {
+            value["help"] = json!(help);
+        }
+        value
+    }
+
+    fn to_text(&self) -> String {
+        let help = self.help.as_ref().map(|h| format!("\n  help {h}")).unwrap_or_default();
+        format!("{}[{}]: {}{help}\n", self.level, self.code, self.message)
+    }
+}
+
+impl From<&Error> for Diagnostic {
+    fn from(e: &Error) -> Diagnostic {
+        Diagnostic { code: e.code(), level: "error", message: e.message.clone(), help: e.help.clone() }
+    }
+}
+
+/// What a command has to say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// `data` of the document.
+    pub data: Value,
+    /// The same for people.
+    pub text: String,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// The one document of a command.
+pub fn document(command: &str, exit: i32, data: &Value, diagnostics: &[Diagnostic]) -> Value {
+    json!({
+        "schema": format!("tersor.{command}/1"),
+        "tersor": env!("CARGO_PKG_VERSION"),
+        "ok": exit == 0,
+        "exit": exit,
+        "data": data,
+        "diagnostics": diagnostics.iter().map(Diagnostic::to_json).collect::<Vec<_>>(),
+    })
+}
+
+/// Prints what a command did and returns the exit status.
+pub fn emit(command: &str, json: bool, result: Result<Outcome, Error>) -> i32 {
+    let (outcome, exit) = match result {
+        Ok(outcome) => (outcome, 0),
+        Err(e) => (Outcome { diagnostics: vec![Diagnostic::from(&e)], ..Outcome::default() }, e.exit()),
+    };
+    let (out, err) = if json {
+        let document = document(command, exit, &outcome.data, &outcome.diagnostics);
+        (format!("{document}\n"), String::new())
+    } else {
+        (outcome.text, outcome.diagnostics.iter().map(Diagnostic::to_text).collect())
+    };
+    let _ = std::io::stderr().write_all(err.as_bytes());
+    // Whoever reads may have left; that is no failure of the command.
+    let _ = std::io::stdout().write_all(out.as_bytes());
+    exit
+}
+
+/// Spells a number of bytes, `4.6 MB`.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}

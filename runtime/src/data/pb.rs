@@ -1,0 +1,150 @@
+//! ONNX `TensorProto` files (`input_0.pb`), by one small message.
+
+use prost::Message;
+
+use crate::dtype::DType;
+use crate::error::{Error, Kind, Result};
+use crate::tensor::{Tensor, bytes_of, kind};
+
+/// The fields of `onnx.TensorProto` that hold a dense tensor.
+#[derive(Clone, PartialEq, Message)]
+struct TensorProto {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    float_data: Vec<f32>,
+    #[prost(int32, repeated, tag = "5")]
+    int32_data: Vec<i32>,
+    #[prost(int64, repeated, tag = "7")]
+    int64_data: Vec<i64>,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(bytes = "vec", optional, tag = "9")]
+    raw_data: Option<Vec<u8>>,
+    #[prost(double, repeated, tag = "10")]
+    double_data: Vec<f64>,
+    #[prost(uint64, repeated, tag = "11")]
+    uint64_data: Vec<u64>,
+    #[prost(int32, tag = "14")]
+    data_location: i32,
+}
+
+const STRING: i32 = 8;
+const EXTERNAL: i32 = 1;
+
+/// Reads a tensor and the name that it carries, empty when it has none.
+pub fn read(bytes: &[u8]) -> Result<(String, Tensor)> {
+    let t = TensorProto::decode(bytes).map_err(|e| Error::new(Kind::Data, format!("not a TensorProto: {e}")))?;
+    let unsupported = |what: String| Error::new(Kind::DataUnsupported, what);
+    if t.data_type == STRING {
+        return Err(unsupported("string tensors are not supported".into()));
+    }
+    let dtype = DType::try_from(t.data_type).ok().filter(|d| *d != DType::Undefined);
+    let dtype = dtype.ok_or_else(|| unsupported(format!("tensor type {} is not supported", t.data_type)))?;
+    if t.data_location == EXTERNAL {
+        return Err(unsupported("the tensor's data lie in another file".into()));
+    }
+    let shape: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
+    let shape = shape.ok_or_else(|| Error::new(Kind::Data, format!("negative extent in {:?}", t.dims)))?;
+    let want = bytes_of(dtype, &shape).ok_or_else(|| Error::new(Kind::Data, format!("{:?} is too large", t.dims)))?;
+    let data = match t.raw_data {
+        Some(raw) => raw,
+        None => typed(dtype, &t),
+    };
+    if data.len() != want {
+        let what = format!("{} needs {want} bytes, the file has {}", kind(dtype, &shape), data.len());
+        return Err(Error::new(Kind::Data, what));
+    }
+    let mut tensor = Tensor::from_bytes(dtype, &shape, &data)?;
+    let size = dtype.size().unwrap_or(1);
+    if cfg!(target_endian = "big") && size > 1 {
+        tensor.bytes_mut().chunks_exact_mut(size).for_each(<[u8]>::reverse);
+    }
+    Ok((t.name, tensor))
+}
+
+/// Little-endian bytes from the typed field that ONNX uses for this type.
+fn typed(dtype: DType, t: &TensorProto) -> Vec<u8> {
+    let narrow = |n: usize| t.int32_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(n)).collect();
+    match dtype {
+        DType::F32 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F64 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::I64 => t.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::U64 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::U32 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(4)).collect(),
+        DType::I32 => narrow(4),
+        DType::I16 | DType::U16 | DType::F16 | DType::Bf16 => narrow(2),
+        _ => narrow(1),
+    }
+}
+
+/// Writes a tensor as a named `TensorProto` with raw data.
+pub fn write(name: &str, tensor: crate::tensor::TensorView) -> Vec<u8> {
+    let mut raw = tensor.bytes.to_vec();
+    let size = tensor.dtype.size().unwrap_or(1);
+    if cfg!(target_endian = "big") && size > 1 {
+        raw.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+    }
+    let proto = TensorProto {
+        dims: tensor.shape.iter().map(|&d| d as i64).collect(),
+        data_type: tensor.dtype as i32,
+        name: name.to_owned(),
+        raw_data: Some(raw),
+        ..TensorProto::default()
+    };
+    proto.encode_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn tensors_round_trip(which in 0usize..20, shape in prop::collection::vec(0usize..5, 0..4)) {
+            let dtype = DType::ALL[which];
+            let bytes: Vec<u8> = (0..bytes_of(dtype, &shape).unwrap()).map(|i| i as u8).collect();
+            let t = Tensor::from_bytes(dtype, &shape, &bytes).unwrap();
+            let (name, back) = read(&write("x", t.view())).unwrap();
+            prop_assert_eq!((name.as_str(), back.dtype(), back.shape(), back.bytes()), ("x", dtype, t.shape(), t.bytes()));
+        }
+
+        #[test]
+        fn damaged_files_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), at in 0usize..40, byte: u8) {
+            let _ = read(&bytes);
+            let mut good = write("x", Tensor::from_f32(&[2], &[1.0, 2.0]).unwrap().view());
+            if let Some(b) = good.get_mut(at) {
+                *b = byte;
+            }
+            let _ = read(&good);
+        }
+    }
+
+    #[test]
+    fn typed_fields_are_read_by_type() {
+        let decode = |t: TensorProto| read(&t.encode_to_vec()).map(|(_, t)| t);
+        let ints = |dtype: DType, v: &[i32]| TensorProto {
+            dims: vec![v.len() as i64],
+            data_type: dtype as i32,
+            int32_data: v.to_vec(),
+            ..TensorProto::default()
+        };
+        let f64s = |t: TensorProto| decode(t).unwrap().to_f64().unwrap();
+        assert_eq!(f64s(ints(DType::F16, &[0x3c00, 0xc000])), [1.0, -2.0]);
+        assert_eq!(f64s(ints(DType::Bf16, &[0x3f80])), [1.0]);
+        assert_eq!(f64s(ints(DType::I8, &[-3, 127])), [-3.0, 127.0]);
+        assert_eq!(f64s(ints(DType::Bool, &[1, 0])), [1.0, 0.0]);
+        assert_eq!(f64s(ints(DType::I32, &[-70000])), [-70000.0]);
+        let mut short = ints(DType::I32, &[1, 2]);
+        short.dims = vec![3];
+        assert_eq!(decode(short).unwrap_err().message, "i32[3] needs 12 bytes, the file has 8");
+        let mut negative = ints(DType::I32, &[]);
+        negative.dims = vec![-1];
+        assert_eq!(decode(negative).unwrap_err().kind, Kind::Data);
+        let scalar = TensorProto { data_type: 1, float_data: vec![2.5], ..TensorProto::default() };
+        assert_eq!(decode(scalar).unwrap().shape(), [0usize; 0]);
+    }
+}
