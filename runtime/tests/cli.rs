@@ -1,13 +1,14 @@
 //! `tersor-run` as a program: files in, files out, exit codes, documents.
 #![cfg(target_arch = "x86_64")]
 
+#[allow(dead_code)]
 mod common;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{BIAS, artifact, expected, values};
+use common::{BIAS, artifact, expected, values, without_bias};
 use serde_json::Value;
 use tersor_runtime::data::{self, Role};
 use tersor_runtime::{DType, Tensor};
@@ -131,6 +132,14 @@ fn batches_are_split_and_joined() {
     let out = place.command("run m.tsr --inputs in.npz --batch 8 -o out.npz");
     assert!(out.status.success());
     assert!(String::from_utf8(out.stderr).unwrap().contains("--batch 8 had no effect"));
+    fs::write(place.path("n.tsr"), without_bias()).unwrap();
+    let want: Vec<u8> = expected(&values(6, 5, 1), &values(6, 5, 2), 5).iter().flat_map(|v| v.to_ne_bytes()).collect();
+    for n in 1..7 {
+        let out = place.command(&format!("run n.tsr --inputs in.npz --batch {n} -o {n}.npz"));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let y = &outputs(&place.path(&format!("{n}.npz")))[0].1;
+        assert_eq!((y.shape(), y.bytes()), (&[6usize, 5][..], &want[..]));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Artifacts through the whole path: written, read, bound, run on several threads.
 #![cfg(target_arch = "x86_64")]
 
+#[allow(dead_code)]
 mod common;
 
 use common::{BIAS, artifact, expected, values};

@@ -1,6 +1,7 @@
 //! Damaged artifacts give an error, or run; they never crash.
 #![cfg(target_arch = "x86_64")]
 
+#[allow(dead_code)]
 mod common;
 
 use common::{artifact, expected, values};
