@@ -92,6 +92,12 @@ fn build(with_bias: bool) -> Vec<u8> {
         Step::copy("/out", scaled, y, bytes),
         Step::copy("/bias", bias, out, eight),
     ];
+    let mut outputs = vec![Value::new("y", DType::F32, vec![n, t]), Value::new("bias", DType::F32, vec![two])];
+    if !with_bias {
+        p.steps.pop();
+        p.buffers.pop();
+        outputs.pop();
+    }
     let kernels =
         [("f32_add", 0), ("f32_scale", 64)].map(|(name, offset)| Kernel { name: name.into(), offset }).to_vec();
     let variant = |name: &str, features: &[&str]| Variant {
