@@ -143,7 +143,8 @@ impl Session {
         }
         let reserved = self.reserve();
         if reserved.is_err() {
-            self.bounds.remove(0);
+            // The arena may be gone, and all bound programs point into it.
+            self.bounds.clear();
         }
         reserved
     }

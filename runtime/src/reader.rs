@@ -12,6 +12,9 @@ use crate::artifact::{Header, Manifest};
 use crate::error::{Error, Kind, Result};
 use crate::validate;
 
+/// Larger manifests are refused: decoded, they could take many times that.
+const MAX_MANIFEST: u64 = 64 << 20;
+
 /// A checked artifact. Every index in its manifest is in range.
 #[derive(Debug)]
 pub struct Artifact {
@@ -50,6 +53,12 @@ impl Artifact {
 
     fn checked(map: Mmap) -> Result<Artifact> {
         let header = Header::parse(&map, map.len() as u64)?;
+        if header.manifest_length > MAX_MANIFEST {
+            return Err(Error::new(
+                Kind::Manifest,
+                format!("a manifest of {} bytes is refused", header.manifest_length),
+            ));
+        }
         let bytes = range(&map, header.manifest_offset, header.manifest_length)?;
         if *blake3::hash(bytes).as_bytes() != header.manifest_hash {
             return Err(damaged("the manifest"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::inputs::{InputArgs, ModelArgs, random_inputs};
+use crate::cli::inputs::{InputArgs, ModelArgs, ThreadArgs, random_inputs};
 use crate::cli::{Diagnostic, Outcome, bytes};
 use crate::error::{Error, Kind, Result};
 use crate::execute::Session;
@@ -18,9 +18,8 @@ pub struct BenchArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub inputs: InputArgs,
-    /// Threads; all CPUs when left out.
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
     /// How long to measure.
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     pub seconds: f64,
@@ -84,7 +83,7 @@ pub fn bench(args: &BenchArgs) -> Result<Outcome> {
     } else {
         args.inputs.read(&model, &mut diagnostics)?
     };
-    let mut session = model.session(args.threads);
+    let mut session = model.session(args.threads.count());
     let views: Vec<TensorView> = inputs.iter().map(Tensor::view).collect();
     let mut outputs = session.prepare(&views)?;
     let budget = Duration::from_secs_f64(args.seconds);

@@ -9,6 +9,7 @@ use crate::data::{self, Role};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::load::{LoadOptions, Model};
+use crate::pool::MAX_THREADS;
 use crate::program::evaluate;
 use crate::tensor::Tensor;
 
@@ -28,6 +29,21 @@ pub struct ModelArgs {
 impl ModelArgs {
     pub fn load(&self) -> Result<Model> {
         Model::load(&self.artifact, &LoadOptions { variant: self.variant.clone(), verify: self.verify })
+    }
+}
+
+/// How many threads run.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct ThreadArgs {
+    /// Threads; all CPUs when left out.
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    pub threads: Option<u16>,
+}
+
+impl ThreadArgs {
+    /// For `Model::session`.
+    pub fn count(self) -> usize {
+        self.threads.map_or(0, usize::from)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::inputs::{InputArgs, ModelArgs};
+use crate::cli::inputs::{InputArgs, ModelArgs, ThreadArgs};
 use crate::cli::{Diagnostic, Outcome};
 use crate::data;
 use crate::error::{Error, Kind, Result};
@@ -26,9 +26,8 @@ pub struct RunArgs {
     /// Run so many samples at a time: splits the first axis of the inputs, joins that of the outputs.
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
-    /// Threads; all CPUs when left out.
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
     /// Print the K largest elements of each row of the outputs.
     #[arg(long, value_name = "topK")]
     pub print: Option<String>,
@@ -42,7 +41,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     let mut diagnostics = Vec::new();
     let model = args.model.load()?;
     let inputs = args.inputs.read(&model, &mut diagnostics)?;
-    let mut session = model.session(args.threads);
+    let mut session = model.session(args.threads.count());
     let started = Instant::now();
     let outputs = match args.batch {
         None => whole(&mut session, &inputs)?,
