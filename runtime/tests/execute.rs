@@ -4,7 +4,8 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{BIAS, artifact, expected, values};
+use common::{BIAS, artifact, expected, sums, values};
+use proptest::prelude::*;
 use tersor_runtime::{DType, Kind, LoadOptions, Model, Session, Tensor, TensorView};
 
 fn load(variant: Option<&str>) -> tersor_runtime::Result<Model> {
@@ -107,4 +108,37 @@ fn variants_are_chosen_by_features_or_by_name() {
 #[test]
 fn the_same_calls_write_the_same_bytes() {
     assert_eq!(artifact(), artifact());
+}
+
+#[test]
+fn models_and_sessions_move_between_threads() {
+    fn needs<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    needs::<Session>();
+    shared::<Model>();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn placed_programs_compute_what_they_say(
+        raw in prop::collection::vec((0usize..100, 0usize..100), 1..24),
+        lengths in prop::collection::vec(0usize..300, 1..4),
+        threads in 1usize..3,
+    ) {
+        let plan: Vec<(usize, usize)> = raw.iter().enumerate().map(|(i, &(a, b))| (a % (i + 2), b % (i + 2))).collect();
+        let model = Model::from_bytes(&sums(&plan), &LoadOptions::default()).unwrap();
+        let mut session = model.session(threads);
+        for n in lengths {
+            let (a, b) = (values(n, 1, 1), values(n, 1, 2));
+            let (ta, tb) = (Tensor::from_f32(&[n], &a).unwrap(), Tensor::from_f32(&[n], &b).unwrap());
+            let mut all = vec![a, b];
+            for &(i, j) in &plan {
+                let sum = all[i].iter().zip(&all[j]).map(|(x, y)| x + y).collect();
+                all.push(sum);
+            }
+            let out = session.run(&[("a", ta.view()), ("b", tb.view())]).unwrap();
+            prop_assert_eq!(&floats(&out[0]), all.last().unwrap());
+        }
+    }
 }

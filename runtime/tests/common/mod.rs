@@ -55,10 +55,7 @@ fn build(with_bias: bool) -> Vec<u8> {
     let mut writer = ArtifactWriter::in_memory();
     let bias: Vec<u8> = BIAS.iter().flat_map(|v| v.to_le_bytes()).collect();
     let bias = writer.constant("bias", "", &bias).unwrap();
-    let mut code = ADD.to_vec();
-    code.resize(64, 0xcc);
-    code.extend(SCALE);
-    let code = writer.section("code.x86-64", &code).unwrap();
+    let code = writer.section("code.x86-64", &code()).unwrap();
     writer.section("module.tir", b"module @test {}").unwrap();
     let mut x = Extents::new();
     let (n, t) = (x.symbol(0), x.symbol(1));
@@ -98,8 +95,7 @@ fn build(with_bias: bool) -> Vec<u8> {
         p.buffers.pop();
         outputs.pop();
     }
-    let kernels =
-        [("f32_add", 0), ("f32_scale", 64)].map(|(name, offset)| Kernel { name: name.into(), offset }).to_vec();
+    let kernels = kernels();
     let variant = |name: &str, features: &[&str]| Variant {
         name: name.into(),
         features: features.iter().map(|f| f.to_string()).collect(),
@@ -116,6 +112,51 @@ fn build(with_bias: bool) -> Vec<u8> {
         symbols: vec![symbol("N", 64), symbol("T", Symbol::UNBOUNDED)],
         extents: x.into_entries(),
         variants: vec![variant("future", &["not-yet-invented"]), variant("x86-64", &[])],
+        ..Manifest::default()
+    };
+    writer.into_bytes(manifest).unwrap()
+}
+
+fn code() -> Vec<u8> {
+    let mut code = ADD.to_vec();
+    code.resize(64, 0xcc);
+    code.extend(SCALE);
+    code
+}
+
+fn kernels() -> Vec<Kernel> {
+    [("f32_add", 0), ("f32_scale", 64)].map(|(name, offset)| Kernel { name: name.into(), offset }).to_vec()
+}
+
+/// Sums over `a, b: f32[N]`: value 0 is `a`, value 1 is `b`, value `i + 2` is the sum of the two values that `sums[i]` names.
+/// The last is the output `y`. Every third sum, of a value that is not used later, is done in its place.
+pub fn sums(sums: &[(usize, usize)]) -> Vec<u8> {
+    let mut writer = ArtifactWriter::in_memory();
+    let code = writer.section("code", &code()).unwrap();
+    let mut x = Extents::new();
+    let n = x.symbol(0);
+    let bytes = x.product(&[n], 4);
+    let mut p = Program::default();
+    let mut values: Vec<u32> = [0, 1].map(|i| p.buffer(Place::Input(i), bytes)).to_vec();
+    for (i, &(a, b)) in sums.iter().enumerate() {
+        let dead = |v: usize| v > 1 && sums[i + 1..].iter().all(|&(c, d)| c != v && d != v);
+        let place = match i {
+            _ if i + 1 == sums.len() => Place::Output(0),
+            _ if i % 3 == 0 && dead(a) => Place::Alias(values[a]),
+            _ => Place::Arena(()),
+        };
+        let sum = p.buffer(place, bytes);
+        let args = vec![Arg::read(values[a]), Arg::read(values[b]), Arg::write(sum)];
+        p.steps.push(Step::call(format!("/sum{i}"), Call { kernel: 0, args, grid: n, ..Call::default() }));
+        values.push(sum);
+    }
+    let value = |name: &str| Value::new(name, DType::F32, vec![n]);
+    let manifest = Manifest {
+        inputs: vec![value("a"), value("b")],
+        outputs: vec![value("y")],
+        symbols: vec![Symbol { name: "N".into(), min: 0, max: Symbol::UNBOUNDED, hint: 8 }],
+        extents: x.into_entries(),
+        variants: vec![Variant { name: "x86-64".into(), code, kernels: kernels(), program: p, ..Variant::default() }],
         ..Manifest::default()
     };
     writer.into_bytes(manifest).unwrap()
