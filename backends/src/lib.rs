@@ -3,3 +3,4 @@
 pub mod cpu;
 pub mod emit;
 pub mod kernel;
+pub mod layout;
