@@ -43,7 +43,7 @@ fn detect() -> Vec<&'static str> {
     let ymm = xcr0 & 0x6 == 0x6;
     let zmm = ymm && xcr0 & 0xe0 == 0xe0;
     let tiles = xcr0 & 0x6_0000 == 0x6_0000 && seven[3] >> 24 & 1 == 1 && request_tiles();
-    let table: [(&'static str, u32, u32, bool); 33] = [
+    let table: [(&'static str, u32, u32, bool); 45] = [
         ("amx-bf16", seven[3], 22, tiles),
         ("amx-fp16", seven1[0], 21, tiles),
         ("amx-fp8", amx1[0], 4, tiles),
@@ -70,13 +70,25 @@ fn detect() -> Vec<&'static str> {
         ("avxvnniint8", seven1[3], 4, ymm),
         ("bmi", seven[1], 3, true),
         ("bmi2", seven[1], 8, true),
+        ("cmov", one[3], 15, true),
+        ("cx16", one[2], 13, true),
+        ("cx8", one[3], 8, true),
         ("f16c", one[2], 29, ymm),
         ("fma", one[2], 12, ymm),
+        ("fxsr", one[3], 24, true),
         ("gfni", seven[2], 8, true),
         ("lzcnt", extended[2], 5, true),
+        ("mmx", one[3], 23, true),
         ("movbe", one[2], 22, true),
         ("popcnt", one[2], 23, true),
+        ("sahf", extended[2], 0, true),
+        ("sse", one[3], 25, true),
+        ("sse2", one[3], 26, true),
+        ("sse3", one[2], 0, true),
+        ("sse4.1", one[2], 19, true),
         ("sse4.2", one[2], 20, true),
+        ("ssse3", one[2], 9, true),
+        ("xsave", one[2], 26, true),
     ];
     table.into_iter().filter(|&(_, word, bit, saved)| saved && word >> bit & 1 == 1).map(|(name, ..)| name).collect()
 }

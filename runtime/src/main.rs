@@ -27,9 +27,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let status = match Cli::try_parse() {
-        Ok(Cli { command: Command::Run(args) }) => cli::emit("run", args.json, cli::run::run(&args)),
-        Ok(Cli { command: Command::Bench(args) }) => cli::emit("bench", args.json, cli::bench::bench(&args)),
-        Ok(Cli { command: Command::Info(args) }) => cli::emit("info", args.json, cli::info::info(&args)),
+        Ok(Cli { command: Command::Run(args) }) => cli::emit("run", args.json, cli::guarded(|| cli::run::run(&args))),
+        Ok(Cli { command: Command::Bench(args) }) => {
+            cli::emit("bench", args.json, cli::guarded(|| cli::bench::bench(&args)))
+        }
+        Ok(Cli { command: Command::Info(args) }) => {
+            cli::emit("info", args.json, cli::guarded(|| cli::info::info(&args)))
+        }
         Err(e) => usage(&e),
     };
     ExitCode::from(u8::try_from(status).unwrap_or(70))

@@ -3,8 +3,9 @@
 //! Invariants: buffers that live at the same time never overlap; offsets are multiples of 64; the same input gives the same
 //! placement. The compiler calls this to print the peak, the runtime when the bound symbols change.
 
+use crate::artifact::{Manifest, Variant};
 use crate::error::{Error, Kind, Result};
-use crate::program::{Place, Program};
+use crate::program::{Place, Program, evaluate};
 
 const ALIGN: u64 = 64;
 
@@ -138,6 +139,12 @@ pub fn plan_lives(lifetimes: &[Option<(u32, u32)>], sizes: &[u64]) -> Result<Pla
         .collect();
     place(&lives)
         .ok_or_else(|| Error::new(Kind::Memory, "the buffers' sizes overflow").with_help("bind smaller extents"))
+}
+
+/// The placement of a variant's buffers when every symbol has its hint.
+pub fn at_hints(manifest: &Manifest, variant: &Variant) -> Result<Placement> {
+    let hints: Vec<i64> = manifest.symbols.iter().map(|s| s.hint as i64).collect();
+    plan(&variant.program, &variant.program.sizes(&evaluate(&manifest.extents, &hints)?)?)
 }
 
 #[cfg(test)]

@@ -331,6 +331,15 @@ impl Program {
         self.buffers.len() as u32 - 1
     }
 
+    /// Every buffer's bytes, given the values of all extents.
+    pub fn sizes(&self, extents: &[i64]) -> Result<Vec<u64>> {
+        let size = |(i, b): (usize, &Buffer)| {
+            let v = extents.get(b.size as usize).copied().and_then(|v| u64::try_from(v).ok());
+            v.ok_or_else(|| Error::new(Kind::Extent, format!("the size of buffer {i} is negative for these inputs")))
+        };
+        self.buffers.iter().enumerate().map(size).collect()
+    }
+
     /// The buffer whose bytes buffer `b` shares: itself, unless it is an alias.
     pub fn root(&self, mut b: u32) -> u32 {
         while let Some(Place::Alias(to)) = self.buffers[b as usize].place {

@@ -9,6 +9,7 @@ use prost::Message;
 use crate::artifact::{ALIGN, Constant, Header, Manifest, PAGE, Section};
 use crate::atomic::AtomicFile;
 use crate::error::{Error, Kind, Result};
+use crate::validate;
 
 /// Streams constants and sections to a file (or to memory), and finishes with the manifest.
 pub struct ArtifactWriter<W> {
@@ -99,10 +100,12 @@ impl<W: Write + Seek> ArtifactWriter<W> {
         self.constants.iter().map(|c| c.length).sum()
     }
 
-    /// Completes `manifest` with the constants and sections, writes it and the header, and returns the sink.
+    /// Completes `manifest` with the constants and sections, checks it as a reader would, writes it and the header, and
+    /// returns the sink.
     pub fn finish(mut self, mut manifest: Manifest) -> Result<W> {
         manifest.constants = std::mem::take(&mut self.constants);
         manifest.sections = std::mem::take(&mut self.sections);
+        validate::manifest(&manifest, self.at)?;
         let bytes = manifest.encode_to_vec();
         let manifest_offset = self.append(&bytes, ALIGN)?;
         let header = Header {

@@ -170,6 +170,7 @@ fn every_failure_has_one_line_and_its_exit_code() {
         ("run m.tsr --inputs m.tsr", 2, "error[R0001]: m.tsr is neither a folder nor a .npz file"),
         ("run m.tsr --inputs in.npz -o out.npy", 2, "error[R0001]: out.npy can hold one tensor, there are 2"),
         ("run m.tsr --inputs in.npz -o no/such/out.npz", 8, "error[R0002]: no/such/out.npz: No such file"),
+        ("run m.tsr --inputs in.npz -o -", 2, "error[R0001]: tensors are not written to standard output"),
         ("run m.tsr --inputs in.npz --batch 0", 2, "error[R0001]: --batch 0 would run nothing"),
         ("run m.tsr --inputs in.npz --print most", 2, "error[R0001]: --print most is not understood"),
         ("bench m.tsr --inputs in.npz --seconds 0", 2, "error[R0001]: --seconds 0 is not a time to measure"),

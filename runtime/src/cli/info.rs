@@ -11,6 +11,7 @@ use crate::cli::{Outcome, bytes};
 use crate::cpu::Features;
 use crate::error::Result;
 use crate::load::{describe, describe_extent};
+use crate::plan::at_hints;
 use crate::reader::Artifact;
 
 #[derive(Args, Clone, Debug)]
@@ -63,13 +64,14 @@ pub fn info(args: &InfoArgs) -> Result<Outcome> {
         let code = m.sections[v.code as usize].length;
         let runs = if missing.is_empty() { "runs here".into() } else { format!("needs {}", missing.join(", ")) };
         let steps = v.program.steps.len();
+        let arena = at_hints(m, v).map_or(0, |p| p.peak);
         line(
             "variant",
             format!("{}: {} kernels, {steps} steps, {} code; {runs}", v.name, v.kernels.len(), bytes(code)),
         );
         variants.push(json!({
             "name": v.name, "features": v.features, "missing": missing, "kernels": v.kernels.len(), "steps": steps,
-            "code_bytes": code,
+            "code_bytes": code, "arena_bytes": arena,
         }));
     }
     line("weights", format!("{} in {} constants", bytes(weights), m.constants.len()));

@@ -9,10 +9,12 @@ pub mod inputs;
 pub mod run;
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// Something to tell that is not the result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,23 @@ pub fn document(command: &str, exit: i32, data: &Value, diagnostics: &[Diagnosti
     })
 }
 
+/// Runs a command; a panic becomes an error like any other.
+pub fn guarded(command: impl FnOnce() -> Result<Outcome, Error>) -> Result<Outcome, Error> {
+    let place = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&place);
+    std::panic::set_hook(Box::new(move |info| {
+        if let Ok(mut place) = seen.lock() {
+            *place = info.to_string().replace('\n', " ");
+        }
+    }));
+    let result = catch_unwind(AssertUnwindSafe(command));
+    let _ = std::panic::take_hook();
+    result.unwrap_or_else(|_| {
+        let message = place.lock().map(|p| p.clone()).unwrap_or_default();
+        Err(Error::new(Kind::Internal, message).with_help("this is a defect of tersor; please report it"))
+    })
+}
+
 /// Prints what a command did and returns the exit status.
 pub fn emit(command: &str, json: bool, result: Result<Outcome, Error>) -> i32 {
     let (outcome, exit) = match result {
@@ -96,5 +115,26 @@ pub fn bytes(n: u64) -> String {
         1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
         _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_internal_error() {
+        let e = guarded(|| panic!("impossible")).unwrap_err();
+        assert_eq!((e.kind, e.exit()), (Kind::Internal, 70));
+        assert!(e.message.contains("impossible"), "{e}");
+        assert!(guarded(|| Ok(Outcome::default())).is_ok());
+    }
+
+    #[test]
+    fn bytes_are_spelled_with_three_figures_or_so() {
+        assert_eq!(
+            [bytes(7), bytes(1500), bytes(4_600_000), bytes(25_100_000_000)],
+            ["7 B", "1.5 kB", "4.6 MB", "25.10 GB"]
+        );
     }
 }

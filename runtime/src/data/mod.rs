@@ -137,6 +137,10 @@ fn read_pb(files: &[(usize, PathBuf)], wanted: &[&str]) -> Result<Found> {
 
 /// Writes tensors to a `.npz` file, to a single `.npy`, or as `NAME.npy` into a folder; all files appear together.
 pub fn write(path: &Path, tensors: &[(&str, TensorView)]) -> Result<()> {
+    if path.as_os_str() == "-" {
+        return Err(Error::new(Kind::Usage, "tensors are not written to standard output")
+            .with_help("name a .npz file or a folder"));
+    }
     match (path.extension().and_then(|e| e.to_str()), tensors) {
         (Some("npz"), _) => npz::write(tensors.iter().copied(), AtomicFile::create(path)?)
             .map_err(|e| e.context(path.display()))?
