@@ -2,5 +2,6 @@
 
 pub mod cpu;
 pub mod emit;
+pub mod fuse;
 pub mod kernel;
 pub mod layout;
