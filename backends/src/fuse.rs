@@ -2,7 +2,8 @@
 //!
 //! Three kinds of nodes: *anchors* (contractions, windows, reductions, rows: one kernel family each) start a group; *elementwise* nodes join the group that makes
 //! their latest operand, or start a loop group; *views* (reshape, transpose, slice) move no data where all their readers can follow strides, and are loop groups
-//! elsewhere. A loop group that makes a row kernel's operand becomes its prologue.
+//! elsewhere. A loop group that makes a row kernel's operand becomes its prologue. What depends on constants alone belongs to no step: kernels take it
+//! through [`crate::kernel::GroupCx::constant`], decoded or in the form that they decode themselves.
 //!
 //! Invariant: groups are in an order in which every group reads only what earlier ones write.
 
@@ -46,7 +47,9 @@ pub fn role(op: &Op) -> Role {
 
 /// Fuses a function's body. Nothing is fused into regions: a function with control flow is refused before.
 pub fn fuse(f: &Func) -> Fusion {
-    let mut fusion = Fuser { f, uses: readers(f), groups: vec![], group_of: HashMap::new(), views: HashMap::new(), taken: HashSet::new() };
+    let weights = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_))).map(|(v, _)| v).collect();
+    let (groups, group_of, views, taken) = (vec![], HashMap::new(), HashMap::new(), HashSet::new());
+    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, weights };
     for &n in &f.body().nodes {
         fusion.node(n);
     }
@@ -110,6 +113,8 @@ struct Fuser<'a> {
     views: HashMap<ValueId, View>,
     /// Views that an attention group writes itself.
     taken: HashSet<NodeId>,
+    /// Values that depend on constants alone.
+    weights: HashSet<ValueId>,
 }
 
 impl Fuser<'_> {
@@ -135,6 +140,12 @@ impl Fuser<'_> {
     }
 
     fn node(&mut self, n: NodeId) {
+        let operands = &self.f.nodes[n].operands;
+        if !operands.is_empty() && operands.iter().all(|v| self.weights.contains(v)) {
+            let results = self.f.nodes[n].results.clone();
+            self.weights.extend(results);
+            return;
+        }
         if self.taken.contains(&n) || self.as_view(n) {
             return;
         }
@@ -167,7 +178,10 @@ impl Fuser<'_> {
         let base = self.view(x);
         let view = match &node.op {
             Op::Reshape(r) => reshape_view(&base, self.shape(x), &r.shape),
-            Op::Transpose(t) => Some(View { strides: t.perm.iter().map(|&p| base.strides[p as usize].clone()).collect(), ..base.clone() }),
+            Op::Transpose(t) => Some(View {
+                strides: t.perm.iter().map(|&p| base.strides[p as usize].clone()).collect(),
+                ..base.clone()
+            }),
             Op::Slice(s) if s.step > 0 => {
                 let (mut v, a) = (base.clone(), s.axis as usize);
                 v.offset = v.offset + s.start.clone() * v.strides[a].clone();
@@ -202,7 +216,10 @@ impl Fuser<'_> {
             Op::Attention(_) => true,
             Op::Transpose(_) | Op::Slice(_) => {
                 let inner = match &node.op {
-                    Op::Transpose(t) => View { strides: t.perm.iter().map(|&p| view.strides[p as usize].clone()).collect(), ..view.clone() },
+                    Op::Transpose(t) => View {
+                        strides: t.perm.iter().map(|&p| view.strides[p as usize].clone()).collect(),
+                        ..view.clone()
+                    },
                     _ => view.clone(),
                 };
                 let z = node.results[0];
@@ -241,7 +258,10 @@ impl Fuser<'_> {
     /// Operands from the group itself must be of its index space, or constant along it; those through views must be from elsewhere.
     fn operands_fit(&self, n: NodeId, g: usize) -> bool {
         let domain = self.domain(g);
-        self.f.nodes[n].operands.iter().all(|&v| self.maker(v) != Some(g) || (!self.views.contains_key(&v) && Some(self.shape(v)) == domain))
+        self.f.nodes[n]
+            .operands
+            .iter()
+            .all(|&v| self.maker(v) != Some(g) || (!self.views.contains_key(&v) && Some(self.shape(v)) == domain))
     }
 
     /// The index space of a group's results; `None` where nothing may join.
@@ -265,7 +285,8 @@ impl Fuser<'_> {
             // Nobody between reads what the group makes: it moves down to here.
             let free = group.nodes.iter().flat_map(|&p| &self.uses[self.f.nodes[p].results[0].index()]);
             let unread = free.filter(|r| self.group_of.get(r) != Some(&g)).all(|r| !self.group_of.contains_key(r));
-            let unviewed = group.nodes.iter().all(|&p| !self.views.values().any(|w| w.root == self.f.nodes[p].results[0]));
+            let unviewed =
+                group.nodes.iter().all(|&p| !self.views.values().any(|w| w.root == self.f.nodes[p].results[0]));
             group.anchor.is_none() && elementwise && same && unread && unviewed && !self.views.contains_key(&x)
         });
         let mut nodes = match prologue {

@@ -7,7 +7,7 @@ use crate::emit::{Kernel, KernelBuilder, Val};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use tersor_ir::module::NodeId;
-use tersor_ir::{Dim, Func, Module, Tensor, Type, ValueId};
+use tersor_ir::{Bindings, Def, Dim, Func, Module, Tensor, Type, ValueId};
 
 /// An instruction set that one variant of an artifact is for.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -114,13 +114,30 @@ impl GroupCx<'_> {
     pub fn view(&self, v: ValueId) -> View {
         self.views.get(&v).cloned().unwrap_or_else(|| View::dense(v, self.ty(v)))
     }
-    /// The elements of a constant input.
-    pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
-        self.m.consts[self.f.def_const(v)?].tensor()
+    /// The elements of an input that depends on constants alone, computed by the reference evaluation where it is an expression (a decoded weight).
+    /// `None` for other values, and where the store lacks the elements.
+    pub fn constant(&self, v: ValueId) -> Option<Tensor> {
+        weight_only(self.m, self.f, v)
     }
     /// Whether a value is made inside the group.
     pub fn inside(&self, v: ValueId) -> bool {
-        matches!(self.f.values[v].def, tersor_ir::Def::Node(n, _) if self.group.nodes.contains(&n))
+        matches!(self.f.values[v].def, Def::Node(n, _) if self.group.nodes.contains(&n))
+    }
+}
+
+/// The elements of a value that depends on constants alone.
+pub fn weight_only(m: &Module, f: &Func, v: ValueId) -> Option<Tensor> {
+    match f.values[v].def {
+        Def::Const(c) => m.consts[c].tensor().cloned(),
+        Def::Param(..) => None,
+        Def::Node(n, i) => {
+            let node = &f.nodes[n];
+            let x = node.operands.iter().map(|&v| weight_only(m, f, v)).collect::<Option<Vec<_>>>()?;
+            let known = !x.is_empty() && node.regions.is_empty();
+            known
+                .then(|| node.op.eval(&x.iter().collect::<Vec<_>>(), &Bindings::new()).ok())?
+                .map(|mut y| y.swap_remove(i as usize))
+        }
     }
 }
 
