@@ -5,3 +5,4 @@ pub mod emit;
 pub mod fuse;
 pub mod kernel;
 pub mod layout;
+pub mod lower;

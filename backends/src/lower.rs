@@ -1,0 +1,322 @@
+//! A resolved module becomes a program for each instruction set: buffers, steps and the kernels that they call.
+//!
+//! Constants go to the artifact as they are packed and are dropped at once, so that no more than one step's weights are in memory. Equal kernels are kept once.
+
+use crate::fuse::{Fusion, fuse};
+use crate::kernel::{GroupCx, Isa, Launch, Operand, weight_only};
+use crate::{cpu, emit, layout};
+use std::collections::{HashMap, HashSet};
+use std::io::{Seek, Write};
+use std::sync::Arc;
+use tersor_ir::diag::Result;
+use tersor_ir::dim::Atom;
+use tersor_ir::{Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId};
+use tersor_runtime::ArtifactWriter;
+use tersor_runtime::artifact::{Symbol, Value};
+use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Place, Program, Step};
+
+/// A program and its kernels for one instruction set.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The instruction set.
+    pub isa: Isa,
+    /// The kernels, each once, under unique names; steps call them by position.
+    pub kernels: Vec<emit::Kernel>,
+    /// Buffers and steps.
+    pub program: Program,
+}
+
+/// What all instruction sets share.
+#[derive(Debug, Default)]
+pub struct Interface {
+    /// Inputs in order.
+    pub inputs: Vec<Value>,
+    /// Outputs in order.
+    pub outputs: Vec<Value>,
+    /// Symbols.
+    pub symbols: Vec<Symbol>,
+    /// The extents table.
+    pub extents: Extents,
+}
+
+/// Lowers `@main` for each of `isas`; constants go to `writer`. `step` is told of each group that is done and how many there are; it may end the work.
+pub fn lower<W: Write + Seek>(
+    m: &Module,
+    isas: &[Isa],
+    writer: &mut ArtifactWriter<W>,
+    step: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<(Interface, Vec<Lowered>)> {
+    let mut m = m.clone();
+    layout::channels_last(&mut m)?;
+    let f = &m.funcs[m.main()?];
+    refuse_unlowerable(f)?;
+    let fusion = fuse(f);
+    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
+    table.symbols(&m)?;
+    table.signature(f)?;
+    let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion)).collect();
+    for (i, group) in fusion.groups.iter().enumerate() {
+        for p in &mut programs {
+            let cx = GroupCx { m: &m, f, group, isa: p.isa, views: &fusion.views };
+            let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
+            let launch = cpu::build(&cx).map_err(|d| d.at_loc(&node.loc))?;
+            p.call(launch, name_of(&node.loc, &node.op), &mut table, writer)?;
+        }
+        step(i + 1, fusion.groups.len())?;
+    }
+    let lowered = programs.into_iter().map(|p| p.finish(&mut table, writer)).collect::<Result<_>>()?;
+    Ok((table.interface, lowered))
+}
+
+/// Control flow and open choices have no kernels.
+fn refuse_unlowerable(f: &Func) -> Result<()> {
+    for n in f.live_nodes() {
+        let node = &f.nodes[n];
+        let why = match &node.op {
+            Op::If(_) => "control flow does not compile to a program",
+            Op::Choice(c) => {
+                return Err(Diagnostic::error("B0101", format!("site @{} is still open", c.site))
+                    .failure(Failure::Internal)
+                    .at_loc(&node.loc));
+            }
+            _ => continue,
+        };
+        return Err(Diagnostic::error("B0102", why).failure(Failure::Unsupported).at_loc(&node.loc));
+    }
+    Ok(())
+}
+
+fn name_of(loc: &Loc, op: &Op) -> String {
+    loc.onnx_node().map_or_else(|| op.mnemonic().to_string(), str::to_string)
+}
+
+fn internal(message: impl Into<String>) -> Diagnostic {
+    Diagnostic::error("B0103", message).failure(Failure::Internal)
+}
+
+/// The runtime's message as a diagnostic.
+pub(crate) fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
+    Diagnostic::error("B0104", e.to_string()).failure(Failure::File)
+}
+
+/// The runtime's name of an element type.
+pub fn runtime_dtype(d: tersor_ir::DType) -> Result<tersor_runtime::DType> {
+    tersor_runtime::DType::from_name(d.name()).ok_or_else(|| internal(format!("the runtime has no element type {d}")))
+}
+
+/// The extents table and the symbols in it.
+struct Table {
+    interface: Interface,
+    symbols: HashMap<Arc<str>, u32>,
+}
+
+impl Table {
+    /// Declares the symbols that inputs bind.
+    fn symbols(&mut self, m: &Module) -> Result<()> {
+        let f = &m.funcs[m.main()?];
+        for &p in &f.body().params {
+            for s in f.values[p].ty.shape.iter().filter_map(Dim::as_symbol) {
+                if self.symbols.contains_key(s) {
+                    continue;
+                }
+                let info = m.symbols.get(s).copied().unwrap_or_default();
+                let bound = |v: i64| u64::try_from(v).unwrap_or(0);
+                self.symbols.insert(s.clone(), self.interface.symbols.len() as u32);
+                self.interface.symbols.push(Symbol {
+                    name: s.to_string(),
+                    min: bound(info.min),
+                    max: bound(info.max),
+                    hint: bound(info.hint),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn signature(&mut self, f: &Func) -> Result<()> {
+        let value = |t: &mut Table, name: &Arc<str>, v: ValueId| -> Result<Value> {
+            let ty = &f.values[v].ty;
+            let dims = ty.shape.iter().map(|d| t.extent(d)).collect::<Result<_>>()?;
+            Ok(Value::new(name.to_string(), runtime_dtype(ty.dtype)?, dims))
+        };
+        for (name, &v) in f.inputs.iter().zip(&f.body().params) {
+            let v = value(self, name, v)?;
+            self.interface.inputs.push(v);
+        }
+        for (name, &v) in f.outputs.iter().zip(&f.body().results) {
+            let v = value(self, name, v)?;
+            self.interface.outputs.push(v);
+        }
+        Ok(())
+    }
+
+    /// The entry of an extent.
+    fn extent(&mut self, d: &Dim) -> Result<ExtentId> {
+        let mut sum = self.interface.extents.constant(0);
+        for (atoms, c) in d.terms() {
+            let mut product = self.interface.extents.constant(c);
+            for a in atoms {
+                let factor = match a {
+                    Atom::Symbol(s) => {
+                        let unbound = || {
+                            Diagnostic::error("B0105", format!("extent {s} does not follow from any input's shape"))
+                                .failure(Failure::Unsupported)
+                        };
+                        let i = *self.symbols.get(&s).ok_or_else(unbound)?;
+                        self.interface.extents.symbol(i)
+                    }
+                    Atom::FloorDiv(x, y) => self.binary(ExtentOp::FloorDiv, &x, &y)?,
+                    Atom::Max(x, y) => self.binary(ExtentOp::Max, &x, &y)?,
+                };
+                product = self.interface.extents.mul(product, factor);
+            }
+            sum = self.interface.extents.add(sum, product);
+        }
+        Ok(sum)
+    }
+
+    fn binary(&mut self, op: ExtentOp, x: &Dim, y: &Dim) -> Result<ExtentId> {
+        let (x, y) = (self.extent(x)?, self.extent(y)?);
+        Ok(self.interface.extents.apply(op, x, y))
+    }
+
+    /// Bytes of a dense tensor.
+    fn bytes(&mut self, ty: &Type) -> Result<ExtentId> {
+        let (n, bits) = (ty.elements(), i64::from(ty.dtype.bits()));
+        let bytes = if bits >= 8 { n * (bits / 8).into() } else { (n * bits.into()).ceil_div(8) };
+        self.extent(&bytes)
+    }
+}
+
+struct Lowering<'a> {
+    isa: Isa,
+    m: &'a Module,
+    f: &'a Func,
+    fusion: &'a Fusion,
+    /// Nodes that some step runs; the others depend on constants alone.
+    grouped: HashSet<NodeId>,
+    program: Program,
+    kernels: Vec<emit::Kernel>,
+    /// Kernels by their text under a common name.
+    by_text: HashMap<String, u32>,
+    buffers: HashMap<ValueId, u32>,
+    packed: HashMap<u32, u32>,
+    /// For each result of the function: whether a step writes it in place.
+    in_place: Vec<bool>,
+}
+
+impl<'a> Lowering<'a> {
+    fn new(isa: Isa, m: &'a Module, f: &'a Func, fusion: &'a Fusion) -> Self {
+        let in_place = vec![false; f.body().results.len()];
+        let (program, kernels, by_text) = (Program::default(), vec![], HashMap::new());
+        let grouped = fusion.groups.iter().flat_map(|g| g.nodes.iter().copied()).collect();
+        Lowering {
+            isa,
+            m,
+            f,
+            fusion,
+            grouped,
+            program,
+            kernels,
+            by_text,
+            buffers: HashMap::new(),
+            packed: HashMap::new(),
+            in_place,
+        }
+    }
+
+    fn root(&self, v: ValueId) -> ValueId {
+        self.fusion.views.get(&v).map_or(v, |w| w.root)
+    }
+
+    /// The buffer of a value: an input, a constant, an output or arena memory.
+    fn buffer<W: Write + Seek>(
+        &mut self,
+        v: ValueId,
+        table: &mut Table,
+        writer: &mut ArtifactWriter<W>,
+    ) -> Result<u32> {
+        let v = self.root(v);
+        if let Some(&b) = self.buffers.get(&v) {
+            return Ok(b);
+        }
+        let value = &self.f.values[v];
+        let size = table.bytes(&value.ty)?;
+        let place = match value.def {
+            Def::Param(_, i) => Place::Input(i),
+            Def::Const(_) => self.constant(v, writer)?,
+            Def::Node(n, _) if !self.grouped.contains(&n) => self.constant(v, writer)?,
+            Def::Node(..) => match self.f.body().results.iter().position(|&r| self.root(r) == v) {
+                Some(i) => {
+                    self.in_place[i] = true;
+                    Place::Output(i as u32)
+                }
+                None => Place::Arena(()),
+            },
+        };
+        let b = self.program.buffer(place, size);
+        self.buffers.insert(v, b);
+        Ok(b)
+    }
+
+    fn constant<W: Write + Seek>(&self, v: ValueId, writer: &mut ArtifactWriter<W>) -> Result<Place> {
+        let missing = || Diagnostic::error("B0106", format!("the elements of {} are not there", self.f.values[v].name));
+        let t = weight_only(self.m, self.f, v).ok_or_else(missing)?;
+        Ok(Place::Constant(writer.constant(&self.f.values[v].name, "", t.bytes()).map_err(runtime_error)?))
+    }
+
+    fn call<W: Write + Seek>(
+        &mut self,
+        launch: Launch,
+        name: String,
+        table: &mut Table,
+        writer: &mut ArtifactWriter<W>,
+    ) -> Result<()> {
+        let Launch { kernel, args, dims, grid, scratch, grain } = launch;
+        let mut list = vec![];
+        for a in args {
+            list.push(match a {
+                Operand::Read(v) => Arg::read(self.buffer(v, table, writer)?),
+                Operand::Write(v) => Arg::write(self.buffer(v, table, writer)?),
+                Operand::Packed { layout, data } => {
+                    let c = writer.constant(&name, &layout, data.bytes()).map_err(runtime_error)?;
+                    let size = table.extent(&data.bytes().len().into())?;
+                    let program = &mut self.program;
+                    Arg::read(*self.packed.entry(c).or_insert_with(|| program.buffer(Place::Constant(c), size)))
+                }
+            });
+        }
+        let dims = dims.iter().map(|d| table.extent(d)).collect::<Result<_>>()?;
+        let kernel = self.kernel(kernel);
+        let (grid, scratch, grain) = (table.extent(&grid)?, table.extent(&scratch)?, table.extent(&grain)?);
+        self.program.steps.push(Step::call(name, Call { kernel, args: list, dims, grid, scratch, grain }));
+        Ok(())
+    }
+
+    /// The position of a kernel; equal ones are kept once.
+    fn kernel(&mut self, mut kernel: emit::Kernel) -> u32 {
+        let family = std::mem::replace(&mut kernel.name, "kernel".into());
+        let text = emit::print::module(std::slice::from_ref(&kernel));
+        let next = self.kernels.len() as u32;
+        let position = *self.by_text.entry(text).or_insert(next);
+        if position == next {
+            kernel.name = format!("{family}.{next}");
+            self.kernels.push(kernel);
+        }
+        position
+    }
+
+    /// Results that no step wrote in place are copied: inputs, constants, and values that are returned twice.
+    fn finish<W: Write + Seek>(mut self, table: &mut Table, writer: &mut ArtifactWriter<W>) -> Result<Lowered> {
+        for (i, &r) in self.f.body().results.iter().enumerate() {
+            let from = self.buffer(r, table, writer)?;
+            if self.in_place[i] {
+                continue;
+            }
+            let size = table.bytes(&self.f.values[r].ty)?;
+            let to = self.program.buffer(Place::Output(i as u32), size);
+            self.program.steps.push(Step::copy(self.f.outputs[i].to_string(), from, to, size));
+        }
+        Ok(Lowered { isa: self.isa, kernels: self.kernels, program: self.program })
+    }
+}
