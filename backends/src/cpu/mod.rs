@@ -1,11 +1,18 @@
 //! Kernel families for x86 CPUs.
 
+pub mod attention;
+
 use crate::kernel::{GroupCx, Launch};
 use tersor_ir::diag::Result;
-use tersor_ir::{Diagnostic, Failure};
+use tersor_ir::{Diagnostic, Failure, Op};
 
 /// Builds the kernel of a group for an instruction set.
 pub fn build(cx: &GroupCx) -> Result<Launch> {
-    let op = cx.group.anchor.map_or("loop", |n| cx.f.nodes[n].op.mnemonic());
-    Err(Diagnostic::error("B0110", format!("no kernel for {op}")).failure(Failure::Unsupported))
+    match cx.group.anchor.map(|n| &cx.f.nodes[n].op) {
+        Some(Op::Attention(_)) => attention::build(cx),
+        other => {
+            let op = other.map_or("loop", |op| op.mnemonic());
+            Err(Diagnostic::error("B0110", format!("no kernel for {op}")).failure(Failure::Unsupported))
+        }
+    }
 }
