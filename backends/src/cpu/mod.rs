@@ -1,6 +1,7 @@
 //! Kernel families for x86 CPUs.
 
 pub mod attention;
+pub mod depthwise;
 
 use crate::kernel::{GroupCx, Launch};
 use tersor_ir::diag::Result;
@@ -8,8 +9,10 @@ use tersor_ir::{Diagnostic, Failure, Op};
 
 /// Builds the kernel of a group for an instruction set.
 pub fn build(cx: &GroupCx) -> Result<Launch> {
-    match cx.group.anchor.map(|n| &cx.f.nodes[n].op) {
+    let node = cx.group.anchor.map(|n| &cx.f.nodes[n]);
+    match node.map(|n| &n.op) {
         Some(Op::Attention(_)) => attention::build(cx),
+        Some(Op::Conv(_)) if depthwise::fits(cx) => depthwise::build(cx),
         other => {
             let op = other.map_or("loop", |op| op.mnemonic());
             Err(Diagnostic::error("B0110", format!("no kernel for {op}")).failure(Failure::Unsupported))

@@ -31,7 +31,12 @@ struct Case {
 }
 
 /// Runs a launch whose values are all in `tensors` and returns its outputs.
-fn execute(launch: &Launch, tensors: &HashMap<ValueId, Tensor>, outputs: &[(ValueId, Type)], env: &Bindings) -> Tensor {
+pub(in crate::cpu) fn execute(
+    launch: &Launch,
+    tensors: &HashMap<ValueId, Tensor>,
+    outputs: &[(ValueId, Type)],
+    env: &Bindings,
+) -> Tensor {
     let value = |d: &Dim| d.eval(env).expect("bound");
     let mut call = Call::new(value(&launch.grid));
     let mut result = None;
