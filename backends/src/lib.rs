@@ -6,3 +6,4 @@ pub mod fuse;
 pub mod kernel;
 pub mod layout;
 pub mod lower;
+pub mod target;
