@@ -239,6 +239,57 @@ impl LaunchBuilder {
         self.dim_values.insert(d.clone(), v);
         v
     }
+    /// [`KernelBuilder::for_`] whose body may declare operands and extents.
+    #[track_caller]
+    pub fn for_(
+        &mut self,
+        lo: Val,
+        hi: Val,
+        step: Val,
+        init: &[Val],
+        body: impl FnOnce(&mut Self, Val, &[Val]) -> Vec<Val>,
+    ) -> Vec<Val> {
+        let (i, carried) = self.kernel.open_for(init);
+        let yields = body(self, i, &carried);
+        self.kernel.close_for(lo, hi, step, init, yields)
+    }
+    /// [`Self::for_`] that carries nothing.
+    #[track_caller]
+    pub fn loop_(&mut self, lo: Val, hi: Val, step: i64, body: impl FnOnce(&mut Self, Val)) {
+        let step = self.kernel.i64(step);
+        self.for_(lo, hi, step, &[], |b, i, _| {
+            body(b, i);
+            vec![]
+        });
+    }
+    /// [`KernelBuilder::if_`] whose blocks may declare operands and extents.
+    #[track_caller]
+    pub fn if_(
+        &mut self,
+        cond: Val,
+        then: impl FnOnce(&mut Self) -> Vec<Val>,
+        or_else: impl FnOnce(&mut Self) -> Vec<Val>,
+    ) -> Vec<Val> {
+        self.kernel.open_block();
+        let yields = then(self);
+        let first = self.kernel.close_block(yields);
+        self.kernel.open_block();
+        let yields = or_else(self);
+        let second = self.kernel.close_block(yields);
+        self.kernel.choose(cond, first, second)
+    }
+    /// [`Self::if_`] without an alternative or results.
+    #[track_caller]
+    pub fn when(&mut self, cond: Val, then: impl FnOnce(&mut Self)) {
+        self.if_(
+            cond,
+            |b| {
+                then(b);
+                vec![]
+            },
+            |_| vec![],
+        );
+    }
     /// Ends the kernel.
     pub fn launch(self, grid: impl Into<Dim>, scratch: impl Into<Dim>, grain: impl Into<Dim>) -> Launch {
         Launch {

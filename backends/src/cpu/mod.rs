@@ -2,6 +2,8 @@
 
 pub mod attention;
 pub mod depthwise;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::kernel::{GroupCx, Launch};
 use tersor_ir::diag::Result;

@@ -269,16 +269,50 @@ impl KernelBuilder {
         init: &[Val],
         body: impl FnOnce(&mut Self, Val, &[Val]) -> Vec<Val>,
     ) -> Vec<Val> {
+        let (i, carried) = self.open_for(init);
+        let yields = body(self, i, &carried);
+        self.close_for(lo, hi, step, init, yields)
+    }
+
+    /// Opens the body of a loop: the induction variable and the carried values.
+    pub(crate) fn open_for(&mut self, init: &[Val]) -> (Val, Vec<Val>) {
+        let i = self.fresh(Ty::I64);
+        let carried: Vec<Val> = init.iter().map(|v| self.fresh(v.ty)).collect();
+        let params = std::iter::once(i).chain(carried.iter().copied()).collect();
+        self.blocks.push(Block { params, ..Block::default() });
+        (i, carried)
+    }
+
+    /// Ends the body that [`Self::open_for`] opened.
+    #[track_caller]
+    pub(crate) fn close_for(&mut self, lo: Val, hi: Val, step: Val, init: &[Val], yields: Vec<Val>) -> Vec<Val> {
         assert!([lo, hi, step].iter().all(|v| v.ty == Ty::I64), "loop bounds are i64");
         let types: Vec<Ty> = init.iter().map(|v| v.ty).collect();
-        let i = self.fresh(Ty::I64);
-        let carried: Vec<Val> = types.iter().map(|&ty| self.fresh(ty)).collect();
-        let mut params = vec![i];
-        params.extend(&carried);
-        let region = self.region(params, &types, |k| body(k, i, &carried));
+        let region = self.close_block(yields);
+        assert_eq!(region.yields.iter().map(|v| v.ty).collect::<Vec<_>>(), types, "types of the values handed on");
         let mut args = vec![lo, hi, step];
         args.extend(init);
         self.push(Op::For, args, &types, vec![region])
+    }
+
+    /// Opens a block without parameters.
+    pub(crate) fn open_block(&mut self) {
+        self.blocks.push(Block::default());
+    }
+
+    /// Ends the innermost open block.
+    pub(crate) fn close_block(&mut self, yields: Vec<Val>) -> Block {
+        let block = self.blocks.pop().expect("an open block");
+        Block { yields, ..block }
+    }
+
+    /// The choice between two finished blocks.
+    #[track_caller]
+    pub(crate) fn choose(&mut self, cond: Val, then: Block, or_else: Block) -> Vec<Val> {
+        assert_eq!(cond.ty, Ty::I1, "condition");
+        let types: Vec<Ty> = then.yields.iter().map(|v| v.ty).collect();
+        assert_eq!(or_else.yields.iter().map(|v| v.ty).collect::<Vec<_>>(), types, "types of the values handed out");
+        self.push(Op::If, vec![cond], &types, vec![then, or_else])
     }
 
     /// [`Self::for_`] that carries nothing.
@@ -299,14 +333,13 @@ impl KernelBuilder {
         then: impl FnOnce(&mut Self) -> Vec<Val>,
         or_else: impl FnOnce(&mut Self) -> Vec<Val>,
     ) -> Vec<Val> {
-        assert_eq!(cond.ty, Ty::I1, "condition");
-        self.blocks.push(Block::default());
+        self.open_block();
         let yields = then(self);
-        let mut first = self.blocks.pop().expect("the block just opened");
-        let types: Vec<Ty> = yields.iter().map(|v| v.ty).collect();
-        first.yields = yields;
-        let second = self.region(Vec::new(), &types, or_else);
-        self.push(Op::If, vec![cond], &types, vec![first, second])
+        let first = self.close_block(yields);
+        self.open_block();
+        let yields = or_else(self);
+        let second = self.close_block(yields);
+        self.choose(cond, first, second)
     }
 
     /// [`Self::if_`] without an alternative or results.
@@ -320,16 +353,5 @@ impl KernelBuilder {
             },
             |_| Vec::new(),
         );
-    }
-
-    #[track_caller]
-    fn region(&mut self, params: Vec<Val>, types: &[Ty], body: impl FnOnce(&mut Self) -> Vec<Val>) -> Block {
-        self.blocks.push(Block { params, ..Block::default() });
-        let yields = body(self);
-        let mut block = self.blocks.pop().expect("the block just opened");
-        let given: Vec<Ty> = yields.iter().map(|v| v.ty).collect();
-        assert_eq!(given, types, "types of the values handed out");
-        block.yields = yields;
-        block
     }
 }
