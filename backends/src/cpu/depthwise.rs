@@ -411,13 +411,12 @@ impl Depthwise {
 #[cfg(test)]
 mod tests {
     use super::build;
-    use crate::cpu::attention::tests::execute;
-    use crate::kernel::{Group, GroupCx, Isa};
-    use std::collections::HashMap;
+    use crate::cpu::testing::{check, random_inputs, whole};
+    use crate::kernel::Isa;
     use tersor_ir::module::Builder;
     use tersor_ir::ops::Conv;
-    use tersor_ir::testing::{Gen, max_abs};
-    use tersor_ir::{Bindings, DType, Def, Dim, Func, Module, Type};
+    use tersor_ir::testing::Gen;
+    use tersor_ir::{Bindings, DType, Dim, Func, Module, Type};
 
     #[derive(Debug)]
     struct Case {
@@ -433,11 +432,10 @@ mod tests {
         symbolic: bool,
     }
 
-    fn check(c: &Case, isa: Isa, g: &mut Gen) {
+    fn run(c: &Case, isa: Isa, g: &mut Gen) {
         let mut m = Module::new("m");
         let mut f = Func::new("main");
         let body = f.body_id();
-        let env = Bindings::from([("N".into(), 2)]);
         let (n, out) = (if c.symbolic { Dim::from("N") } else { 2.into() }, c.channels * c.multiplier);
         let images = c.image.iter().map(|&d| Dim::from(d));
         let shape: Vec<Dim> = [n].into_iter().chain(images).chain([c.channels.into()]).collect();
@@ -445,6 +443,8 @@ mod tests {
         filter.extend(&c.taps);
         let w = g.tensor(&Type::new(c.types.1, filter));
         let x = f.add_param(body, "x", Type::new(c.types.0, shape));
+        let mut b = Builder::new(&mut m.consts, &mut f);
+        let w = b.constant("w", &w);
         let op = Conv {
             strides: c.strides.clone(),
             pads: c.pads.clone(),
@@ -453,24 +453,12 @@ mod tests {
             channels_last: true,
             wide: c.wide,
         };
-        let mut b = Builder::new(&mut m.consts, &mut f);
-        let wv = b.constant("w", &w);
-        let y = b.op(op.clone(), &[x, wv]).unwrap();
-        let Def::Node(anchor, _) = f.values[y].def else { unreachable!() };
-        let group = Group { anchor: Some(anchor), nodes: vec![anchor], inputs: vec![x, wv], outputs: vec![y] };
-        let ty = &f.values[x].ty;
-        let shape: Vec<usize> = ty.shape.iter().map(|d| d.eval(&env).unwrap() as usize).collect();
-        let xt = g.tensor(&Type::new(ty.dtype, shape));
-        let cx = GroupCx { m: &m, f: &f, group: &group, isa, views: &HashMap::new() };
-        let launch = build(&cx).unwrap();
-        let got = execute(&launch, &HashMap::from([(x, xt.clone())]), &[(y, f.values[y].ty.clone())], &env);
-        let want = f.nodes[anchor].op.eval(&[&xt, &w], &env).unwrap().remove(0);
-        let tolerance = match want.dtype() {
-            DType::I32 => 0.0,
-            DType::F32 => 1e-5,
-            _ => 0.1,
-        };
-        assert!(max_abs(&got, &want) <= tolerance, "{c:?} on {}: {}", isa.name(), max_abs(&got, &want));
+        let y = b.op(op, &[x, w]).unwrap();
+        f.body_mut().results = vec![y];
+        (f.inputs, f.outputs) = (vec!["x".into()], vec!["y".into()]);
+        m.funcs.push(f);
+        let inputs = random_inputs(&m, &Bindings::from([("N".into(), 2)]), g.int(0, 1 << 30) as u64);
+        check(&m, &whole(&m), isa, build, &inputs, 1e-5);
     }
 
     #[test]
@@ -495,7 +483,7 @@ mod tests {
                 symbolic: g.flip(),
             };
             let isa = g.one_of(&[Isa::V3, Isa::V4]);
-            check(&case, isa, &mut g);
+            run(&case, isa, &mut g);
         }
     }
 }

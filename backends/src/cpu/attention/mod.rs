@@ -14,7 +14,7 @@ mod body;
 mod rows;
 mod softmax;
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
 mod tile;
 
 use crate::kernel::{GroupCx, Isa, Launch, LaunchBuilder, View};
