@@ -1,5 +1,6 @@
 //! The loops over the grid, blocks of keys and tiles of rows.
 
+use super::amx::pack_value_pairs;
 use super::rows::{Rows, float};
 use super::softmax::{Row, update};
 use super::tile::{Left, PANEL, Right, Span, V16, pack_keys, pack_values, product, stream_keys, stream_values};
@@ -19,20 +20,20 @@ pub enum Way {
 
 /// Where things are in scratch, in bytes; rows of the same kind are `pitch` bytes apart.
 pub struct Layout {
-    queries: i64,
-    query_pitch: i64,
-    sums: i64,
-    sum_pitch: i64,
+    pub queries: i64,
+    pub query_pitch: i64,
+    pub sums: i64,
+    pub sum_pitch: i64,
     /// Maximum and sum of each row.
-    states: i64,
+    pub states: i64,
     /// How many keys each row sees.
-    limits: i64,
-    scores: i64,
-    score_pitch: i64,
+    pub limits: i64,
+    pub scores: i64,
+    pub score_pitch: i64,
     /// One factor for each row of a tile.
-    factors: i64,
-    keys: i64,
-    values: i64,
+    pub factors: i64,
+    pub keys: i64,
+    pub values: i64,
     /// Bytes in all.
     pub total: i64,
 }
@@ -48,6 +49,7 @@ impl Layout {
         let (query_pitch, sum_pitch) = (4 * round_up(plan.depth, PANEL), 4 * round_up(plan.width, PANEL));
         // A line more than the scores, so that a tile's rows do not fall on few sets of the cache.
         let score_pitch = 4 * (plan.keys + PANEL);
+        let shrink = if plan.tiles { 2 } else { 1 };
         let packed = if way == Way::Streamed { 0 } else { 1 };
         Layout {
             queries: take(plan.queries * query_pitch),
@@ -59,8 +61,8 @@ impl Layout {
             scores: take(plan.tile_rows * score_pitch),
             score_pitch,
             factors: take(plan.tile_rows * 4),
-            keys: take(packed * plan.keys * plan.depth * 4),
-            values: take(packed * plan.keys * sum_pitch),
+            keys: take(packed * plan.keys * plan.depth * 4 / shrink),
+            values: take(packed * plan.keys * sum_pitch / shrink),
             total,
         }
     }
@@ -112,8 +114,26 @@ pub struct Body<'a> {
     pub past: Val,
 }
 
+/// A tile of rows with a block of keys.
+pub struct Tile {
+    /// First row of the grid point.
+    pub first: Val,
+    /// Last row, exclusive.
+    pub end: Val,
+    /// First key of the block.
+    pub from: Val,
+    /// Keys of the block.
+    pub count: Val,
+    /// Keys that some row sees, at least one.
+    pub seen: Val,
+    /// Packed keys.
+    pub keys: Val,
+    /// Packed values.
+    pub values: Val,
+}
+
 /// One grid point.
-struct Point {
+pub struct Point {
     batch: Val,
     group: Val,
     /// First row, of the key-value head.
@@ -162,13 +182,13 @@ impl Body<'_> {
         });
     }
 
-    fn scratch(&self, k: &mut KernelBuilder, at: i64) -> Val {
+    pub fn scratch(&self, k: &mut KernelBuilder, at: i64) -> Val {
         let scratch = k.scratch();
         k.offset(scratch, at)
     }
 
     /// Row `row` of an array in scratch.
-    fn row(&self, k: &mut KernelBuilder, at: i64, pitch: i64, row: Val) -> Val {
+    pub fn row(&self, k: &mut KernelBuilder, at: i64, pitch: i64, row: Val) -> Val {
         let (base, pitch) = (self.scratch(k, at), k.i64(pitch));
         let offset = k.mul(row, pitch);
         k.gep(base, offset)
@@ -184,9 +204,9 @@ impl Body<'_> {
         (k.add(first, head), position)
     }
 
-    /// Copies scaled queries, and clears what is kept of rows.
-    fn start(&self, k: &mut KernelBuilder, point: &Point) {
-        let (zero, nothing) = (k.i64(0), k.zero(V16));
+    /// Copies queries to scratch: scaled `f32`, or as they are for tiles.
+    fn copy_queries(&self, k: &mut KernelBuilder, point: &Point, scaled: bool) {
+        let zero = k.i64(0);
         let scale = k.f32(self.plan.scale);
         k.loop_(zero, point.count, 1, |k, row| {
             let (head, position) = self.place(k, point, row);
@@ -196,11 +216,22 @@ impl Body<'_> {
             for column in (0..self.plan.depth).step_by(16) {
                 let index = k.i64(column);
                 let from = self.queries.step(k, from, 3, index);
-                let x = self.queries.chunk(k, from, 3, 16, (self.plan.depth - column).min(16) as u32);
-                let x = k.mul(x, scale);
-                let to = k.offset(to, 4 * column);
+                let (x, size) = if scaled {
+                    let x = self.queries.chunk(k, from, 3, 16, (self.plan.depth - column).min(16) as u32);
+                    (k.mul(x, scale), 4)
+                } else {
+                    (k.load(from, self.queries.elem.x(16)), 2)
+                };
+                let to = k.offset(to, size * column);
                 k.store(x, to);
             }
+        });
+    }
+
+    /// Clears what is kept of rows.
+    fn start(&self, k: &mut KernelBuilder, point: &Point) {
+        let (zero, nothing) = (k.i64(0), k.zero(V16));
+        k.loop_(zero, point.count, 1, |k, row| {
             let sums = self.row(k, self.layout.sums, self.layout.sum_pitch, row);
             for column in (0..self.layout.sum_pitch).step_by(64) {
                 let to = k.offset(sums, column);
@@ -210,6 +241,7 @@ impl Body<'_> {
             let start = k.vec_f32(&[f32::NEG_INFINITY, 0.0]);
             k.store(start, state);
             if self.plan.causal {
+                let (_, position) = self.place(k, point, row);
                 let one = k.i64(1);
                 let limit = k.add(position, one);
                 let limit = k.add(limit, self.past);
@@ -275,16 +307,23 @@ impl Body<'_> {
         let key_head = self.keys.head(k, point.batch, point.group);
         let value_head = self.values.head(k, point.batch, point.group);
         let (keys, values) = (self.scratch(k, layout.keys), self.scratch(k, layout.values));
+        self.copy_queries(k, point, !plan.tiles);
         self.key_blocks(k, point, |k, from, count| {
             k.when(pack, |k| {
                 let panels = k.ceil_div(count, plan.tile_panels * PANEL);
                 let each = k.i64(plan.tile_panels);
                 let panels = k.mul(panels, each);
-                let span = Span { rows: &self.keys, head: key_head, from, count };
-                pack_keys(k, &span, panels, plan.depth, keys);
-                let padded = round_to(k, count, 4);
-                let span = Span { rows: &self.values, head: value_head, ..span };
-                pack_values(k, &span, padded, plan.width, plan.keys, values);
+                let pairs = self.keys.pairs(k);
+                let (rows, depth) = if plan.tiles { (&pairs, plan.depth / 2) } else { (&self.keys, plan.depth) };
+                pack_keys(k, &Span { rows, head: key_head, from, count }, panels, depth, keys);
+                let span = Span { rows: &self.values, head: value_head, from, count };
+                if plan.tiles {
+                    let padded = round_to(k, count, 32);
+                    pack_value_pairs(k, &span, padded, plan.width, plan.keys, values);
+                } else {
+                    let padded = round_to(k, count, 4);
+                    pack_values(k, &span, padded, plan.width, plan.keys, values);
+                }
             });
             k.loop_(zero, point.count, plan.tile_rows, |k, first| {
                 let size = k.i64(plan.tile_rows);
@@ -292,24 +331,19 @@ impl Body<'_> {
                 let end = k.min(end, point.count);
                 let seen = self.most_visible(k, (first, end), from, count);
                 let some = k.gt(seen, zero);
-                k.when(some, |k| self.tile(k, point, (first, end), from, count, seen, (keys, values)));
+                let tile = Tile { first, end, from, count, seen, keys, values };
+                k.when(some, |k| match plan.tiles {
+                    true => self.amx_tile(k, point, &tile),
+                    false => self.tile(k, point, &tile),
+                });
             });
         });
         head
     }
 
     /// One tile of rows with one block of keys.
-    #[allow(clippy::too_many_arguments)]
-    fn tile(
-        &self,
-        k: &mut KernelBuilder,
-        point: &Point,
-        (first, end): (Val, Val),
-        from: Val,
-        count: Val,
-        seen: Val,
-        (keys, values): (Val, Val),
-    ) {
+    fn tile(&self, k: &mut KernelBuilder, point: &Point, tile: &Tile) {
+        let Tile { first, seen, keys, values, .. } = *tile;
         let (plan, layout, zero) = (self.plan, &self.layout, k.i64(0));
         let rows = plan.tile_rows as usize;
         let (scores, factors) = (self.scratch(k, layout.scores), self.scratch(k, layout.factors));
@@ -332,11 +366,7 @@ impl Body<'_> {
             }
         });
         let fill = round_to(k, seen, 16);
-        k.loop_(first, end, 1, |k, row| {
-            let inside = k.sub(row, first);
-            let scores = self.row(k, layout.scores, layout.score_pitch, inside);
-            let (valid, state) = (self.visible(k, row, from, count), self.row(k, layout.states, 8, row));
-            let factor = self.soften(k, point, row, from, Row { scores, valid, fill, state });
+        self.soften_tile(k, point, tile, fill, |k, inside, factor| {
             let to = k.elem(factors, inside, Scalar::F32);
             k.store(factor, to);
         });
@@ -366,9 +396,33 @@ impl Body<'_> {
         }
     }
 
+    /// Softmax of the rows of a tile. `then` gets the row's number in the tile and the factor for what was summed before.
+    pub fn soften_tile(
+        &self,
+        k: &mut KernelBuilder,
+        point: &Point,
+        tile: &Tile,
+        fill: Val,
+        then: impl FnOnce(&mut KernelBuilder, Val, Val),
+    ) {
+        let Tile { first, end, from, count, .. } = *tile;
+        let (scale, weights) = match self.plan.tiles {
+            true => (Some(self.plan.scale), Scalar::BF16),
+            false => (None, Scalar::F32),
+        };
+        k.loop_(first, end, 1, |k, row| {
+            let inside = k.sub(row, first);
+            let scores = self.row(k, self.layout.scores, self.layout.score_pitch, inside);
+            let (valid, state) = (self.visible(k, row, from, count), self.row(k, self.layout.states, 8, row));
+            let factor = self.soften(k, point, row, from, Row { scores, valid, fill, state, scale, weights });
+            then(k, inside, factor);
+        });
+    }
+
     /// All keys for the rows of a grid point, read where they are.
     fn streamed(&self, k: &mut KernelBuilder, point: &Point) {
         let (plan, layout, zero) = (self.plan, &self.layout, k.i64(0));
+        self.copy_queries(k, point, true);
         let key_head = self.keys.head(k, point.batch, point.group);
         let value_head = self.values.head(k, point.batch, point.group);
         let scores = self.scratch(k, layout.scores);
@@ -381,7 +435,8 @@ impl Body<'_> {
                     let span = Span { rows: &self.keys, head: key_head, from, count: valid };
                     stream_keys(k, &span, plan.depth, query, scores);
                     let state = self.row(k, layout.states, 8, row);
-                    let factor = self.soften(k, point, row, from, Row { scores, valid, fill: zero, state });
+                    let soft = Row { scores, valid, fill: zero, state, scale: None, weights: Scalar::F32 };
+                    let factor = self.soften(k, point, row, from, soft);
                     let sums = self.row(k, layout.sums, layout.sum_pitch, row);
                     let span = Span { rows: &self.values, head: value_head, ..span };
                     for column in (0..plan.width).step_by(64) {
@@ -439,7 +494,7 @@ impl Body<'_> {
 }
 
 /// The next multiple of `to`.
-fn round_to(k: &mut KernelBuilder, n: Val, to: i64) -> Val {
+pub fn round_to(k: &mut KernelBuilder, n: Val, to: i64) -> Val {
     let (n, to) = (k.ceil_div(n, to), k.i64(to));
     k.mul(n, to)
 }

@@ -6,10 +6,12 @@
 //!
 //! - *packed*: a block of keys and values is packed into panels once, and register tiles of rows are multiplied with it (`tile.rs`). Where one block
 //!   holds them all, neighbouring grid points of the same head share the packing.
+//!   `bf16` is multiplied by tile registers where there are some (`amx.rs`); weights are then rounded to `bf16`.
 //! - *streamed*: for few rows (decoding), each row reads keys and values where they are.
 //!
-//! Blocks that the causal mask hides from all rows of a tile are skipped. Storage is `f32`, `f16` or `bf16`; everything is computed in `f32`.
+//! Blocks that the causal mask hides from all rows of a tile are skipped. Storage is `f32`, `f16` or `bf16`; everything else is computed in `f32`.
 
+mod amx;
 mod body;
 mod rows;
 mod softmax;
@@ -17,9 +19,10 @@ mod softmax;
 mod tests;
 mod tile;
 
+use crate::emit::Scalar;
 use crate::kernel::{GroupCx, Isa, Launch, LaunchBuilder, View};
 use body::{Body, Output, Way};
-use rows::{Rows, Unit, float};
+use rows::{Rows, float};
 use tersor_ir::ops::Attention;
 use tersor_ir::{Diagnostic, Dim, Failure, Op};
 
@@ -50,6 +53,8 @@ struct Plan {
     width: i64,
     scale: f32,
     causal: bool,
+    /// Products of packed `bf16` with tile registers.
+    tiles: bool,
 }
 
 fn round_up(n: i64, to: i64) -> i64 {
@@ -57,12 +62,16 @@ fn round_up(n: i64, to: i64) -> i64 {
 }
 
 impl Plan {
-    fn new(isa: Isa, op: &Attention, depth: i64, width: i64, rows: &Dim, keys: &Dim) -> Plan {
-        let (tile_rows, tile_panels) = if isa.wide() { (12, 2) } else { (6, 1) };
+    fn new(isa: Isa, op: &Attention, tiles: bool, [depth, width]: [i64; 2], rows: &Dim, keys: &Dim) -> Plan {
+        let (tile_rows, tile_panels) = match isa {
+            _ if tiles => (32, 2),
+            Isa::V3 => (6, 1),
+            Isa::V4 | Isa::Amx => (12, 2),
+        };
         let queries = rows.as_const().map_or(QUERIES, |n| round_up(n.max(1), tile_rows).min(QUERIES));
         let fits = (PACKED_BYTES / 4 / (depth + width).max(1) / 64 * 64).clamp(128, KEYS);
         let keys = keys.as_const().map_or(fits, |n| round_up(n.max(1), 32).min(fits));
-        Plan { tile_rows, tile_panels, queries, keys, depth, width, scale: op.scale.0 as f32, causal: op.causal }
+        Plan { tile_rows, tile_panels, queries, keys, depth, width, scale: op.scale.0 as f32, causal: op.causal, tiles }
     }
 }
 
@@ -81,7 +90,12 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     let (g, t) = (k.shape[1].clone(), k.shape[2].clone());
     let each = h.clone().floor_div(g.clone());
     let rows = each.clone() * s.clone();
-    let plan = Plan::new(cx.isa, op, depth, width, &rows, &t);
+    let along = |i: usize| cx.view(node.operands[i]).strides[3] == Dim::from(1);
+    let streams = along(1) && along(2);
+    let few = rows.as_const().is_some_and(|n| n < FEW) && streams;
+    let whole = depth % 32 == 0 && width % tile::PANEL == 0;
+    let tiles = cx.isa.tiles() && elem == Scalar::BF16 && whole && along(0) && streams && !few;
+    let plan = Plan::new(cx.isa, op, tiles, [depth, width], &rows, &t);
 
     let out_dtype = cx.ty(cx.group.outputs[0]).dtype;
     let mut lb = LaunchBuilder::new(format!(
@@ -94,10 +108,9 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     let mask = node.operands.get(3).map(|&m| Rows::new(cx, &mut lb, m, elem));
     let output = Output::new(cx, &mut lb)?;
     let way = match rows.as_const() {
-        _ if keys.last != Unit::One || values.last != Unit::One => Way::Packed,
-        Some(n) if n < FEW => Way::Streamed,
-        Some(_) => Way::Packed,
-        None => Way::Either,
+        _ if few => Way::Streamed,
+        None if streams => Way::Either,
+        _ => Way::Packed,
     };
     let layout = body::Layout::new(&plan, way);
     let scratch = layout.total;

@@ -60,6 +60,18 @@ impl Rows {
         Rows { ptr, strides, last: unit(3), before: unit(2), elem }
     }
 
+    /// The same rows of 16-bit elements taken two by two, as words.
+    pub fn pairs(&self, k: &mut KernelBuilder) -> Rows {
+        let [batch, head, row, _] = self.strides;
+        Rows {
+            ptr: self.ptr,
+            strides: [batch, head, row, k.i64(4)],
+            last: Unit::One,
+            before: Unit::Any,
+            elem: Scalar::F32,
+        }
+    }
+
     fn unit(&self, axis: usize) -> Unit {
         if axis == 3 { self.last } else { self.before }
     }

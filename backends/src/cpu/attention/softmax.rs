@@ -15,6 +15,21 @@ pub struct Row {
     pub fill: Val,
     /// The running maximum, then the running sum.
     pub state: Val,
+    /// Factor on scores, where queries were not scaled.
+    pub scale: Option<f32>,
+    /// How weights are stored, from where the scores begin.
+    pub weights: Scalar,
+}
+
+/// Scores as softmax takes them.
+fn finish(k: &mut KernelBuilder, score: Val, scale: Option<f32>, mask: Option<Val>) -> Val {
+    let scale = scale.map(|s| k.f32(s));
+    match (scale, mask) {
+        (Some(scale), Some(mask)) => k.fma(score, scale, mask),
+        (Some(scale), None) => k.mul(score, scale),
+        (None, Some(mask)) => k.add(score, mask),
+        (None, None) => score,
+    }
 }
 
 /// Turns scores (plus the mask at `mask`) into weights relative to the running maximum, and updates it and the sum. Returns the factor for what was
@@ -28,11 +43,13 @@ pub fn update(k: &mut KernelBuilder, row: &Row, mask: Option<(&Rows, Val)>) -> V
     let start = k.float(V16, f64::NEG_INFINITY);
     let most = k.for_(zero, whole, step, &[start], |k, t, most| {
         let at = k.elem(row.scores, t, Scalar::F32);
-        let mut s = k.load(at, V16);
-        if let Some((mask, from)) = mask {
+        let s = k.load(at, V16);
+        let m = mask.map(|(mask, from)| {
             let from = mask.step(k, from, 3, t);
-            let m = mask.chunk(k, from, 3, 16, 16);
-            s = k.add(s, m);
+            mask.chunk(k, from, 3, 16, 16)
+        });
+        let s = finish(k, s, row.scale, m);
+        if mask.is_some() || row.scale.is_some() {
             k.store(s, at);
         }
         vec![k.max(s, most[0])]
@@ -42,12 +59,12 @@ pub fn update(k: &mut KernelBuilder, row: &Row, mask: Option<(&Rows, Val)>) -> V
         some,
         |k| {
             let at = k.elem(row.scores, whole, Scalar::F32);
-            let mut s = k.load(at, V16);
-            if let Some((mask, from)) = mask {
+            let s = k.load(at, V16);
+            let m = mask.map(|(mask, from)| {
                 let from = mask.step(k, from, 3, whole);
-                let m = mask.chunk_first(k, from, 3, 16, rest);
-                s = k.add(s, m);
-            }
+                mask.chunk_first(k, from, 3, 16, rest)
+            });
+            let s = finish(k, s, row.scale, m);
             let counts = k.first_lanes(16, rest);
             let s = k.select(counts, s, start);
             k.store(s, at);
@@ -73,11 +90,13 @@ pub fn update(k: &mut KernelBuilder, row: &Row, mask: Option<(&Rows, Val)>) -> V
         let s = k.load(at, V16);
         let s = k.sub(s, origin);
         let w = math::exp(k, s);
-        k.store(w, at);
+        // Never past the scores still to be read: weights are no wider.
+        let (at, stored) = (k.elem(row.scores, t, row.weights), k.to_float_type(w, row.weights));
+        k.store(stored, at);
         vec![k.add(total[0], w)]
     });
     k.for_(rounded, row.fill, step, &[], |k, t, _| {
-        let at = k.elem(row.scores, t, Scalar::F32);
+        let (at, none) = (k.elem(row.scores, t, row.weights), k.zero(row.weights.x(16)));
         k.store(none, at);
         vec![]
     });

@@ -3,7 +3,7 @@
 use super::build;
 use crate::cpu::testing::{check, random_inputs};
 use crate::fuse::fuse;
-use crate::kernel::Isa;
+use crate::kernel::{GroupCx, Isa};
 use tersor_ir::module::Builder;
 use tersor_ir::ops::{Attention, Real, Reshape, Transpose};
 use tersor_ir::{Bindings, DType, Dim, Func, Module, Tensor, Type};
@@ -99,6 +99,11 @@ fn run(c: Case, isa: Isa, seed: u64) {
     }
     let fusion = fuse(&m.funcs[m.main().unwrap()]);
     assert_eq!(fusion.groups.len(), 1, "{c:?}");
+    let build = |cx: &GroupCx| {
+        let launch = build(cx)?;
+        assert_eq!(launch.kernel.features.contains("amx-bf16"), isa == Isa::Amx && c.depth % 32 == 0);
+        Ok(launch)
+    };
     check(&m, &fusion, isa, build, &inputs, 1e-5);
 }
 
@@ -123,6 +128,17 @@ fn half_floats_are_widened() {
     for (dtype, rows) in [(DType::BF16, 9), (DType::F16, 2)] {
         run(Case { dtype, rows, mask: Some([false, true, false, true]), ..PLAIN }, Isa::V3, 7);
     }
+}
+
+#[test]
+fn tiles_multiply_packed_bf16() {
+    let wide = Case { dtype: DType::BF16, depth: 32, width: 48, mixed: true, merged: true, ..PLAIN };
+    run(Case { rows: 37, keys: 61, ..wide.clone() }, Isa::Amx, 12);
+    run(Case { rows: 20, keys: 33, each: 2, causal: true, symbolic: true, ..wide.clone() }, Isa::Amx, 13);
+    run(Case { rows: 9, keys: 40, depth: 64, mask: Some([true, false, false, true]), ..wide.clone() }, Isa::Amx, 14);
+    run(Case { rows: 9, keys: 530, groups: 1, width: 16, symbolic: true, ..wide.clone() }, Isa::Amx, 15);
+    run(Case { rows: 2, keys: 9, symbolic: true, ..wide.clone() }, Isa::Amx, 16);
+    run(Case { depth: 40, ..wide }, Isa::Amx, 17);
 }
 
 #[test]
