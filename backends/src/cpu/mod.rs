@@ -2,8 +2,14 @@
 
 pub mod attention;
 pub mod depthwise;
+pub mod element;
+pub mod expr;
+pub mod loops;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod wide;
 
 use crate::kernel::{GroupCx, Launch};
 use tersor_ir::diag::Result;
@@ -15,6 +21,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
     match node.map(|n| &n.op) {
         Some(Op::Attention(_)) => attention::build(cx),
         Some(Op::Conv(_)) if depthwise::fits(cx) => depthwise::build(cx),
+        None => loops::build(cx),
         other => {
             let op = other.map_or("loop", |op| op.mnemonic());
             Err(Diagnostic::error("B0110", format!("no kernel for {op}")).failure(Failure::Unsupported))
