@@ -6,4 +6,6 @@ pub mod fuse;
 pub mod kernel;
 pub mod layout;
 pub mod lower;
+#[cfg(feature = "mlir")]
+pub mod mlir;
 pub mod target;

@@ -1,0 +1,87 @@
+//! The MLIR edge: kernels become machine code here, and only here.
+//!
+//! `Kernel`s are printed, parsed and lowered by MLIR (`lower`), compiled by LLVM for an [`Isa`] (`codegen`), and their objects
+//! laid out and relocated into one position-independent [`Image`] (`object`), which a runtime maps and calls. Invariants: an image
+//! depends on its kernels and the instruction set alone, not on the host or the number of threads; it needs nothing from outside itself.
+
+mod codegen;
+pub mod jit;
+mod lower;
+mod object;
+
+pub use object::{Entry, Image};
+
+use crate::emit::Kernel;
+use crate::kernel::Isa;
+use crate::target::Machine;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use thiserror::Error;
+
+/// Why kernels did not become code.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum Error {
+    #[error("kernel `{kernel}` needs {missing}, which {isa} does not have")]
+    Features { kernel: String, missing: String, isa: &'static str },
+    #[error("MLIR refuses {kernels}: {message}")]
+    Mlir { kernels: String, message: String },
+    #[error("LLVM refuses {kernels}: {message}")]
+    Llvm { kernels: String, message: String },
+    #[error("the object of {kernels} cannot be placed: {message}")]
+    Object { kernels: String, message: String },
+    #[error("this machine lacks {0}")]
+    Host(String),
+    #[error("no kernel is called `{0}`")]
+    NoKernel(String),
+    #[error("cannot map code: {0}")]
+    Map(String),
+}
+
+/// Kernels that are compiled together; a fixed number, so that objects do not depend on the threads.
+const BATCH: usize = 4;
+
+/// Compiles kernels, whose names must differ, for one instruction set, on up to `threads` threads.
+pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Error> {
+    let offered = features(isa);
+    for kernel in kernels {
+        let missing: Vec<&str> = kernel.features.iter().copied().filter(|f| !offered.contains(f)).collect();
+        if !missing.is_empty() {
+            return Err(Error::Features { kernel: kernel.name.clone(), missing: missing.join(", "), isa: isa.name() });
+        }
+    }
+    let batches: Vec<&[Kernel]> = kernels.chunks(BATCH).collect();
+    let objects: Vec<Mutex<Option<Result<Vec<u8>, Error>>>> = batches.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let context = lower::Context::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(batch) = batches.get(index) else { break };
+            let object = lower::to_llvm(&context, batch).and_then(|module| codegen::object(&module, batch, isa));
+            *objects[index].lock().expect("no thread panicked") = Some(object);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.clamp(1, batches.len().max(1)) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut layout = object::Layout::default();
+    for (batch, object) in batches.iter().zip(objects) {
+        let object = object.into_inner().expect("no thread panicked").expect("every batch was taken")?;
+        let fail = |message| Error::Object { kernels: names(batch), message };
+        layout.add(&object).map_err(fail)?;
+    }
+    layout.finish(kernels.iter().map(|k| k.name.as_str()))
+}
+
+/// What code for an instruction set may use, and a CPU must have.
+fn features(isa: Isa) -> Vec<&'static str> {
+    Machine::of(isa).features.concat()
+}
+
+/// How messages name some kernels.
+fn names(kernels: &[Kernel]) -> String {
+    kernels.iter().map(|k| format!("`{}`", k.name)).collect::<Vec<_>>().join(", ")
+}
