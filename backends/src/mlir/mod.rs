@@ -14,7 +14,7 @@ pub use object::{Entry, Image};
 use crate::emit::Kernel;
 use crate::kernel::Isa;
 use crate::target::Machine;
-use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use thiserror::Error;
 
@@ -50,7 +50,7 @@ pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Er
         }
     }
     let batches: Vec<&[Kernel]> = kernels.chunks(BATCH).collect();
-    let objects: Vec<Mutex<Option<Result<Vec<u8>, Error>>>> = batches.iter().map(|_| Mutex::new(None)).collect();
+    let objects: Vec<OnceLock<Result<Vec<u8>, Error>>> = batches.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let context = lower::Context::new();
@@ -58,7 +58,7 @@ pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Er
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(batch) = batches.get(index) else { break };
             let object = lower::to_llvm(&context, batch).and_then(|module| codegen::object(&module, batch, isa));
-            *objects[index].lock().expect("no thread panicked") = Some(object);
+            objects[index].get_or_init(|| object);
         }
     };
     std::thread::scope(|scope| {
@@ -69,7 +69,7 @@ pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Er
     });
     let mut layout = object::Layout::default();
     for (batch, object) in batches.iter().zip(objects) {
-        let object = object.into_inner().expect("no thread panicked").expect("every batch was taken")?;
+        let object = object.into_inner().expect("every batch was taken")?;
         let fail = |message| Error::Object { kernels: names(batch), message };
         layout.add(&object).map_err(fail)?;
     }
@@ -85,3 +85,6 @@ fn features(isa: Isa) -> Vec<&'static str> {
 fn names(kernels: &[Kernel]) -> String {
     kernels.iter().map(|k| format!("`{}`", k.name)).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::f32::consts::LN_2;
 type Function = fn(&mut KernelBuilder, Val) -> Val;
 
 /// `y = f(x)` over `n` elements, eight at a time.
-pub(crate) fn map_kernel(name: &str, lanes: u32, f: impl Fn(&mut KernelBuilder, Val) -> Val) -> Kernel {
+pub(crate) fn map_kernel(name: &str, lanes: u32, f: impl FnOnce(&mut KernelBuilder, Val) -> Val) -> Kernel {
     let mut k = KernelBuilder::new(name);
     let (x, y, n) = (k.arg("x"), k.arg_mut("y"), k.dim("n"));
     let zero = k.i64(0);

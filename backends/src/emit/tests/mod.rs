@@ -3,3 +3,6 @@
 mod emulator;
 mod functions;
 mod text;
+
+pub(crate) use emulator::Random;
+pub(crate) use functions::map_kernel;
