@@ -1,9 +1,9 @@
 //! Plans: which alternative stands at each site.
 
 use crate::diag::{Diagnostic, Failure};
-use crate::module::Module;
+use crate::module::{Module, ValueId};
 use crate::ops::Op;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Alternative by site. Sites that are not named keep their first, exact alternative.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -24,6 +24,15 @@ pub fn sites(m: &Module) -> Vec<(String, Vec<String>)> {
 ///
 /// Fails when the plan names a site or an alternative that the module does not have; all such are reported.
 pub fn resolve(m: &mut Module, plan: &Plan) -> Result<(), Vec<Diagnostic>> {
+    resolve_where(m, plan, |_| true)
+}
+
+/// As [`resolve`], but leaves the choices of sites that the plan does not name.
+pub fn resolve_only(m: &mut Module, plan: &Plan) -> Result<(), Vec<Diagnostic>> {
+    resolve_where(m, plan, |site| plan.picks.contains_key(site))
+}
+
+fn resolve_where(m: &mut Module, plan: &Plan, which: impl Fn(&str) -> bool) -> Result<(), Vec<Diagnostic>> {
     let sites: BTreeMap<_, _> = sites(m).into_iter().collect();
     let bad = |message: String| Diagnostic::error("S0301", message).failure(Failure::Usage);
     let errors: Vec<_> = plan
@@ -42,11 +51,23 @@ pub fn resolve(m: &mut Module, plan: &Plan) -> Result<(), Vec<Diagnostic>> {
         return Err(errors);
     }
     for f in m.funcs.values_mut() {
+        // Choices come in order, so an operand that is itself a choice's result is known by then.
+        let mut stands_for: HashMap<ValueId, ValueId> = HashMap::new();
+        let through = |map: &HashMap<ValueId, ValueId>, v: ValueId| map.get(&v).copied().unwrap_or(v);
         for n in f.live_nodes() {
-            let Op::Choice(c) = &f.nodes[n].op else { continue };
-            let pick = plan.picks.get(&c.site).and_then(|p| c.names.iter().position(|n| n == p)).unwrap_or(0);
-            let (from, to) = (f.nodes[n].results[0], f.nodes[n].operands[pick]);
-            f.replace_uses(from, to);
+            let node = &mut f.nodes[n];
+            node.operands.iter_mut().for_each(|v| *v = through(&stands_for, *v));
+            let Op::Choice(c) = &node.op else { continue };
+            if which(&c.site) {
+                let pick = plan.picks.get(&c.site).and_then(|p| c.names.iter().position(|n| n == p)).unwrap_or(0);
+                stands_for.insert(node.results[0], node.operands[pick]);
+            }
+        }
+        for v in f.nodes.values_mut().flat_map(|n| &mut n.operands) {
+            *v = through(&stands_for, *v);
+        }
+        for v in f.regions.values_mut().flat_map(|r| &mut r.results) {
+            *v = through(&stands_for, *v);
         }
         f.remove_dead();
     }

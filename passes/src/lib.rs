@@ -1,1 +1,23 @@
-//! Pass manager, exact rules, compression passes
+//! Pass manager, exact rules, compression passes.
+//!
+//! A pass is one file, with a line in [`PASSES`]. Rewrites are exact; proposals offer alternatives at sites, and the manager measures and picks.
+
+#[macro_use]
+pub mod declare;
+pub mod choose;
+pub mod filetest;
+pub mod manager;
+pub mod pipeline;
+pub mod propose;
+pub mod random;
+pub mod sample;
+pub mod selector;
+pub mod statistics;
+pub mod suggest;
+
+pub mod normalize;
+
+use declare::PassSpec;
+
+/// Every pass.
+pub const PASSES: &[&PassSpec] = &[&normalize::Normalize::SPEC];

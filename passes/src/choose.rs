@@ -1,0 +1,275 @@
+//! From proposals to decisions: puts alternatives under `choice` ops, measures each against the exact op, picks, and resolves what was picked.
+
+use crate::manager::PassCx;
+use crate::propose::{Alternative, ConstNames, Editor, Propose, Site, const_values};
+use crate::sample;
+use std::collections::{BTreeMap, HashMap};
+use tersor_ir::diag::Failure;
+use tersor_ir::ops::choice::Choice;
+use tersor_ir::plan::{Plan, resolve_only};
+use tersor_ir::testing::rel_l2;
+use tersor_ir::{Def, Diagnostic, FuncId, Module, NodeId, Op, Result, Tensor, Type, ValueId};
+
+/// What became of one site.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Decision {
+    /// Name of the site.
+    pub site: String,
+    /// The ONNX node it comes from.
+    pub node: Option<String>,
+    /// The op that makes the value.
+    pub op: String,
+    /// The alternative that stands there now; `None` when the exact op stays.
+    pub picked: Option<String>,
+    /// Bytes of constants that the exact op reads.
+    pub bytes_before: usize,
+    /// Bytes of constants that what stands there now reads.
+    pub bytes_after: usize,
+    /// `|alternative - exact| / |exact|` of the site's value, on calibration samples where there are statistics and else on seeded normal inputs; measured for the best
+    /// alternative, picked or not.
+    pub rel_l2: Option<f64>,
+    /// Why the exact op stays.
+    pub reason: Option<String>,
+}
+
+impl Decision {
+    pub(crate) fn refused(site: &Site, reason: String) -> Decision {
+        Decision {
+            site: site.name.clone(),
+            node: site.node.clone(),
+            op: site.ops[0].clone(),
+            picked: None,
+            bytes_before: 0,
+            bytes_after: 0,
+            rel_l2: None,
+            reason: Some(reason),
+        }
+    }
+}
+
+impl std::fmt::Display for Decision {
+    /// `%fc1 matmul int8  401408 B -> 100864 B  rel-l2 0.0041`, or why not.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "%{} {} ", self.site, self.op)?;
+        match (&self.picked, &self.reason) {
+            (Some(p), _) => write!(f, "{p}  {} B -> {} B", self.bytes_before, self.bytes_after)?,
+            (None, reason) => write!(f, "kept: {}", reason.as_deref().unwrap_or("not offered"))?,
+        }
+        match self.rel_l2 {
+            Some(e) => write!(f, "  rel-l2 {e:.2e}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A site with what was built for it.
+#[derive(Debug)]
+pub struct Offer {
+    /// The site.
+    pub site: Site,
+    /// The name of the site in its `choice` op.
+    pub choice: String,
+    /// Alternatives that the pass added.
+    pub alternatives: Vec<Alternative>,
+    /// Nodes that it added, in order.
+    nodes: Vec<NodeId>,
+}
+
+/// Asks a pass for alternatives and puts them under `choice` ops, one for each site; a site that has a choice gets further alternatives.
+pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<Offer>> {
+    let mut by_func: BTreeMap<FuncId, HashMap<ValueId, Site>> = BTreeMap::new();
+    for s in pass.sites(m, cx)? {
+        by_func.entry(s.func).or_default().insert(s.value, s);
+    }
+    let mut names = ConstNames::of(m);
+    let mut offers = vec![];
+    for (func, mut sites) in by_func {
+        let Module { consts, funcs, .. } = &mut *m;
+        let f = &mut funcs[func];
+        let mut const_values = const_values(f);
+        let existing: HashMap<ValueId, NodeId> = f
+            .live_nodes()
+            .into_iter()
+            .filter(|&n| matches!(f.nodes[n].op, Op::Choice(_)))
+            .map(|n| (f.nodes[n].operands[0], n))
+            .collect();
+        // The choice that stands for each site's value, and the site whose value a new node may see as it is.
+        let (mut chosen, mut owner) = (HashMap::new(), HashMap::new());
+        for region in f.regions.keys().collect::<Vec<_>>() {
+            for n in std::mem::take(&mut f.regions[region].nodes) {
+                f.regions[region].nodes.push(n);
+                let Some(site) = f.nodes[n].results.first().and_then(|v| sites.remove(v)) else { continue };
+                cx.check_interrupt()?;
+                let first = f.regions[region].nodes.len();
+                let (loc, name) = (f.nodes[n].loc.made_by(cx.pass()), f.values[site.value].name.to_string());
+                let mut b = Editor {
+                    consts: &mut *consts,
+                    func: &mut *f,
+                    region,
+                    loc: loc.clone(),
+                    name,
+                    names: &mut names,
+                    const_values: &mut const_values,
+                };
+                let alternatives = pass.propose(&site, &mut b, cx)?;
+                if alternatives.is_empty() {
+                    f.regions[region].nodes.truncate(first);
+                    continue;
+                }
+                let nodes = f.regions[region].nodes[first..].to_vec();
+                owner.extend(nodes.iter().map(|&n| (n, site.value)));
+                let choice = match existing.get(&site.value) {
+                    Some(&c) => {
+                        let Op::Choice(op) = &mut f.nodes[c].op else { unreachable!("filtered above") };
+                        op.names.extend(alternatives.iter().map(|a| a.name.clone()));
+                        let site = op.site.clone();
+                        f.nodes[c].operands.extend(alternatives.iter().map(|a| a.value));
+                        site
+                    }
+                    None => {
+                        let names =
+                            std::iter::once("exact".to_string()).chain(alternatives.iter().map(|a| a.name.clone()));
+                        let operands: Vec<_> =
+                            std::iter::once(site.value).chain(alternatives.iter().map(|a| a.value)).collect();
+                        let op = Choice { site: site.name.clone(), names: names.collect() };
+                        let base = f.values[site.value].name.to_string();
+                        let c = f.add_node(region, op.into(), &operands, &base, loc)?;
+                        chosen.insert(site.value, f.nodes[c].results[0]);
+                        owner.insert(c, site.value);
+                        site.name.clone()
+                    }
+                };
+                offers.push(Offer { site, choice, alternatives, nodes });
+            }
+        }
+        if let Some(s) = sites.values().next() {
+            let message = format!("{}: site {} is not the first result of an op", cx.pass(), s.name);
+            return Err(Diagnostic::error("S0106", message).failure(Failure::Internal));
+        }
+        let swap = |v: &mut ValueId, keep: Option<&ValueId>| {
+            if keep != Some(v)
+                && let Some(&c) = chosen.get(v)
+            {
+                *v = c;
+            }
+        };
+        for n in f.live_nodes() {
+            f.nodes[n].operands.iter_mut().for_each(|v| swap(v, owner.get(&n)));
+        }
+        f.regions.values_mut().flat_map(|r| &mut r.results).for_each(|v| swap(v, None));
+    }
+    Ok(offers)
+}
+
+/// Offers, measures, picks and resolves, for a pass that stands alone in a pipeline.
+pub(crate) fn run_proposal(
+    pass: &dyn Propose,
+    m: &mut Module,
+    cx: &mut PassCx,
+    measure: bool,
+) -> Result<Vec<Decision>> {
+    let offers = offer(pass, m, cx)?;
+    let mut plan = Plan::default();
+    let mut decisions = std::mem::take(&mut cx.refusals);
+    for o in &offers {
+        cx.check_interrupt()?;
+        let d = decide(m, o, cx, measure)?;
+        plan.picks.insert(o.choice.clone(), d.picked.clone().unwrap_or_else(|| "exact".into()));
+        decisions.push(d);
+    }
+    resolve_only(m, &plan).map_err(|mut e| e.remove(0).failure(Failure::Internal))?;
+    if decisions.iter().all(|d| d.picked.is_none()) {
+        let message = format!("{} changed nothing", cx.pass());
+        let mut d = Diagnostic::warning("S0105", message);
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        decisions.iter().filter_map(|d| d.reason.as_deref()).for_each(|r| *reasons.entry(r).or_default() += 1);
+        for (reason, n) in reasons {
+            d = d.with_note(format!("{n} sites: {reason}"));
+        }
+        if decisions.is_empty() {
+            d = d.with_note("there is no site for it");
+        }
+        cx.remark(d);
+    }
+    Ok(decisions)
+}
+
+/// The best alternative that an offer has: the one that reads the fewest bytes, taken where it is smaller or faster than the exact op.
+fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision> {
+    let f = &m.funcs[o.site.func];
+    let Def::Node(exact, _) = f.values[o.site.value].def else { unreachable!("offers stand at results") };
+    let bytes = |nodes: &[NodeId]| {
+        let consts = nodes.iter().flat_map(|&n| &f.nodes[n].operands).filter_map(|&v| f.def_const(v));
+        let unique: std::collections::BTreeSet<_> = consts.collect();
+        unique.into_iter().map(|c| m.consts[c].byte_len()).sum::<usize>()
+    };
+    // Elementwise work around a product is its kernel's prologue and epilogue: it costs next to nothing.
+    let heavy = |n: &&NodeId| matches!(f.nodes[**n].op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_));
+    let hints = m.hints();
+    let seconds = |nodes: &[NodeId]| -> f64 {
+        let one = |&n: &NodeId| {
+            let node = &f.nodes[n];
+            let ins: Vec<&Type> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
+            let outs: Vec<Type> = node.results.iter().map(|&v| f.values[v].ty.clone()).collect();
+            cx.target.seconds(&node.op, &ins, &outs, &hints)
+        };
+        nodes.iter().filter(heavy).map(one).sum()
+    };
+    let own = |a: &Alternative| slice(m, o, a.value);
+    let best = o.alternatives.iter().map(|a| (bytes(&own(a)), a)).min_by_key(|(b, _)| *b);
+    let Some((bytes_after, best)) = best else { unreachable!("offers have alternatives") };
+    let nodes = own(best);
+    let bytes_before = bytes(&[exact]);
+    let pays = bytes_after < bytes_before || seconds(&nodes) < seconds(&[exact]);
+    Ok(Decision {
+        site: o.site.name.clone(),
+        node: o.site.node.clone(),
+        op: o.site.ops[0].clone(),
+        picked: pays.then(|| best.name.clone()),
+        bytes_before,
+        bytes_after: if pays { bytes_after } else { bytes_before },
+        rel_l2: if measure { error(m, o, exact, &nodes, best.value, cx)? } else { None },
+        reason: (!pays).then(|| format!("{} is neither smaller nor faster on {}", best.name, cx.target.name())),
+    })
+}
+
+/// The added nodes that a value needs, in order.
+fn slice(m: &Module, o: &Offer, value: ValueId) -> Vec<NodeId> {
+    let f = &m.funcs[o.site.func];
+    let mut needed = std::collections::HashSet::from([value]);
+    let mut out = vec![];
+    for &n in o.nodes.iter().rev() {
+        if f.nodes[n].results.iter().any(|v| needed.contains(v)) {
+            needed.extend(f.nodes[n].operands.iter().copied());
+            out.push(n);
+        }
+    }
+    out.reverse();
+    out
+}
+
+/// The alternative's error on sample inputs; `None` when a constant's elements are missing.
+fn error(m: &Module, o: &Offer, exact: NodeId, nodes: &[NodeId], value: ValueId, cx: &PassCx) -> Result<Option<f64>> {
+    let f = &m.funcs[o.site.func];
+    let mut known: HashMap<ValueId, Tensor> = HashMap::new();
+    let shapes = sample::shapes(m, f, exact);
+    for (&v, shape) in f.nodes[exact].operands.iter().zip(shapes) {
+        if f.def_const(v).is_none() {
+            known.insert(v, sample::tensor(f, v, &shape, cx.statistics));
+        }
+    }
+    let env = m.hints();
+    for &n in std::iter::once(&exact).chain(nodes) {
+        let node = &f.nodes[n];
+        let mut x = vec![];
+        for &v in &node.operands {
+            match f.def_const(v).map_or_else(|| known.get(&v), |c| m.consts[c].tensor()) {
+                Some(t) => x.push(t),
+                None => return Ok(None),
+            }
+        }
+        let y = node.op.eval(&x, &env).map_err(|d| d.at_loc(&node.loc))?;
+        known.extend(node.results.iter().copied().zip(y));
+    }
+    Ok(Some(rel_l2(&known[&value], &known[&o.site.value])))
+}

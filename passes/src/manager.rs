@@ -1,0 +1,219 @@
+//! Runs pipelines: verifies between passes, times them, gathers what they say, and turns proposals into choices, measurements and a plan.
+
+use crate::choose::{Decision, run_proposal};
+use crate::declare::{Kind, Pass, PassSpec};
+use crate::pipeline::Pipeline;
+use crate::propose::Site;
+use crate::selector::Selector;
+use crate::statistics::Statistics;
+use crate::suggest::did_you_mean;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tersor_ir::diag::Failure;
+use tersor_ir::target::Target;
+use tersor_ir::{Diagnostic, Module, Result, ValueId};
+
+/// Gathers statistics at values of `@main` when a pass first needs some.
+pub type Calibrate<'a> = dyn Fn(&Module, &[ValueId]) -> Result<Statistics> + 'a;
+
+/// What a run is given beside the pipeline and the module.
+pub struct Context<'a> {
+    /// The machine.
+    pub target: &'a dyn Target,
+    /// Gathers statistics; without it, passes that need some fail.
+    pub calibrate: Option<&'a Calibrate<'a>>,
+    /// Set from outside to end the run between two steps of work.
+    pub interrupt: Option<&'a AtomicBool>,
+    /// How to run.
+    pub options: RunOptions,
+}
+
+/// How to run a pipeline.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Verify the module before the first pass and after each.
+    pub verify: bool,
+    /// Keep the module's text after passes of these names.
+    pub print_after: Vec<String>,
+    /// Run no more than so many passes.
+    pub stop_after: Option<usize>,
+    /// Selectors may match nothing.
+    pub allow_empty_selector: bool,
+    /// Measure the error of alternatives. Without it decisions have none.
+    pub measure: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        RunOptions { verify: true, print_after: vec![], stop_after: None, allow_empty_selector: false, measure: true }
+    }
+}
+
+/// What one pass did.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The pass as pipeline text.
+    pub pass: String,
+    /// Time it took, its proposals' measurement among it, calibration not.
+    pub time: Duration,
+    /// Time of calibration.
+    pub calibration: Duration,
+    /// Counters of the pass, in the order of its declaration.
+    pub counts: Vec<(&'static str, u64)>,
+    /// What it said.
+    pub remarks: Vec<Diagnostic>,
+    /// What was decided at its sites, in program order.
+    pub decisions: Vec<Decision>,
+    /// The module after it, where asked for.
+    pub text: Option<String>,
+}
+
+/// What a pass may use and where it reports.
+pub struct PassCx<'a> {
+    /// The machine.
+    pub target: &'a dyn Target,
+    /// Statistics of the taps that the pass asked for.
+    pub statistics: Option<&'a Statistics>,
+    pub(crate) remarks: Vec<Diagnostic>,
+    pub(crate) refusals: Vec<Decision>,
+    pub(crate) allow_empty_selector: bool,
+    counts: BTreeMap<&'static str, u64>,
+    spec: &'static PassSpec,
+    interrupt: Option<&'a AtomicBool>,
+}
+
+impl PassCx<'_> {
+    /// Name of the running pass.
+    pub fn pass(&self) -> &'static str {
+        self.spec.name
+    }
+    /// Adds a remark.
+    pub fn remark(&mut self, d: Diagnostic) {
+        self.remarks.push(d);
+    }
+    /// Adds to a declared counter.
+    pub fn count(&mut self, name: &'static str, by: u64) {
+        debug_assert!(self.spec.stats.iter().any(|s| s.0 == name), "`{name}` is not declared");
+        *self.counts.entry(name).or_default() += by;
+    }
+    /// Notes that nothing is offered at a site, and why.
+    pub fn decline(&mut self, site: &Site, reason: impl Into<String>) {
+        self.refusals.push(Decision::refused(site, reason.into()));
+    }
+    /// The candidates that `select` and not `exclude` matches. A selector without effect is an error.
+    pub fn select(&self, candidates: Vec<Site>, select: &Selector, exclude: &Selector) -> Result<Vec<Site>> {
+        for (name, s) in [("select", select), ("exclude", exclude)] {
+            let idle = !s.is_none() && !candidates.iter().any(|c| s.matches(c));
+            let anything = name == "select" && tersor_ir::ops::Attr::print(s) == "all";
+            if idle && !anything && !self.allow_empty_selector {
+                let shown = tersor_ir::ops::Attr::print(s);
+                let message = format!("{}: `{name}={shown}` matches none of {} sites", self.pass(), candidates.len());
+                let some: Vec<&str> = candidates.iter().take(8).map(|c| c.name.as_str()).collect();
+                let d = Diagnostic::error("S0101", message).failure(Failure::Usage);
+                return Err(if some.is_empty() {
+                    d
+                } else {
+                    d.with_help(format!("sites are {}, …", some.join(", ")))
+                });
+            }
+        }
+        Ok(candidates.into_iter().filter(|c| select.matches(c) && !exclude.matches(c)).collect())
+    }
+    /// An error once the run is to end.
+    pub fn check_interrupt(&self) -> Result<()> {
+        match self.interrupt {
+            Some(flag) if flag.load(Ordering::Relaxed) => {
+                Err(Diagnostic::error("S0102", "interrupted").failure(Failure::Interrupted))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Runs the passes on the module, and calls `done` after each.
+///
+/// On errors the module is what the failed pass left and must not be used.
+pub fn run(
+    pipeline: &Pipeline,
+    m: &mut Module,
+    cx: &Context,
+    done: &mut dyn FnMut(&Step),
+) -> Result<Vec<Step>, Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
+    for name in &cx.options.print_after {
+        let names: Vec<&str> = pipeline.passes.iter().map(|p| p.spec.name).collect();
+        if !names.contains(&name.as_str()) {
+            let d = Diagnostic::error("S0103", format!("the pipeline has no pass `{name}` to print after"));
+            return Err(one(d.failure(Failure::Usage).with_help(did_you_mean(name, &names))));
+        }
+    }
+    if cx.options.verify {
+        verify(m, None)?;
+    }
+    let (mut steps, mut statistics) = (vec![], None);
+    for pass in pipeline.passes.iter().take(cx.options.stop_after.unwrap_or(usize::MAX)) {
+        let step = run_pass(pass, m, cx, &mut statistics).map_err(one)?;
+        if cx.options.verify {
+            verify(m, Some(&pass.text))?;
+        }
+        done(&step);
+        steps.push(step);
+    }
+    Ok(steps)
+}
+
+fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<Statistics>) -> Result<Step> {
+    let mut calibration = Duration::ZERO;
+    if let Kind::Propose(p) = &pass.kind {
+        let taps = p.taps(m);
+        let f = &m.funcs[m.main()?];
+        let known = |s: &Statistics| taps.iter().all(|&v| s.get(&f.values[v].name).is_some());
+        if !taps.is_empty() && !statistics.as_ref().is_some_and(known) {
+            let calibrate = cx.calibrate.ok_or_else(|| {
+                Diagnostic::error("S0104", format!("{} needs calibration data", pass.text))
+                    .failure(Failure::Usage)
+                    .with_help("give a folder of inputs with --calib")
+            })?;
+            let start = Instant::now();
+            *statistics = Some(calibrate(m, &taps)?);
+            calibration = start.elapsed();
+        }
+    }
+    let mut pass_cx = PassCx {
+        target: cx.target,
+        statistics: statistics.as_ref(),
+        remarks: vec![],
+        refusals: vec![],
+        allow_empty_selector: cx.options.allow_empty_selector,
+        counts: BTreeMap::new(),
+        spec: pass.spec,
+        interrupt: cx.interrupt,
+    };
+    pass_cx.check_interrupt()?;
+    let start = Instant::now();
+    let decisions = match &pass.kind {
+        Kind::Rewrite(p) => {
+            p.run(m, &mut pass_cx)?;
+            vec![]
+        }
+        Kind::Propose(p) => run_proposal(&**p, m, &mut pass_cx, cx.options.measure)?,
+    };
+    m.pipeline.push(pass.text.clone());
+    let counts = pass.spec.stats.iter().map(|s| (s.0, pass_cx.counts.get(s.0).copied().unwrap_or(0))).collect();
+    let text = cx.options.print_after.iter().any(|n| n == pass.spec.name).then(|| tersor_ir::text::print(m));
+    let time = start.elapsed();
+    Ok(Step { pass: pass.text.clone(), time, calibration, counts, remarks: pass_cx.remarks, decisions, text })
+}
+
+fn verify(m: &Module, after: Option<&str>) -> Result<(), Vec<Diagnostic>> {
+    let errors = tersor_ir::verify::verify(m);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let blame = |d: Diagnostic| match after {
+        None => d,
+        Some(pass) => d.failure(Failure::Internal).with_note(format!("found after pass `{pass}`")),
+    };
+    Err(errors.into_iter().map(blame).collect())
+}
