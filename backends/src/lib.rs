@@ -1,6 +1,7 @@
 //! From IR to kernels to machine code.
 
 pub mod cpu;
+pub mod cuda;
 pub mod emit;
 pub mod fuse;
 pub mod kernel;

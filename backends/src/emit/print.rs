@@ -110,12 +110,12 @@ impl<'k> Printer<'k> {
             }
             Flavor::Gpu => {
                 let params = self.params(false);
-                let _ = writeln!(out, "  func.func @{name}({params}) attributes {{passthrough = [\"nounwind\"]}} {{");
+                let _ = writeln!(out, "  llvm.func @{name}({params}) attributes {{nvvm.kernel}} {{");
             }
         }
         self.prelude(out);
         self.block(&kernel.body, 2, out);
-        out.push_str("    return\n  }\n");
+        out.push_str(if kernel.flavor == Flavor::Gpu { "    llvm.return\n  }\n" } else { "    return\n  }\n" });
     }
 
     /// Global memory: tables of constants and shared memory.
@@ -392,6 +392,19 @@ impl<'k> Printer<'k> {
         let (args, given) = (args.join(", "), given.join(", "));
         if let Intrinsic::CpAsyncWait(groups) = intrinsic {
             return writeln!(out, "{pad}nvvm.cp.async.wait.group {groups}");
+        }
+        if intrinsic == Intrinsic::Barrier {
+            return writeln!(out, "{pad}nvvm.barrier");
+        }
+        if intrinsic == Intrinsic::CpAsync {
+            let [to, from, bytes] = [0, 1, 2].map(|i| self.name(inst.args[i]));
+            // The address of what is copied is the operand's name with that of the place it goes to, which is unique.
+            let global = format!("{from}_to_{}", to.trim_start_matches('%'));
+            writeln!(out, "{pad}{global} = llvm.addrspacecast {from} : !llvm.ptr to !llvm.ptr<1>")?;
+            return writeln!(
+                out,
+                "{pad}nvvm.cp.async.shared.global {to}, {global}, 16, cache = cg, {bytes} : !llvm.ptr<3>, !llvm.ptr<1>, i32"
+            );
         }
         let returns = match &inst.results[..] {
             [] => " -> ()".into(),

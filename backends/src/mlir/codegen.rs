@@ -122,3 +122,11 @@ pub(super) fn object(module: &LlvmModule, kernels: &[Kernel], isa: Isa) -> Resul
         .and_then(|machine| machine.emit(module, LLVMCodeGenFileType::LLVMObjectFile))
         .map_err(|message| Error::Llvm { kernels: names(kernels), message })
 }
+
+/// PTX text.
+pub(super) fn ptx(module: &LlvmModule, kernels: &[Kernel], sm: u32) -> Result<String, Error> {
+    Machine::new("nvptx64-nvidia-cuda", &format!("sm_{sm}"), "+ptx80")
+        .and_then(|machine| machine.emit(module, LLVMCodeGenFileType::LLVMAssemblyFile))
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()))
+        .map_err(|message| Error::Llvm { kernels: names(kernels), message })
+}

@@ -76,6 +76,12 @@ pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Er
     layout.finish(kernels.iter().map(|k| k.name.as_str()))
 }
 
+/// Compiles GPU kernels to one PTX module for compute capability `sm` (80 is that of an A100) and newer.
+pub fn ptx(kernels: &[Kernel], sm: u32) -> Result<String, Error> {
+    let module = lower::to_llvm(&lower::Context::new(), kernels)?;
+    codegen::ptx(&module, kernels, sm)
+}
+
 /// What code for an instruction set may use, and a CPU must have.
 fn features(isa: Isa) -> Vec<&'static str> {
     Machine::of(isa).features.concat()

@@ -2,6 +2,7 @@
 
 mod code;
 mod expressions;
+mod gpu;
 
 use super::jit;
 use crate::emit::Kernel;
