@@ -1,1 +1,12 @@
-//! ONNX in
+//! ONNX models into IR modules.
+//!
+//! `wire` walks the file, `proto` decodes what is left of it, `tensor` finds the bytes of constants, and `import` translates operators, each by the version of its opset, into
+//! the small op set of `tersor_ir`. Invariant: input from a file never panics, and nothing here recurses on its depth.
+
+pub mod import;
+mod proto;
+mod tensor;
+mod wire;
+
+pub use import::{DimBinding, ImportOptions, Imported, import, import_bytes};
+pub use tensor::read_tensor;

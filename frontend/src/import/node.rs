@@ -1,0 +1,230 @@
+//! What an operator's importer sees of its node.
+
+use super::{Importer, Known, Meaning};
+use crate::proto::{AttributeProto, NodeProto};
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind;
+use tersor_ir::ops::unary::UnaryKind;
+use tersor_ir::ops::{Binary, Broadcast, Cast, Reshape, Transpose, Unary};
+use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, Tensor, Type, ValueId};
+
+/// Code of errors that follow from an error reported before.
+pub const UNDEFINED_OPERAND: &str = "O0000";
+
+/// One node, and the module that grows.
+pub struct NodeCx<'i, 'a, 'n> {
+    pub(super) importer: &'i mut Importer<'a>,
+    pub(super) node: &'n NodeProto,
+    /// Version of the node's domain.
+    pub opset: i64,
+    inputs: Vec<Option<Meaning>>,
+}
+
+/// A result that is a value.
+pub(super) fn value(v: ValueId) -> Meaning {
+    Meaning { value: Some(v), known: None }
+}
+
+impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
+    pub(super) fn new(importer: &'i mut Importer<'a>, node: &'n NodeProto) -> Result<Self> {
+        let mut inputs = vec![];
+        for name in &node.input {
+            inputs.push(match name.as_str() {
+                "" => None,
+                name => Some(
+                    importer
+                        .scope
+                        .get(name)
+                        .cloned()
+                        .ok_or_else(|| Diagnostic::error(UNDEFINED_OPERAND, "undefined operand"))?,
+                ),
+            });
+        }
+        let opset = importer.opset;
+        Ok(NodeCx { importer, node, opset, inputs })
+    }
+
+    /// An error about this node: the model is invalid.
+    pub fn invalid(&self, what: impl std::fmt::Display) -> Diagnostic {
+        Diagnostic::error("O0030", format!("{}: {what}", self.node.op_type))
+    }
+    /// An error about this node: it is valid but not supported.
+    pub fn unsupported(&self, what: impl std::fmt::Display) -> Diagnostic {
+        Diagnostic::error("O0031", format!("{}: {what}", self.node.op_type)).failure(Failure::Unsupported)
+    }
+
+    // ---- operands
+
+    /// How many inputs are written down, absent ones included.
+    pub fn input_count(&self) -> usize {
+        self.inputs.len()
+    }
+    pub(super) fn meaning(&self, i: usize) -> Result<Meaning> {
+        self.inputs.get(i).cloned().flatten().ok_or_else(|| self.invalid(format!("input {i} is missing")))
+    }
+    /// A required input.
+    pub fn input(&mut self, i: usize) -> Result<ValueId> {
+        let m = self.meaning(i)?;
+        self.importer.value_of(&m)
+    }
+    /// An optional input.
+    pub fn optional(&mut self, i: usize) -> Result<Option<ValueId>> {
+        match self.inputs.get(i) {
+            Some(Some(_)) => self.input(i).map(Some),
+            _ => Ok(None),
+        }
+    }
+    /// All inputs.
+    pub fn all_inputs(&mut self) -> Result<Vec<ValueId>> {
+        (0..self.inputs.len()).map(|i| self.input(i)).collect()
+    }
+    /// An input's integers, if they are known.
+    pub fn known(&self, i: usize) -> Option<Known> {
+        self.inputs.get(i)?.as_ref()?.known.clone()
+    }
+    /// An input's integers, required to be known up to symbols.
+    pub fn dims(&self, i: usize) -> Result<Vec<Dim>> {
+        self.meaning(i)?;
+        self.known(i)
+            .map(|k| k.items)
+            .ok_or_else(|| self.unsupported(format!("input {i} must be known when the model is compiled")))
+    }
+    /// An input's integers, required to be numbers.
+    pub fn numbers(&self, i: usize) -> Result<Vec<i64>> {
+        let numbers = |k: Known| k.numbers();
+        self.meaning(i)?;
+        self.known(i).and_then(numbers).ok_or_else(|| self.unsupported(format!("input {i} must be constant")))
+    }
+    /// An input's integers if there is such an input.
+    pub fn optional_numbers(&self, i: usize) -> Result<Option<Vec<i64>>> {
+        match self.inputs.get(i) {
+            Some(Some(_)) => self.numbers(i).map(Some),
+            _ => Ok(None),
+        }
+    }
+    /// A constant input's elements.
+    pub fn constant(&mut self, i: usize) -> Result<Option<Tensor>> {
+        let v = self.input(i)?;
+        let b = &self.importer.b;
+        Ok(b.func.def_const(v).and_then(|c| b.consts[c].tensor().cloned()))
+    }
+    /// A constant one-element input as a float.
+    pub fn constant_scalar(&mut self, i: usize) -> Result<Option<f64>> {
+        if self.optional(i)?.is_none() {
+            return Ok(None);
+        }
+        let t = self.constant(i)?.filter(|t| t.len() == 1);
+        t.map(|t| Some(t.get_f64(0))).ok_or_else(|| self.unsupported(format!("input {i} must be a constant scalar")))
+    }
+    /// The type of a value.
+    pub fn ty(&self, v: ValueId) -> Type {
+        self.importer.b.ty(v).clone()
+    }
+    /// An axis, counted from the end if negative.
+    pub fn axis(&self, axis: i64, rank: usize) -> Result<usize> {
+        let a = if axis < 0 { axis + rank as i64 } else { axis };
+        usize::try_from(a)
+            .ok()
+            .filter(|&a| a < rank)
+            .ok_or_else(|| self.invalid(format!("axis {axis} of a tensor of rank {rank}")))
+    }
+    /// Several axes, sorted; each at most once.
+    pub fn axes(&self, axes: &[i64], rank: usize) -> Result<Vec<u8>> {
+        let mut out = axes.iter().map(|&a| self.axis(a, rank).map(|a| a as u8)).collect::<Result<Vec<_>>>()?;
+        out.sort_unstable();
+        if out.windows(2).any(|w| w[0] == w[1]) {
+            return Err(self.invalid(format!("axes {axes:?} name one twice")));
+        }
+        Ok(out)
+    }
+
+    // ---- attributes
+
+    fn attribute(&self, name: &str) -> Option<&'n AttributeProto> {
+        self.node.attribute.iter().find(|a| a.name == name)
+    }
+    /// Whether an attribute is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.attribute(name).is_some()
+    }
+    /// An integer attribute.
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        self.attribute(name).map_or(default, |a| a.i)
+    }
+    /// A float attribute.
+    pub fn float(&self, name: &str, default: f64) -> f64 {
+        self.attribute(name).map_or(default, |a| f64::from(a.f))
+    }
+    /// A list of integers.
+    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
+        self.attribute(name).map(|a| a.ints.clone())
+    }
+    /// A list of floats.
+    pub fn floats(&self, name: &str) -> Option<Vec<f32>> {
+        self.attribute(name).map(|a| a.floats.clone())
+    }
+    /// A string.
+    pub fn string(&self, name: &str, default: &str) -> String {
+        self.attribute(name).map_or(default.into(), |a| String::from_utf8_lossy(&a.s).into_owned())
+    }
+    /// A tensor.
+    pub fn tensor(&mut self, name: &str) -> Result<Option<Tensor>> {
+        let Some(t) = self.attribute(name).and_then(|a| a.t.as_ref()) else { return Ok(None) };
+        let of = super::node_name(self.node);
+        self.importer.sources.tensor(t, of).map(Some)
+    }
+    /// Axes from an attribute, or from input `i` since an opset.
+    pub fn axes_arg(&self, i: usize, since: i64) -> Result<Option<Vec<i64>>> {
+        if self.opset >= since { self.optional_numbers(i) } else { Ok(self.ints("axes")) }
+    }
+
+    // ---- results
+
+    /// Appends an op with one result.
+    pub fn op(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
+        Ok(self.importer.op(op.into(), operands)?[0])
+    }
+    /// A constant.
+    pub fn emit_constant(&mut self, t: &Tensor) -> ValueId {
+        let name = self.importer.b.name.clone();
+        self.importer.b.constant(&name, t)
+    }
+    pub(super) fn constant_meaning(&mut self, t: &Tensor) -> Meaning {
+        let name = self.importer.b.name.clone();
+        self.importer.constant(&name, t)
+    }
+    /// A scalar of the type of `like`.
+    pub fn scalar_like(&mut self, like: ValueId, v: f64) -> ValueId {
+        let dtype = self.ty(like).dtype;
+        self.emit_constant(&Tensor::scalar(dtype, v))
+    }
+    /// A function of one operand.
+    pub fn unary(&mut self, kind: UnaryKind, x: ValueId) -> Result<ValueId> {
+        self.op(Unary { kind }, &[x])
+    }
+    /// A function of two operands.
+    pub fn binary(&mut self, kind: BinaryKind, a: ValueId, b: ValueId) -> Result<ValueId> {
+        self.op(Binary { kind }, &[a, b])
+    }
+    /// A function of an operand and a number.
+    pub fn with_scalar(&mut self, kind: BinaryKind, a: ValueId, b: f64) -> Result<ValueId> {
+        let s = self.scalar_like(a, b);
+        self.binary(kind, a, s)
+    }
+    /// Another element type; nothing where it is that already.
+    pub fn cast(&mut self, x: ValueId, to: DType) -> Result<ValueId> {
+        if self.ty(x).dtype == to { Ok(x) } else { self.op(Cast { to }, &[x]) }
+    }
+    /// Another shape; nothing where it is that already.
+    pub fn reshape(&mut self, x: ValueId, shape: Vec<Dim>) -> Result<ValueId> {
+        if self.ty(x).shape[..] == shape { Ok(x) } else { self.op(Reshape { shape }, &[x]) }
+    }
+    /// Another order of axes; nothing for the identity.
+    pub fn transpose(&mut self, x: ValueId, perm: Vec<u8>) -> Result<ValueId> {
+        if perm.windows(2).all(|w| w[0] < w[1]) { Ok(x) } else { self.op(Transpose { perm }, &[x]) }
+    }
+    /// Repetition to a shape; nothing where it is that already.
+    pub fn broadcast(&mut self, x: ValueId, shape: Vec<Dim>) -> Result<ValueId> {
+        if self.ty(x).shape[..] == shape { Ok(x) } else { self.op(Broadcast { shape }, &[x]) }
+    }
+}

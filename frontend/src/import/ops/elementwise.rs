@@ -1,0 +1,265 @@
+//! Operators on elements.
+
+use super::Topic;
+use crate::import::Meaning;
+use crate::import::node::{NodeCx, value};
+use crate::tensor::dtype;
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind::{self, *};
+use tersor_ir::ops::compare::CompareKind;
+use tersor_ir::ops::unary::UnaryKind::{self, *};
+use tersor_ir::ops::{Compare, Reshape, Select};
+use tersor_ir::{DType, Dim, ValueId};
+
+fn done(v: ValueId) -> Result<Vec<Meaning>> {
+    Ok(vec![value(v)])
+}
+
+fn map(cx: &mut NodeCx, kind: UnaryKind) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    done(cx.unary(kind, x)?)
+}
+
+/// Two operands; before opset 7 `axis` placed the second, which no supported opset has.
+fn zip(cx: &mut NodeCx, kind: BinaryKind) -> Result<Vec<Meaning>> {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    done(cx.binary(kind, a, b)?)
+}
+
+fn compare(cx: &mut NodeCx, kind: CompareKind) -> Result<Vec<Meaning>> {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    done(cx.op(Compare { kind }, &[a, b])?)
+}
+
+fn variadic(cx: &mut NodeCx, kind: BinaryKind) -> Result<ValueId> {
+    let all = cx.all_inputs()?;
+    let (&first, rest) = all.split_first().ok_or_else(|| cx.invalid("no inputs"))?;
+    rest.iter().try_fold(first, |a, &b| cx.binary(kind, a, b))
+}
+
+/// `x` where `cond`, by a comparison with zero.
+fn where_positive(cx: &mut NodeCx, x: ValueId, then: ValueId, other: ValueId) -> Result<ValueId> {
+    let zero = cx.scalar_like(x, 0.0);
+    let cond = cx.op(Compare { kind: CompareKind::Gt }, &[x, zero])?;
+    cx.op(Select {}, &[cond, then, other])
+}
+
+/// `alpha * (e^(x/beta) - 1)`
+fn exp_minus_one(cx: &mut NodeCx, x: ValueId, alpha: f64, beta: f64) -> Result<ValueId> {
+    let scaled = if beta == 1.0 { x } else { cx.with_scalar(Div, x, beta)? };
+    let e = cx.unary(Exp, scaled)?;
+    let e = cx.with_scalar(Sub, e, 1.0)?;
+    if alpha == 1.0 { Ok(e) } else { cx.with_scalar(Mul, e, alpha) }
+}
+
+fn clip(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let mut x = cx.input(0)?;
+    let (lo, hi) = if cx.opset >= 11 {
+        (cx.optional(1)?, cx.optional(2)?)
+    } else {
+        let lo = cx.has("min").then(|| cx.float("min", 0.0)).map(|v| cx.scalar_like(x, v));
+        (lo, cx.has("max").then(|| cx.float("max", 0.0)).map(|v| cx.scalar_like(x, v)))
+    };
+    if let Some(lo) = lo {
+        x = cx.binary(Max, x, lo)?;
+    }
+    if let Some(hi) = hi {
+        x = cx.binary(Min, x, hi)?;
+    }
+    done(x)
+}
+
+fn hard_sigmoid(cx: &mut NodeCx, x: ValueId, alpha: f64, beta: f64) -> Result<ValueId> {
+    let y = cx.with_scalar(Mul, x, alpha)?;
+    let y = cx.with_scalar(Add, y, beta)?;
+    let y = cx.with_scalar(Max, y, 0.0)?;
+    cx.with_scalar(Min, y, 1.0)
+}
+
+fn prelu(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, slope) = (cx.input(0)?, cx.input(1)?);
+    let y = cx.binary(Mul, x, slope)?;
+    done(where_positive(cx, x, x, y)?)
+}
+
+fn pow(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, mut e) = (cx.input(0)?, cx.input(1)?);
+    let (tx, te) = (cx.ty(x).dtype, cx.ty(e).dtype);
+    // The result has the base's type; an exponent of another type is computed in the wider of the two.
+    if tx != te {
+        if !tx.is_float() && te.is_float() {
+            let wide = cx.cast(x, te)?;
+            let y = cx.binary(Pow, wide, e)?;
+            return done(cx.cast(y, tx)?);
+        }
+        e = cx.cast(e, tx)?;
+    }
+    if let Some(2.0) = splat(cx, 1)? {
+        return done(cx.binary(Mul, x, x)?);
+    }
+    done(cx.binary(Pow, x, e)?)
+}
+
+/// The number that a constant one-element input holds.
+fn splat(cx: &mut NodeCx, i: usize) -> Result<Option<f64>> {
+    Ok(cx.constant(i)?.filter(|t| t.len() == 1 && t.shape().len() <= 1).map(|t| t.get_f64(0)))
+}
+
+fn cast(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let to = if cx.node.op_type == "CastLike" {
+        let like = cx.input(1)?;
+        cx.ty(like).dtype
+    } else {
+        let number = cx.int("to", 0);
+        dtype(number as i32).ok_or_else(|| cx.unsupported(format!("element type {number}")))?
+    };
+    done(cx.cast(x, to)?)
+}
+
+fn gelu(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let kind = if cx.string("approximate", "none") == "tanh" { GeluTanh } else { Gelu };
+    map(cx, kind)
+}
+
+fn is_nan(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    done(cx.op(Compare { kind: CompareKind::Ne }, &[x, x])?)
+}
+
+fn identity(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    Ok(vec![cx.meaning(0)?])
+}
+
+/// Inference: the input, and a mask of `true` where one is asked for.
+fn dropout(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    if cx.known(2).is_some_and(|k| k.items.iter().any(|d| *d != Dim::Const(0))) {
+        return Err(cx.unsupported("training mode"));
+    }
+    let m = cx.meaning(0)?;
+    if cx.node.output.get(1).is_none_or(|o| o.is_empty()) {
+        return Ok(vec![m]);
+    }
+    let x = cx.input(0)?;
+    let one = cx.emit_constant(&tersor_ir::Tensor::scalar(DType::Bool, 1.0));
+    let shape = cx.ty(x).shape.to_vec();
+    let mask = cx.broadcast(one, shape)?;
+    Ok(vec![m, value(mask)])
+}
+
+fn sum_of(cx: &mut NodeCx, mean: bool) -> Result<Vec<Meaning>> {
+    let n = cx.input_count() as f64;
+    let s = variadic(cx, Add)?;
+    done(if mean { cx.with_scalar(Div, s, n)? } else { s })
+}
+
+pub(super) const OPS: Topic = &[
+    ("Abs", |cx| map(cx, Abs)),
+    ("Neg", |cx| map(cx, Neg)),
+    ("Sign", |cx| map(cx, Sign)),
+    ("Relu", |cx| map(cx, Relu)),
+    ("Not", |cx| map(cx, Not)),
+    ("Exp", |cx| map(cx, Exp)),
+    ("Log", |cx| map(cx, Log)),
+    ("Sqrt", |cx| map(cx, Sqrt)),
+    ("Reciprocal", |cx| map(cx, Reciprocal)),
+    ("Sigmoid", |cx| map(cx, Sigmoid)),
+    ("Tanh", |cx| map(cx, Tanh)),
+    ("Erf", |cx| map(cx, Erf)),
+    ("Softplus", |cx| map(cx, Softplus)),
+    ("Sin", |cx| map(cx, Sin)),
+    ("Cos", |cx| map(cx, Cos)),
+    ("Floor", |cx| map(cx, Floor)),
+    ("Ceil", |cx| map(cx, Ceil)),
+    ("Round", |cx| map(cx, Round)),
+    ("Gelu", gelu),
+    ("IsNaN", is_nan),
+    ("Add", |cx| zip(cx, Add)),
+    ("Sub", |cx| zip(cx, Sub)),
+    ("Mul", |cx| zip(cx, Mul)),
+    ("Div", |cx| zip(cx, Div)),
+    ("Pow", pow),
+    ("Mod", |cx| {
+        let kind = if cx.int("fmod", 0) == 1 { Rem } else { Mod };
+        zip(cx, kind)
+    }),
+    ("And", |cx| zip(cx, And)),
+    ("Or", |cx| zip(cx, Or)),
+    ("Xor", |cx| zip(cx, Xor)),
+    ("Max", |cx| variadic(cx, Max).and_then(done)),
+    ("Min", |cx| variadic(cx, Min).and_then(done)),
+    ("Sum", |cx| sum_of(cx, false)),
+    ("Mean", |cx| sum_of(cx, true)),
+    ("Equal", |cx| compare(cx, CompareKind::Eq)),
+    ("Less", |cx| compare(cx, CompareKind::Lt)),
+    ("LessOrEqual", |cx| compare(cx, CompareKind::Le)),
+    ("Greater", |cx| compare(cx, CompareKind::Gt)),
+    ("GreaterOrEqual", |cx| compare(cx, CompareKind::Ge)),
+    ("Where", |cx| {
+        let (c, a, b) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+        done(cx.op(Select {}, &[c, a, b])?)
+    }),
+    ("Clip", clip),
+    ("LeakyRelu", |cx| {
+        let x = cx.input(0)?;
+        let y = cx.with_scalar(Mul, x, cx.float("alpha", 0.01))?;
+        done(where_positive(cx, x, x, y)?)
+    }),
+    ("PRelu", prelu),
+    ("ThresholdedRelu", |cx| {
+        let x = cx.input(0)?;
+        let (zero, limit) = (cx.scalar_like(x, 0.0), cx.scalar_like(x, cx.float("alpha", 1.0)));
+        let cond = cx.op(Compare { kind: CompareKind::Gt }, &[x, limit])?;
+        done(cx.op(Select {}, &[cond, x, zero])?)
+    }),
+    ("Elu", |cx| {
+        let x = cx.input(0)?;
+        let y = exp_minus_one(cx, x, cx.float("alpha", 1.0), 1.0)?;
+        done(where_positive(cx, x, x, y)?)
+    }),
+    ("Celu", |cx| {
+        let (x, alpha) = (cx.input(0)?, cx.float("alpha", 1.0));
+        let y = exp_minus_one(cx, x, alpha, alpha)?;
+        done(where_positive(cx, x, x, y)?)
+    }),
+    ("Selu", |cx| {
+        let (x, gamma) = (cx.input(0)?, cx.float("gamma", 1.050_701_022_148_132_3));
+        let y = exp_minus_one(cx, x, cx.float("alpha", 1.673_263_192_176_818_8), 1.0)?;
+        let y = where_positive(cx, x, x, y)?;
+        done(cx.with_scalar(Mul, y, gamma)?)
+    }),
+    ("HardSigmoid", |cx| {
+        let x = cx.input(0)?;
+        done(hard_sigmoid(cx, x, cx.float("alpha", 0.2), cx.float("beta", 0.5))?)
+    }),
+    ("HardSwish", |cx| {
+        let x = cx.input(0)?;
+        let y = hard_sigmoid(cx, x, 1.0 / 6.0, 0.5)?;
+        done(cx.binary(Mul, x, y)?)
+    }),
+    ("Softsign", |cx| {
+        let x = cx.input(0)?;
+        let a = cx.unary(Abs, x)?;
+        let a = cx.with_scalar(Add, a, 1.0)?;
+        done(cx.binary(Div, x, a)?)
+    }),
+    ("Mish", |cx| {
+        let x = cx.input(0)?;
+        let y = cx.unary(Softplus, x)?;
+        let y = cx.unary(Tanh, y)?;
+        done(cx.binary(Mul, x, y)?)
+    }),
+    ("Cast", cast),
+    ("CastLike", cast),
+    ("Identity", identity),
+    ("Dropout", dropout),
+    ("Flatten", |cx| {
+        let x = cx.input(0)?;
+        let t = cx.ty(x);
+        let axis = cx.int("axis", 1);
+        let axis = if axis == t.rank() as i64 { t.rank() } else { cx.axis(axis, t.rank().max(1))? };
+        let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |a, d| a * d.clone());
+        let shape = vec![product(&t.shape[..axis]), product(&t.shape[axis..])];
+        done(cx.op(Reshape { shape }, &[x])?)
+    }),
+];

@@ -1,0 +1,240 @@
+//! Shape arithmetic: operators on integers that are known at import, and the operators that make such integers.
+
+use super::Topic;
+use crate::import::node::{NodeCx, value};
+use crate::import::{KNOWN_LIMIT, Known, Meaning};
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind;
+use tersor_ir::ops::{Binary, Broadcast, Cast, Iota};
+use tersor_ir::{DType, Dim, Tensor};
+
+fn known(k: Known) -> Meaning {
+    Meaning { value: None, known: Some(k) }
+}
+
+/// The result of a node whose operands are known integers, where the operator is one of shape arithmetic and the result is known too.
+pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
+    let n = cx.input_count();
+    let all: Option<Vec<Known>> = (0..n).map(|i| cx.known(i)).collect();
+    let Some(k) = all.filter(|k| !k.is_empty()) else { return Ok(None) };
+    let op = cx.node.op_type.as_str();
+    let result = match op {
+        "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" if k.len() == 2 => zip(&k[0], &k[1], |a, b| arithmetic(op, a, b)),
+        "Equal" if k.len() == 2 => zip(&k[0], &k[1], |a, b| equal(&a, &b)).map(|r| Known { dtype: DType::Bool, ..r }),
+        "Neg" => Some(Known { items: k[0].items.iter().map(|d| Dim::from(0) - d.clone()).collect(), ..k[0].clone() }),
+        "Cast" => match crate::tensor::dtype(cx.int("to", 0) as i32) {
+            Some(to @ (DType::I64 | DType::I32)) => Some(Known { dtype: to, ..k[0].clone() }),
+            _ => None,
+        },
+        "Gather" if k[0].shape.len() == 1 && cx.int("axis", 0) == 0 => gather(&k[0], &k[1]),
+        "Concat" if k.iter().all(|k| k.shape.len() == 1) => {
+            let items: Vec<Dim> = k.iter().flat_map(|k| k.items.clone()).collect();
+            Some(Known { dtype: k[0].dtype, shape: vec![items.len()], items })
+        }
+        "Unsqueeze" if k[0].shape.is_empty() => Some(Known { shape: vec![1], ..k[0].clone() }),
+        "Squeeze" if k[0].items.len() == 1 => Some(Known { shape: vec![], ..k[0].clone() }),
+        "Reshape"
+            if matches!(k[1].numbers().as_deref(), Some([-1] | []))
+                && !(k[1].items.is_empty() && k[0].items.len() != 1) =>
+        {
+            let shape = if k[1].items.is_empty() { vec![] } else { vec![k[0].items.len()] };
+            Some(Known { shape, ..k[0].clone() })
+        }
+        "Slice" if k[0].shape.len() == 1 => slice(&k),
+        "ReduceProd" if k[0].shape.len() == 1 => {
+            let product = k[0].items.iter().fold(Dim::from(1), |a, d| a * d.clone());
+            let shape = if cx.int("keepdims", 1) == 1 { vec![1] } else { vec![] };
+            Some(Known { dtype: k[0].dtype, shape, items: vec![product] })
+        }
+        "Where" if k.len() == 3 => where_(&k),
+        _ => None,
+    };
+    Ok(result.filter(|r| r.items.len() <= KNOWN_LIMIT).map(|r| vec![known(r)]))
+}
+
+fn zip(a: &Known, b: &Known, f: impl Fn(Dim, Dim) -> Option<Dim>) -> Option<Known> {
+    let n = match (a.items.len(), b.items.len()) {
+        (x, y) if x == y => x,
+        (1, y) => y,
+        (x, 1) => x,
+        _ => return None,
+    };
+    let at = |k: &Known, i: usize| k.items[if k.items.len() == 1 { 0 } else { i }].clone();
+    let items = (0..n).map(|i| f(at(a, i), at(b, i))).collect::<Option<_>>()?;
+    let shape = if a.shape.len() >= b.shape.len() && a.items.len() == n { &a.shape } else { &b.shape };
+    Some(Known { dtype: a.dtype, shape: if shape.is_empty() && n == 1 { vec![] } else { vec![n] }, items })
+}
+
+fn arithmetic(op: &str, a: Dim, b: Dim) -> Option<Dim> {
+    match op {
+        "Add" => Some(a + b),
+        "Sub" => Some(a - b),
+        "Mul" => Some(a * b),
+        // ONNX truncates and extents are not negative; numbers of unlike signs are left to the ordinary path.
+        "Div" => match (a.as_const(), b.as_const()) {
+            (_, Some(y)) if y <= 0 => None,
+            (Some(x), Some(y)) => (x >= 0).then(|| Dim::Const(x / y)),
+            _ => Some(a.floor_div(b)),
+        },
+        "Max" => Some(a.max(b)),
+        _ => Some(Dim::Const(a.as_const()?.min(b.as_const()?))),
+    }
+}
+
+/// Symbols are extents of at least 0, and equal to numbers only by chance: -1 never.
+fn equal(a: &Dim, b: &Dim) -> Option<Dim> {
+    match (a.as_const(), b.as_const()) {
+        (Some(x), Some(y)) => Some(Dim::Const((x == y).into())),
+        _ if a == b => Some(Dim::Const(1)),
+        (Some(x), None) | (None, Some(x)) if x < 0 => Some(Dim::Const(0)),
+        _ => None,
+    }
+}
+
+fn gather(from: &Known, index: &Known) -> Option<Known> {
+    let n = from.items.len() as i64;
+    let pick = |i: i64| from.items.get(usize::try_from(if i < 0 { i + n } else { i }).ok()?).cloned();
+    Some(Known {
+        dtype: from.dtype,
+        shape: index.shape.clone(),
+        items: index.numbers()?.into_iter().map(pick).collect::<Option<_>>()?,
+    })
+}
+
+fn slice(k: &[Known]) -> Option<Known> {
+    let one = |i: usize| Some(*k.get(i)?.numbers()?.first()?);
+    let (n, step) = (k[0].items.len() as i64, if k.len() > 4 { one(4)? } else { 1 });
+    if k.len() < 3 || step == 0 {
+        return None;
+    }
+    let place = |v: i64| if v < 0 { v + n } else { v };
+    let (start, end) = (place(one(1)?), place(one(2)?));
+    let mut items = vec![];
+    let mut i = if step > 0 { start.clamp(0, n) } else { start.clamp(-1, n - 1) };
+    let end = if step > 0 { end.clamp(0, n) } else { end.clamp(-1, n - 1) };
+    while if step > 0 { i < end } else { i > end } {
+        items.push(k[0].items.get(i as usize)?.clone());
+        i += step;
+    }
+    Some(Known { dtype: k[0].dtype, shape: vec![items.len()], items })
+}
+
+fn where_(k: &[Known]) -> Option<Known> {
+    let n = k.iter().map(|k| k.items.len()).max()?;
+    let at = |k: &Known, i: usize| k.items.get(if k.items.len() == 1 { 0 } else { i }).cloned();
+    let pick = |i: usize| if at(&k[0], i)?.as_const()? != 0 { at(&k[1], i) } else { at(&k[2], i) };
+    let rank = k.iter().map(|k| k.shape.len()).max()?;
+    Some(Known {
+        dtype: k[1].dtype,
+        shape: if rank == 0 { vec![] } else { vec![n] },
+        items: (0..n).map(pick).collect::<Option<_>>()?,
+    })
+}
+
+fn shape(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let dims: Vec<Dim> = match cx.known(0) {
+        Some(k) => k.shape.iter().map(|&n| n.into()).collect(),
+        None => {
+            let x = cx.input(0)?;
+            cx.ty(x).shape.to_vec()
+        }
+    };
+    let n = dims.len() as i64;
+    let place = |v: i64| if v < 0 { v + n } else { v }.clamp(0, n) as usize;
+    let (start, end) = (place(cx.int("start", 0)), place(cx.int("end", n)));
+    Ok(vec![known(Known::list(dims[start..end.max(start)].to_vec()))])
+}
+
+fn size(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    Ok(vec![known(Known::scalar(cx.ty(x).elements()))])
+}
+
+fn constant(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let t = if let Some(t) = cx.tensor("value")? {
+        t
+    } else if cx.has("value_float") {
+        Tensor::from_f32([], &[cx.float("value_float", 0.0) as f32])
+    } else if cx.has("value_int") {
+        Tensor::from_i64(DType::I64, [], &[cx.int("value_int", 0)])
+    } else if let Some(v) = cx.floats("value_floats") {
+        Tensor::from_f32([v.len()], &v)
+    } else if let Some(v) = cx.ints("value_ints") {
+        Tensor::from_i64(DType::I64, [v.len()], &v)
+    } else {
+        return Err(cx.unsupported("a value that is not a dense tensor of numbers"));
+    };
+    Ok(vec![cx.constant_meaning(&t)])
+}
+
+fn constant_of_shape(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let dims = cx.dims(0)?;
+    let one = cx.tensor("value")?.unwrap_or_else(|| Tensor::from_f32([1], &[0.0]));
+    let one = one.reshaped(vec![]).ok_or_else(|| cx.invalid("the value must have one element"))?;
+    if dims.iter().any(|d| d.as_const().is_some_and(|d| d < 0)) {
+        return Err(cx.invalid("a negative extent"));
+    }
+    // A list of numbers is shape arithmetic itself.
+    if let [n] = &dims[..]
+        && let Some(n) = n.as_const().filter(|&n| n as usize <= KNOWN_LIMIT)
+        && one.dtype().is_int()
+    {
+        let t = Tensor::from_i64(one.dtype(), [n as usize], &vec![one.get_i64(0); n as usize]);
+        return Ok(vec![cx.constant_meaning(&t)]);
+    }
+    let v = cx.emit_constant(&one);
+    Ok(vec![value(cx.op(Broadcast { shape: dims }, &[v])?)])
+}
+
+fn range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let scalars: Option<Vec<Dim>> = (0..3).map(|i| cx.known(i).and_then(|k| k.items.first().cloned())).collect();
+    let (start, step, len, dtype) = match scalars.as_deref() {
+        Some([start, limit, step]) => {
+            let s = step.as_const().filter(|&s| s != 0).ok_or_else(|| cx.unsupported("a step that is not a number"))?;
+            let span = if s > 0 { limit.clone() - start.clone() } else { start.clone() - limit.clone() };
+            let len = span.ceil_div(s.abs());
+            let len = if len.as_const().is_some_and(|n| n < 0) { 0.into() } else { len };
+            (start.clone(), s, len, cx.known(0).map_or(DType::I64, |k| k.dtype))
+        }
+        _ => {
+            // Constant floats.
+            let mut v = vec![];
+            for i in 0..3 {
+                v.push(cx.constant_scalar(i)?.ok_or_else(|| cx.invalid(format!("input {i} is missing")))?);
+            }
+            let n = ((v[1] - v[0]) / v[2]).ceil().max(0.0);
+            if !n.is_finite() || n > 1e9 {
+                return Err(cx.invalid(format!("{n} elements")));
+            }
+            let x = cx.input(0)?;
+            let dtype = cx.ty(x).dtype;
+            let t = Tensor::from_f64(
+                dtype,
+                [n as usize],
+                &(0..n as usize).map(|i| v[0] + i as f64 * v[2]).collect::<Vec<_>>(),
+            );
+            return Ok(vec![value(cx.emit_constant(&t))]);
+        }
+    };
+    if let (Some(a), Some(n)) = (start.as_const(), len.as_const().filter(|&n| n <= KNOWN_LIMIT as i64)) {
+        let t = Tensor::from_i64(dtype, [n as usize], &(0..n).map(|i| a + i * step).collect::<Vec<_>>());
+        return Ok(vec![cx.constant_meaning(&t)]);
+    }
+    let mut v = cx.op(Iota { len, dtype: DType::I64 }, &[])?;
+    if step != 1 {
+        v = cx.with_scalar(BinaryKind::Mul, v, step as f64)?;
+    }
+    if start != Dim::Const(0) {
+        let s = cx.op(tersor_ir::ops::Extent { of: start }, &[])?;
+        v = cx.op(Binary { kind: BinaryKind::Add }, &[v, s])?;
+    }
+    Ok(vec![value(if dtype == DType::I64 { v } else { cx.op(Cast { to: dtype }, &[v])? })])
+}
+
+pub(super) const OPS: Topic = &[
+    ("Shape", shape),
+    ("Size", size),
+    ("Constant", constant),
+    ("ConstantOfShape", constant_of_shape),
+    ("Range", range),
+];

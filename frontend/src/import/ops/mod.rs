@@ -1,0 +1,61 @@
+//! The table of operators: each entry decodes one ONNX operator into ops of the IR.
+//!
+//! To add an operator that is a composition of existing ops, add one entry to the topic file that it belongs to.
+
+mod elementwise;
+mod known;
+mod movement;
+mod nn;
+mod quantized;
+mod reduce;
+mod resize;
+
+use super::Meaning;
+use super::node::NodeCx;
+use tersor_ir::diag::Result;
+use tersor_ir::{Diagnostic, Failure};
+
+/// An importer of one operator: the results' meanings, in order.
+type Import = fn(&mut NodeCx) -> Result<Vec<Meaning>>;
+
+/// Operators of one topic.
+type Topic = &'static [(&'static str, Import)];
+
+const TOPICS: &[Topic] =
+    &[elementwise::OPS, known::OPS, movement::OPS, nn::OPS, quantized::OPS, reduce::OPS, resize::OPS];
+
+/// Every operator that is imported, by name.
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    TOPICS.iter().flat_map(|t| t.iter().map(|(n, _)| *n))
+}
+
+/// Decodes a node.
+pub(super) fn import(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let node = cx.node;
+    if !(node.domain.is_empty() || node.domain == "ai.onnx") {
+        let message = format!("operator {} of domain {} is not supported", node.op_type, node.domain.escape_debug());
+        return Err(Diagnostic::error("O0032", message).failure(Failure::Unsupported));
+    }
+    let entry = TOPICS.iter().flat_map(|t| t.iter()).find(|(name, _)| *name == node.op_type);
+    let Some((_, import)) = entry else {
+        let message = format!("operator {} is not supported", node.op_type.escape_debug());
+        return Err(Diagnostic::error("O0032", message).failure(Failure::Unsupported));
+    };
+    if let Some(results) = known::evaluate(cx)? {
+        return Ok(results);
+    }
+    import(cx)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_operator_has_one_entry() {
+        let mut names: Vec<_> = super::names().collect();
+        let n = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), n);
+    }
+}

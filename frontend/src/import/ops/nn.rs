@@ -1,0 +1,419 @@
+//! Operators of networks: products, convolutions, windows, norms, attention.
+
+use super::Topic;
+use crate::import::Meaning;
+use crate::import::node::{NodeCx, value};
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind::{Add, Div, Mul, Sub};
+use tersor_ir::ops::pool::PoolKind;
+use tersor_ir::ops::reduce::ReduceKind;
+use tersor_ir::ops::unary::UnaryKind::{Rsqrt, Sqrt};
+use tersor_ir::ops::{Conv, LayerNorm, MatMul, Pad, Pool, Real, Reduce, RmsNorm, Softmax};
+use tersor_ir::{Dim, ValueId};
+
+fn done(v: ValueId) -> Result<Vec<Meaning>> {
+    Ok(vec![value(v)])
+}
+
+/// NumPy's product: vectors get an axis that goes again.
+pub(super) fn product(cx: &mut NodeCx, mut a: ValueId, mut b: ValueId) -> Result<ValueId> {
+    let (ta, tb) = (cx.ty(a), cx.ty(b));
+    if ta.rank() == 0 || tb.rank() == 0 {
+        return Err(cx.invalid("a scalar operand"));
+    }
+    if ta.rank() == 1 {
+        a = cx.reshape(a, vec![1.into(), ta.shape[0].clone()])?;
+    }
+    if tb.rank() == 1 {
+        b = cx.reshape(b, vec![tb.shape[0].clone(), 1.into()])?;
+    }
+    let y = cx.op(MatMul { trans_a: false, trans_b: false, wide: false }, &[a, b])?;
+    let mut shape = cx.ty(y).shape.to_vec();
+    let n = shape.len();
+    if tb.rank() == 1 {
+        shape.remove(n - 1);
+    }
+    if ta.rank() == 1 {
+        shape.remove(n - 2);
+    }
+    cx.reshape(y, shape)
+}
+
+fn gemm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    let op = MatMul { trans_a: cx.int("transA", 0) != 0, trans_b: cx.int("transB", 0) != 0, wide: false };
+    if cx.ty(a).rank() != 2 || cx.ty(b).rank() != 2 {
+        return Err(cx.invalid("operands must be matrices"));
+    }
+    let (alpha, beta) = (cx.float("alpha", 1.0), cx.float("beta", 1.0));
+    let mut y = cx.op(op, &[a, b])?;
+    if alpha != 1.0 {
+        y = cx.with_scalar(Mul, y, alpha)?;
+    }
+    if let Some(mut c) = cx.optional(2)? {
+        if beta != 1.0 {
+            c = cx.with_scalar(Mul, c, beta)?;
+        }
+        y = cx.binary(Add, y, c)?;
+    }
+    done(y)
+}
+
+/// Strides, dilations and pads of a window over `spatial` axes. `ceil` adds padding at the end where ONNX rounds the extent up.
+struct Window {
+    kernel: Vec<i64>,
+    strides: Vec<i64>,
+    dilations: Vec<i64>,
+    pads: Vec<i64>,
+    /// Padding that only rounding up added.
+    extra: Vec<i64>,
+}
+
+fn window(cx: &NodeCx, x: &[Dim], kernel: Vec<i64>) -> Result<Window> {
+    let n = kernel.len();
+    if x.len() != n + 2 {
+        return Err(cx.invalid(format!("a window of {n} axes over a tensor of rank {}", x.len())));
+    }
+    let list = |name: &str, count: usize, default: i64| {
+        let v = cx.ints(name).unwrap_or_else(|| vec![default; count]);
+        if v.len() == count { Ok(v) } else { Err(cx.invalid(format!("{} {name} for {n} axes", v.len()))) }
+    };
+    let (strides, dilations, mut pads) = (list("strides", n, 1)?, list("dilations", n, 1)?, list("pads", 2 * n, 0)?);
+    let sane = |v: &[i64], low: i64| v.iter().all(|v| (low..=1 << 31).contains(v));
+    if !sane(&strides, 1) || !sane(&dilations, 1) || !sane(&kernel, 1) || !sane(&pads, 0) {
+        return Err(cx.invalid("strides, dilations and kernel must be positive, pads not negative, none above 2^31"));
+    }
+    let auto = cx.string("auto_pad", "NOTSET");
+    let mut extra = vec![0; n];
+    for i in 0..n {
+        let reach = dilations[i] * (kernel[i] - 1) + 1;
+        match auto.as_str() {
+            "NOTSET" | "" => {}
+            "VALID" => (pads[i], pads[n + i]) = (0, 0),
+            "SAME_UPPER" | "SAME_LOWER" => {
+                let total = match x[2 + i].as_const() {
+                    Some(d) => ((d + strides[i] - 1) / strides[i] - 1) * strides[i] + reach - d,
+                    None if strides[i] == 1 => reach - 1,
+                    None => return Err(cx.unsupported("automatic padding of an extent that is not known")),
+                }
+                .max(0);
+                let (small, large) = (total / 2, total - total / 2);
+                (pads[i], pads[n + i]) = if auto == "SAME_UPPER" { (small, large) } else { (large, small) };
+            }
+            other => return Err(cx.invalid(format!("auto_pad {other}"))),
+        }
+        if cx.int("ceil_mode", 0) == 1 {
+            let d = x[2 + i].as_const().ok_or_else(|| cx.unsupported("rounding up an extent that is not known"))?;
+            let span = d + pads[i] + pads[n + i] - reach;
+            let rest = span.rem_euclid(strides[i]);
+            // A last window that would start in the padding after the image does not exist.
+            let starts = (span - rest + strides[i]) < d + pads[i];
+            if span >= 0 && rest > 0 && starts {
+                extra[i] = strides[i] - rest;
+                pads[n + i] += extra[i];
+            }
+        }
+    }
+    Ok(Window { kernel, strides, dilations, pads, extra })
+}
+
+fn conv_bias(cx: &mut NodeCx, y: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
+    let Some(b) = bias else { return Ok(y) };
+    let mut shape = cx.ty(b).shape.to_vec();
+    shape.extend(vec![Dim::from(1); cx.ty(y).rank() - 2]);
+    let b = cx.reshape(b, shape)?;
+    cx.binary(Add, y, b)
+}
+
+fn conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, w, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2)?);
+    let kernel = cx
+        .ty(w)
+        .static_shape()
+        .filter(|s| s.len() >= 3)
+        .ok_or_else(|| cx.unsupported("a kernel whose extents are not known"))?;
+    let kernel: Vec<i64> = kernel[2..].iter().map(|&k| k as i64).collect();
+    if cx.ints("kernel_shape").is_some_and(|k| k != kernel) {
+        return Err(cx.invalid(format!("kernel_shape differs from the weights' {kernel:?}")));
+    }
+    let Window { strides, dilations, pads, .. } = window(cx, &cx.ty(x).shape, kernel)?;
+    let y = cx.op(
+        Conv { strides, pads, dilations, groups: cx.int("group", 1), channels_last: false, wide: false },
+        &[x, w],
+    )?;
+    done(conv_bias(cx, y, bias)?)
+}
+
+/// Transposed convolution: zeros between the elements, then an ordinary convolution with the turned kernel.
+fn conv_transpose(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (mut x, bias, groups) = (cx.input(0)?, cx.optional(2)?, cx.int("group", 1));
+    let w = cx.constant(1)?.ok_or_else(|| cx.unsupported("a kernel that is not constant"))?;
+    let s = w.shape().to_vec();
+    if s.len() < 3
+        || groups < 1
+        || !s[0].is_multiple_of(groups as usize)
+        || cx.string("auto_pad", "NOTSET") != "NOTSET"
+        || cx.has("output_shape")
+    {
+        return Err(
+            cx.unsupported("automatic padding, a given output shape, or groups that do not divide the channels")
+        );
+    }
+    let n = s.len() - 2;
+    let kernel: Vec<i64> = s[2..].iter().map(|&k| k as i64).collect();
+    let Window { strides, dilations, pads, .. } = window(cx, &cx.ty(x).shape, kernel.clone())?;
+    let extra = cx.ints("output_padding").unwrap_or_else(|| vec![0; n]);
+    let (mut lo, mut hi) = (vec![0; n + 2], vec![0; n + 2]);
+    for i in 0..n {
+        if strides[i] > 1 {
+            // [.., d, ..] -> [.., d, 1, ..] -> [.., d, stride, ..] -> [.., d*stride, ..]; the zeros after the last element go again.
+            let mut shape = cx.ty(x).shape.to_vec();
+            let d = shape[2 + i].clone();
+            shape.insert(3 + i, 1.into());
+            x = cx.reshape(x, shape.clone())?;
+            let mut after = vec![0; n + 3];
+            after[3 + i] = strides[i] - 1;
+            x = cx.op(
+                Pad { lo: vec![0; n + 3], hi: after, mode: tersor_ir::ops::pad::PadMode::Constant, value: Real(0.0) },
+                &[x],
+            )?;
+            shape.remove(3 + i);
+            shape[2 + i] = d * strides[i].into();
+            x = cx.reshape(x, shape)?;
+        }
+        let reach = dilations[i] * (kernel[i] - 1);
+        lo[2 + i] = reach - pads[i];
+        hi[2 + i] = reach - pads[n + i] + extra.get(i).copied().unwrap_or(0) - (strides[i] - 1);
+    }
+    // Negative padding cuts off.
+    for a in 2..n + 2 {
+        let (start, end) = ((-lo[a]).max(0), (-hi[a]).max(0));
+        if start + end > 0 {
+            let len = cx.ty(x).shape[a].clone() - (start + end).into();
+            x = cx.op(tersor_ir::ops::Slice { axis: a as u8, start: start.into(), len, step: 1 }, &[x])?;
+        }
+    }
+    let pads: Vec<i64> = lo[2..].iter().chain(&hi[2..]).map(|p| p.max(&0)).copied().collect();
+    // [C, O/g, k…] -> [O, C/g, k…], taps in reverse.
+    let (g, cg, og) = (groups as usize, s[0] / groups as usize, s[1]);
+    let taps: usize = s[2..].iter().product();
+    let mut at = Vec::with_capacity(w.len());
+    for (gi, o) in (0..g).flat_map(|gi| (0..og).map(move |o| (gi, o))) {
+        for c in 0..cg {
+            at.extend((0..taps).rev().map(|t| ((gi * cg + c) * og + o) * taps + t));
+        }
+    }
+    let mut turned = vec![g * og, cg];
+    turned.extend(&s[2..]);
+    let w = cx.emit_constant(&w.gathered(turned, &at));
+    let op = Conv { strides: vec![1; n], pads, dilations, groups, channels_last: false, wide: false };
+    let y = cx.op(op, &[x, w])?;
+    done(conv_bias(cx, y, bias)?)
+}
+
+fn pool(cx: &mut NodeCx, kind: PoolKind) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    if cx.node.output.get(1).is_some_and(|o| !o.is_empty()) {
+        return Err(cx.unsupported("the indices of the maxima"));
+    }
+    let kernel = cx.ints("kernel_shape").ok_or_else(|| cx.invalid("no kernel_shape"))?;
+    let w = window(cx, &cx.ty(x).shape, kernel)?;
+    let count_pad = kind == PoolKind::Avg && cx.int("count_include_pad", 0) == 1;
+    if count_pad && w.extra.iter().any(|&e| e > 0) {
+        return Err(cx.unsupported("ceil_mode with count_include_pad"));
+    }
+    done(cx.op(
+        Pool {
+            kind,
+            kernel: w.kernel,
+            strides: w.strides,
+            pads: w.pads,
+            dilations: w.dilations,
+            count_pad,
+            channels_last: false,
+        },
+        &[x],
+    )?)
+}
+
+fn global_pool(cx: &mut NodeCx, kind: ReduceKind) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let axes = (2..cx.ty(x).rank() as u8).collect();
+    done(cx.op(Reduce { kind, axes, keep: true }, &[x])?)
+}
+
+/// Inference: one factor and one summand for each channel.
+fn batch_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    if cx.int("training_mode", 0) == 1 || cx.node.output.iter().skip(1).any(|o| !o.is_empty()) && cx.opset >= 14 {
+        return Err(cx.unsupported("training mode"));
+    }
+    let x = cx.input(0)?;
+    let rank = cx.ty(x).rank();
+    let mut p = vec![];
+    for i in 1..5 {
+        let v = cx.input(i)?;
+        let c = cx.ty(v).shape.first().cloned().ok_or_else(|| cx.invalid("a scalar parameter"))?;
+        let mut shape = vec![c];
+        shape.extend(vec![Dim::from(1); rank.saturating_sub(2)]);
+        p.push(cx.reshape(v, shape)?);
+    }
+    let variance = cx.with_scalar(Add, p[3], cx.float("epsilon", 1e-5))?;
+    let deviation = cx.unary(Sqrt, variance)?;
+    let factor = cx.binary(Div, p[0], deviation)?;
+    let moved = cx.binary(Mul, p[2], factor)?;
+    let summand = cx.binary(Sub, p[1], moved)?;
+    let y = cx.binary(Mul, x, factor)?;
+    done(cx.binary(Add, y, summand)?)
+}
+
+/// `(x - mean) / sqrt(var + eps)` over the given axes, kept.
+fn normalize(cx: &mut NodeCx, x: ValueId, axes: Vec<u8>, eps: f64) -> Result<ValueId> {
+    let mean = cx.op(Reduce { kind: ReduceKind::Mean, axes: axes.clone(), keep: true }, &[x])?;
+    let centred = cx.binary(Sub, x, mean)?;
+    let square = cx.binary(Mul, centred, centred)?;
+    let variance = cx.op(Reduce { kind: ReduceKind::Mean, axes, keep: true }, &[square])?;
+    let variance = cx.with_scalar(Add, variance, eps)?;
+    let r = cx.unary(Rsqrt, variance)?;
+    cx.binary(Mul, centred, r)
+}
+
+fn per_channel(cx: &mut NodeCx, y: ValueId, first: usize) -> Result<ValueId> {
+    let rank = cx.ty(y).rank();
+    let mut p = vec![];
+    for i in first..first + 2 {
+        let v = cx.input(i)?;
+        let mut shape = cx.ty(v).shape.to_vec();
+        shape.extend(vec![Dim::from(1); rank - 2]);
+        p.push(cx.reshape(v, shape)?);
+    }
+    let y = cx.binary(Mul, y, p[0])?;
+    cx.binary(Add, y, p[1])
+}
+
+fn instance_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let axes = (2..cx.ty(x).rank() as u8).collect();
+    let y = normalize(cx, x, axes, cx.float("epsilon", 1e-5))?;
+    done(per_channel(cx, y, 1)?)
+}
+
+fn group_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let (t, groups) = (cx.ty(x), cx.int("num_groups", 0));
+    if cx.opset < 21 || t.rank() < 3 || groups < 1 {
+        return Err(cx.unsupported("scales for each group (before opset 21)"));
+    }
+    let per = t.shape[1]
+        .exact_div(&groups.into())
+        .ok_or_else(|| cx.invalid(format!("{} channels in {groups} groups", t.shape[1])))?;
+    let mut split = vec![t.shape[0].clone(), groups.into(), per];
+    split.extend(t.shape[2..].iter().cloned());
+    let g = cx.reshape(x, split)?;
+    let axes = (2..cx.ty(g).rank() as u8).collect();
+    let y = normalize(cx, g, axes, cx.float("epsilon", 1e-5))?;
+    let y = cx.reshape(y, t.shape.to_vec())?;
+    done(per_channel(cx, y, 1)?)
+}
+
+fn layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
+    if cx.node.output.iter().skip(1).any(|o| !o.is_empty()) {
+        return Err(cx.unsupported("mean and deviation as outputs"));
+    }
+    let mut operands = vec![x, cx.input(1)?];
+    operands.extend(cx.optional(2)?);
+    done(cx.op(LayerNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &operands)?)
+}
+
+fn rms_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, scale) = (cx.input(0)?, cx.input(1)?);
+    let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
+    done(cx.op(RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &[x, scale])?)
+}
+
+/// Since opset 13 along one axis; before over all axes from one on, as a matrix.
+fn softmax(cx: &mut NodeCx, log: bool) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let t = cx.ty(x);
+    if cx.opset >= 13 {
+        let axis = cx.axis(cx.int("axis", -1), t.rank())? as u8;
+        return done(cx.op(Softmax { axis, log }, &[x])?);
+    }
+    let axis = cx.axis(cx.int("axis", 1), t.rank())?;
+    if t.shape[axis + 1..].iter().all(|d| *d == Dim::Const(1)) {
+        return done(cx.op(Softmax { axis: axis as u8, log }, &[x])?);
+    }
+    let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |a, d| a * d.clone());
+    let flat = cx.reshape(x, vec![product(&t.shape[..axis]), product(&t.shape[axis..])])?;
+    let y = cx.op(Softmax { axis: 1, log }, &[flat])?;
+    done(cx.reshape(y, t.shape.to_vec())?)
+}
+
+/// `x / (bias + alpha / size * Σ x²)^beta` over neighbouring channels (Krizhevsky et al., 2012): the sum is a mean window over channels.
+fn lrn(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let (t, size) = (cx.ty(x), cx.int("size", 0));
+    if t.rank() < 3 || !(1..=1 << 16).contains(&size) {
+        return Err(cx.invalid(format!("{size} channels around each of a tensor of rank {}", t.rank())));
+    }
+    let square = cx.binary(Mul, x, x)?;
+    let rest = t.shape[2..].iter().fold(Dim::from(1), |a, d| a * d.clone());
+    let rows = cx.reshape(square, vec![t.shape[0].clone(), 1.into(), t.shape[1].clone(), rest])?;
+    let pool = Pool {
+        kind: PoolKind::Avg,
+        kernel: vec![size, 1],
+        strides: vec![1, 1],
+        pads: vec![(size - 1) / 2, 0, size / 2, 0],
+        dilations: vec![1, 1],
+        count_pad: true,
+        channels_last: false,
+    };
+    let mean = cx.op(pool, &[rows])?;
+    let mean = cx.reshape(mean, t.shape.to_vec())?;
+    let base = cx.with_scalar(Mul, mean, cx.float("alpha", 1e-4))?;
+    let base = cx.with_scalar(Add, base, cx.float("bias", 1.0))?;
+    let factor = cx.with_scalar(tersor_ir::ops::binary::BinaryKind::Pow, base, cx.float("beta", 0.75))?;
+    done(cx.binary(Div, x, factor)?)
+}
+
+fn lp_normalization(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let axes = vec![cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8];
+    let p = cx.int("p", 2);
+    let kind = ReduceKind::Sum;
+    let norm = if p == 1 {
+        let a = cx.unary(tersor_ir::ops::unary::UnaryKind::Abs, x)?;
+        cx.op(Reduce { kind, axes, keep: true }, &[a])?
+    } else {
+        let s = cx.binary(Mul, x, x)?;
+        let s = cx.op(Reduce { kind, axes, keep: true }, &[s])?;
+        cx.unary(Sqrt, s)?
+    };
+    done(cx.binary(Div, x, norm)?)
+}
+
+fn matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    done(product(cx, a, b)?)
+}
+
+pub(super) const OPS: Topic = &[
+    ("MatMul", matmul),
+    ("Gemm", gemm),
+    ("Conv", conv),
+    ("ConvTranspose", conv_transpose),
+    ("MaxPool", |cx| pool(cx, PoolKind::Max)),
+    ("AveragePool", |cx| pool(cx, PoolKind::Avg)),
+    ("GlobalAveragePool", |cx| global_pool(cx, ReduceKind::Mean)),
+    ("GlobalMaxPool", |cx| global_pool(cx, ReduceKind::Max)),
+    ("BatchNormalization", batch_norm),
+    ("InstanceNormalization", instance_norm),
+    ("GroupNormalization", group_norm),
+    ("LayerNormalization", layer_norm),
+    ("RMSNormalization", rms_norm),
+    ("LpNormalization", lp_normalization),
+    ("LRN", lrn),
+    ("Softmax", |cx| softmax(cx, false)),
+    ("LogSoftmax", |cx| softmax(cx, true)),
+];

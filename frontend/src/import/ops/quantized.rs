@@ -1,0 +1,114 @@
+//! Quantization operators.
+
+use super::Topic;
+use crate::import::Meaning;
+use crate::import::node::{NodeCx, value};
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind::Sub;
+use tersor_ir::ops::{Conv, DecodeAffine, Quant};
+use tersor_ir::{DType, Dim, ValueId};
+
+/// A per-axis parameter of rank 1 as one that broadcasts to rank `rank` at `axis`.
+fn along(cx: &mut NodeCx, p: ValueId, axis: usize, rank: usize) -> Result<ValueId> {
+    let t = cx.ty(p);
+    if t.rank() == 0 || t.elements() == Dim::Const(1) && t.rank() <= 1 {
+        return cx.reshape(p, vec![]);
+    }
+    if t.rank() > 1 {
+        return Ok(p);
+    }
+    let mut shape = vec![Dim::from(1); rank];
+    shape[axis] = t.shape[0].clone();
+    cx.reshape(p, shape)
+}
+
+/// Axis and block of a QDQ operator.
+fn axis_and_block(cx: &NodeCx, rank: usize) -> Result<(usize, u32)> {
+    let axis = if rank == 0 { 0 } else { cx.axis(cx.int("axis", 1).min(rank as i64 - 1), rank)? };
+    let block = u32::try_from(cx.int("block_size", 0)).map_err(|_| cx.invalid("a negative block size"))?;
+    Ok((axis, block))
+}
+
+fn check_scale(cx: &mut NodeCx) -> Result<()> {
+    match cx.constant(1)? {
+        Some(t) if t.to_f64().iter().any(|s| !(s.is_finite() && *s > 0.0)) => {
+            Err(cx.invalid("a scale that is not positive and finite"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let rank = cx.ty(x).rank();
+    let (axis, block) = axis_and_block(cx, rank)?;
+    if block > 0 {
+        return Err(cx.unsupported("blocks"));
+    }
+    check_scale(cx)?;
+    let scale = cx.input(1)?;
+    let mut operands = vec![x, along(cx, scale, axis, rank)?];
+    let mut to = DType::U8;
+    if let Some(z) = cx.optional(2)? {
+        to = cx.ty(z).dtype;
+        operands.push(along(cx, z, axis, rank)?);
+    } else if cx.has("output_dtype") && cx.int("output_dtype", 0) != 0 {
+        to = crate::tensor::dtype(cx.int("output_dtype", 0) as i32)
+            .ok_or_else(|| cx.unsupported("that element type"))?;
+    }
+    Ok(vec![value(cx.op(Quant { to, narrow: false }, &operands)?)])
+}
+
+fn dequantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let q = cx.input(0)?;
+    let rank = cx.ty(q).rank();
+    let (axis, group) = axis_and_block(cx, rank)?;
+    check_scale(cx)?;
+    let scale = cx.input(1)?;
+    let mut operands = vec![q, if group > 0 { scale } else { along(cx, scale, axis, rank)? }];
+    if let Some(z) = cx.optional(2)? {
+        operands.push(if group > 0 { z } else { along(cx, z, axis, rank)? });
+    }
+    // 32-bit codes (biases) have no zero point.
+    Ok(vec![value(cx.op(DecodeAffine { axis: axis as u8, group }, &operands)?)])
+}
+
+/// Codes less their zero point, where that is not 0.
+fn centred(cx: &mut NodeCx, i: usize, zero: usize) -> Result<(ValueId, bool)> {
+    let x = cx.input(i)?;
+    let Some(z) = cx.optional(zero)? else { return Ok((x, false)) };
+    if cx.constant(zero)?.is_some_and(|t| t.to_i64().iter().all(|&v| v == 0)) {
+        return Ok((x, false));
+    }
+    let (x, z) = (cx.cast(x, DType::I32)?, cx.cast(z, DType::I32)?);
+    Ok((cx.binary(Sub, x, z)?, true))
+}
+
+fn both_centred(cx: &mut NodeCx) -> Result<(ValueId, ValueId)> {
+    let ((a, wide_a), (b, wide_b)) = (centred(cx, 0, 2)?, centred(cx, 1, 3)?);
+    if wide_a || wide_b { Ok((cx.cast(a, DType::I32)?, cx.cast(b, DType::I32)?)) } else { Ok((a, b)) }
+}
+
+fn matmul_integer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (a, b) = both_centred(cx)?;
+    Ok(vec![value(super::nn::product(cx, a, b)?)])
+}
+
+fn conv_integer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, w) = both_centred(cx)?;
+    let n = cx.ty(w).rank().saturating_sub(2);
+    if cx.string("auto_pad", "NOTSET") != "NOTSET" {
+        return Err(cx.unsupported("automatic padding"));
+    }
+    let list = |name: &str, count: usize, default: i64| cx.ints(name).unwrap_or_else(|| vec![default; count]);
+    let (strides, pads, dilations) = (list("strides", n, 1), list("pads", 2 * n, 0), list("dilations", n, 1));
+    let op = Conv { strides, pads, dilations, groups: cx.int("group", 1), channels_last: false, wide: false };
+    Ok(vec![value(cx.op(op, &[x, w])?)])
+}
+
+pub(super) const OPS: Topic = &[
+    ("QuantizeLinear", quantize),
+    ("DequantizeLinear", dequantize),
+    ("MatMulInteger", matmul_integer),
+    ("ConvInteger", conv_integer),
+];

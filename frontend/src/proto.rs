@@ -1,0 +1,52 @@
+//! The only file that names onnx-protobuf: its message structs, and accessors over them.
+
+pub use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use onnx_protobuf::{tensor_proto, tensor_shape_proto, type_proto};
+use protobuf::Message;
+use tersor_ir::Diagnostic;
+
+/// Decodes a model whose tensors' raw data were replaced by numbers.
+pub fn decode(skeleton: &[u8]) -> Result<ModelProto, Diagnostic> {
+    ModelProto::parse_from_bytes(skeleton)
+        .map_err(|e| Diagnostic::error("O0002", format!("not a readable ONNX file: {e}")))
+}
+
+/// Decodes one tensor whose raw data were replaced by a number.
+pub fn decode_tensor(skeleton: &[u8]) -> Result<TensorProto, Diagnostic> {
+    TensorProto::parse_from_bytes(skeleton)
+        .map_err(|e| Diagnostic::error("O0002", format!("not a readable tensor: {e}")))
+}
+
+/// The number that stands for a tensor's raw data, if it has any.
+pub fn raw_index(t: &TensorProto) -> Option<usize> {
+    Some(u64::from_le_bytes(t.raw_data.as_slice().try_into().ok()?) as usize)
+}
+
+/// Whether the tensor's bytes are in another file.
+pub fn is_external(t: &TensorProto) -> bool {
+    t.data_location.enum_value() == Ok(tensor_proto::DataLocation::EXTERNAL)
+}
+
+/// A declared extent.
+pub enum Extent {
+    /// A number.
+    Value(i64),
+    /// A name.
+    Param(String),
+    /// Nothing.
+    Unknown,
+}
+
+/// Element type number and extents of a declared tensor; no extents when the rank is not declared.
+pub fn tensor_type(v: &ValueInfoProto) -> Option<(i32, Option<Vec<Extent>>)> {
+    let Some(type_proto::Value::TensorType(t)) = v.type_.as_ref()?.value.as_ref() else { return None };
+    let dims = t.shape.as_ref().map(|s| {
+        let one = |d: &tensor_shape_proto::Dimension| match &d.value {
+            Some(tensor_shape_proto::dimension::Value::DimValue(n)) => Extent::Value(*n),
+            Some(tensor_shape_proto::dimension::Value::DimParam(p)) if !p.is_empty() => Extent::Param(p.clone()),
+            _ => Extent::Unknown,
+        };
+        s.dim.iter().map(one).collect()
+    });
+    Some((t.elem_type, dims))
+}
