@@ -12,7 +12,7 @@ use tersor_ir::{DType, Dim, ValueId};
 /// Elements of one grid point.
 const BLOCK: i64 = 4096;
 /// Elements worth a thread: some 50 µs.
-const GRAIN: i64 = 1 << 16;
+pub const GRAIN: i64 = 1 << 16;
 
 /// Builds the loop kernel of a group.
 pub fn build(cx: &GroupCx) -> Result<Launch> {

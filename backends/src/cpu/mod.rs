@@ -5,6 +5,10 @@ pub mod depthwise;
 pub mod element;
 pub mod expr;
 pub mod loops;
+mod nest;
+mod pool;
+mod reduce;
+mod rows;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -18,10 +22,14 @@ use tersor_ir::{Diagnostic, Failure, Op};
 /// Builds the kernel of a group for an instruction set.
 pub fn build(cx: &GroupCx) -> Result<Launch> {
     let node = cx.group.anchor.map(|n| &cx.f.nodes[n]);
+    let anchor = cx.group.anchor.unwrap_or(cx.group.nodes[0]);
     match node.map(|n| &n.op) {
         Some(Op::Attention(_)) => attention::build(cx),
         Some(Op::Conv(_)) if depthwise::fits(cx) => depthwise::build(cx),
         None => loops::build(cx),
+        Some(Op::Pool(p)) => pool::build(cx, anchor, p),
+        Some(Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_)) => rows::build(cx, anchor),
+        Some(Op::Reduce(_) | Op::ArgReduce(_) | Op::CumSum(_)) => reduce::build(cx, anchor),
         other => {
             let op = other.map_or("loop", |op| op.mnemonic());
             Err(Diagnostic::error("B0110", format!("no kernel for {op}")).failure(Failure::Unsupported))

@@ -40,6 +40,27 @@ fn movement() {
     }
 }
 
+#[test]
+fn reductions() {
+    use OpKind::*;
+    for kind in [Reduce, ArgReduce, CumSum] {
+        samples(kind, 200);
+    }
+}
+
+#[test]
+fn rows() {
+    use OpKind::*;
+    for kind in [Softmax, LayerNorm, RmsNorm, QuantDynamic] {
+        samples(kind, 100);
+    }
+}
+
+#[test]
+fn windows() {
+    samples(OpKind::Pool, 60);
+}
+
 /// A module at given extents, fused as in a compilation and as one group.
 fn module(text: &str, extents: &[(&str, i64)], tolerance: f64) {
     let m = parse(text);
@@ -73,4 +94,65 @@ fn symbolic_extents_broadcasts_and_views() {
         &[("B", 2), ("T", 3)],
         2e-6,
     );
+}
+
+#[test]
+fn rows_with_prologue_and_epilogue() {
+    for t in [1, 7, 16, 45, 100] {
+        module(
+            "module @m {
+  const @g : f32[C] = rng normal(1, 0.2) seed 2
+  const @s : f32[] = splat 0.05
+  func @main(%x: f32[B,C], %r: f32[B,C]) -> (%a: f32[B,C], %n: f32[B,C], %q: i8[B,C], %s: f32[B,C], %l: f32[B,C], %m: f32[B,C]) {
+    %a = add %x, %r : f32[B,C]
+    %n = layer_norm %a, @g {axis=1} : f32[B,C]
+    %q = quant %n, @s : i8[B,C]
+    %b = mul %x, %r : f32[B,C]
+    %s0 = softmax %b {axis=1} : f32[B,C]
+    %s = mul %s0, %r : f32[B,C]
+    %c = exp %x : f32[B,C]
+    %l = softmax %c {axis=1, log} : f32[B,C]
+    %d = sub %x, %r : f32[B,C]
+    %m0 = rms_norm %d, @g {axis=1} : f32[B,C]
+    %m = add %m0, %x : f32[B,C]
+    return %a, %n, %q, %s, %l, %m
+  }
+}"
+            .replace('C', &t.to_string())
+            .as_str(),
+            &[("B", 3)],
+            1e-5,
+        );
+    }
+}
+
+#[test]
+fn long_rows() {
+    for (t, c) in [(1, 1), (5, 33), (64, 70), (131, 16)] {
+        module(
+            "module @m {
+  func @main(%x: f32[T,C], %i: i8[T,C], %h: f16[T,C]) -> (%sum: f32[T], %mean: f32[C], %all: f32[], %arg: i64[T], %argc: i64[C], %low: i64[T], %is: i8[T], %im: i8[C], %cum: f32[T,C], %cumr: f32[T,C], %sm: f32[T,C], %q: i8[T,C], %s: f32[T,1], %hs: f16[T,C], %p: f32[T]) {
+    %sq = mul %x, %x : f32[T,C]
+    %sum0 = reduce.sum %sq {axes=[1]} : f32[T]
+    %sum = sqrt %sum0 : f32[T]
+    %mean = reduce.mean %x {axes=[0]} : f32[C]
+    %all = reduce.max %x {axes=[0,1]} : f32[]
+    %arg = argmax %x {axis=1} : i64[T]
+    %argc = argmin %x {axis=0} : i64[C]
+    %low = argmin %i {axis=1, last} : i64[T]
+    %is = reduce.sum %i {axes=[1]} : i8[T]
+    %im = reduce.mean %i {axes=[0]} : i8[C]
+    %cum = cumsum %x {axis=1, exclusive} : f32[T,C]
+    %cumr = cumsum %x {axis=0, reverse} : f32[T,C]
+    %sm = softmax %x {axis=0} : f32[T,C]
+    %q, %s = quant.dynamic %x : i8[T,C], f32[T,1]
+    %hs = softmax %h {axis=1} : f16[T,C]
+    %p = reduce.min %x {axes=[1]} : f32[T]
+    return %sum, %mean, %all, %arg, %argc, %low, %is, %im, %cum, %cumr, %sm, %q, %s, %hs, %p
+  }
+}",
+            &[("T", t), ("C", c)],
+            2e-5,
+        );
+    }
 }

@@ -149,7 +149,7 @@ impl<'a> Fused<'a> {
             unit || (own == tail && (still || real.windows(2).all(run)))
         };
         self.cx.group.inputs.iter().all(|&v| dense(v))
-            && self.cx.group.nodes.iter().all(|&n| {
+            && self.cx.group.nodes.iter().filter(|&&n| Some(n) != self.cx.group.anchor).all(|&n| {
                 let node = &self.cx.f.nodes[n];
                 let plain = matches!(
                     node.op,
