@@ -1,5 +1,7 @@
 //! From IR to kernels to machine code.
 
+#[cfg(feature = "mlir")]
+pub mod compile;
 pub mod cpu;
 pub mod cuda;
 pub mod emit;

@@ -1,0 +1,100 @@
+//! A resolved module becomes an artifact: programs, machine code for each instruction set, constants, and the module itself.
+
+use crate::kernel::Isa;
+use crate::lower::{Interface, lower, runtime_error};
+use crate::mlir;
+use crate::target::Machine;
+use std::io::{Seek, Write};
+use tersor_ir::diag::Result;
+use tersor_ir::text::{PrintOptions, print_with};
+use tersor_ir::{Diagnostic, Failure, Module};
+use tersor_runtime::ArtifactWriter;
+use tersor_runtime::artifact::{Kernel, Manifest, Variant};
+use tersor_runtime::plan;
+
+/// What to compile for, and what the artifact says of itself.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Instruction sets, each a variant of the artifact.
+    pub isas: Vec<Isa>,
+    /// Threads that generate code; the artifact does not depend on them.
+    pub threads: usize,
+    /// Version of the tool.
+    pub tool: String,
+    /// Hash of the source model, `blake3:hex`.
+    pub source: String,
+    /// The plan that resolved the module, as text.
+    pub plan: String,
+}
+
+/// How far a compilation is.
+#[derive(Copy, Clone, Debug)]
+pub enum Progress {
+    /// Steps lowered, of all.
+    Lower(usize, usize),
+    /// An instruction set whose code is generated next, and its kernels.
+    Codegen(Isa, usize),
+}
+
+/// What became of each variant.
+#[derive(Clone, Debug)]
+pub struct VariantReport {
+    /// The instruction set.
+    pub isa: Isa,
+    /// Steps of the program.
+    pub steps: usize,
+    /// Different kernels.
+    pub kernels: usize,
+    /// Bytes of code and its read-only data.
+    pub code: usize,
+    /// Arena bytes when every symbol has its hint, and the least that any placement needs.
+    pub arena: (u64, u64),
+}
+
+/// Compiles `@main` into `writer`. The returned manifest completes the artifact: `writer.save(manifest)`.
+pub fn compile<W: Write + Seek>(
+    m: &Module,
+    options: &Options,
+    writer: &mut ArtifactWriter<W>,
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<(Manifest, Vec<VariantReport>)> {
+    let (interface, lowered) = lower(m, &options.isas, writer, &mut |done, all| progress(Progress::Lower(done, all)))?;
+    let Interface { inputs, outputs, symbols, extents } = interface;
+    let mut manifest = Manifest {
+        tool: options.tool.clone(),
+        name: m.name.clone(),
+        source: options.source.clone(),
+        pipeline: m.pipeline.join(","),
+        plan: options.plan.clone(),
+        inputs,
+        outputs,
+        symbols,
+        extents: extents.into_entries(),
+        variants: vec![],
+        constants: vec![],
+        sections: vec![],
+    };
+    let mut reports = vec![];
+    for l in lowered {
+        progress(Progress::Codegen(l.isa, l.kernels.len()))?;
+        let image = mlir::compile(&l.kernels, l.isa, options.threads)
+            .map_err(|e| Diagnostic::error("B0120", format!("{}: {e}", l.isa.name())).failure(Failure::Internal))?;
+        let code = writer.section(&format!("code.{}", l.isa.name()), &image.bytes).map_err(runtime_error)?;
+        let kernels: Vec<Kernel> =
+            image.entries.iter().map(|e| Kernel { name: e.name.clone(), offset: e.offset }).collect();
+        let features = Machine::of(l.isa).features.concat().iter().map(|f| f.to_string()).collect();
+        let variant = Variant { name: l.isa.name().into(), features, code, kernels, program: l.program };
+        let at = plan::at_hints(&manifest, &variant).map_err(runtime_error)?;
+        reports.push(VariantReport {
+            isa: l.isa,
+            steps: variant.program.steps.len(),
+            kernels: l.kernels.len(),
+            code: image.bytes.len(),
+            arena: (at.peak, at.lower_bound),
+        });
+        manifest.variants.push(variant);
+    }
+    let tir = print_with(m, PrintOptions { statistics: false, locations: false });
+    writer.section("tir", tir.as_bytes()).map_err(runtime_error)?;
+    Ok((manifest, reports))
+}
