@@ -3,10 +3,11 @@
 //! A grid point is one output row of one image. For each 16 channels the row is cut in three: pixels whose window crosses the left or the right edge, which
 //! take the taps that exist one by one, and those between, which are computed several at once from each input column that they share.
 
+use super::expr::{Fused, Point, Row};
 use crate::emit::{KernelBuilder, Scalar, Ty, Val};
 use crate::kernel::{GroupCx, Launch, LaunchBuilder};
 use tersor_ir::ops::Conv;
-use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, Tensor};
+use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, Tensor, ValueId};
 
 /// Channels of a block.
 const LANES: i64 = 16;
@@ -109,8 +110,9 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
         true => (Window::POINT, Window::new(op, 0, taps(0))),
         false => (Window::new(op, 0, taps(0)), Window::new(op, 1, taps(1))),
     };
+    let out = cx.ty(cx.group.outputs[0]);
     let pixels = if cx.isa.wide() { 8 } else { 4 };
-    let name = format!("{}_{}_{}_depthwise_1x{}__{}", x.dtype, w.dtype, y.dtype, pixels * LANES, cx.isa.suffix());
+    let name = format!("{}_{}_{}_depthwise_1x{}__{}", x.dtype, w.dtype, out.dtype, pixels * LANES, cx.isa.suffix());
     let mut lb = LaunchBuilder::new(name);
 
     let view = cx.view(node.operands[0]);
@@ -129,7 +131,6 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     let packed_dtype = if acc == Scalar::F32 { DType::F32 } else { w.dtype };
     let layout = format!("{packed_dtype} [N/16][taps][16]");
     let filter = lb.packed(layout, pack(&weights, packed_dtype));
-    let (out_elem, out) = (output_elem(y.dtype), lb.write(node.results[0]));
     let channels = weights.shape()[0] as i64;
     let depthwise = Depthwise {
         rows,
@@ -150,8 +151,9 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
         width,
         out_width,
         filter,
-        out,
-        out_elem,
+        fused: Fused::new(cx, node.results[0])?,
+        result: node.results[0],
+        flat,
     };
     depthwise.grid(&mut lb);
     let row = y.shape[last - 1].clone() * Dim::from(channels * rows.taps * columns.taps);
@@ -159,17 +161,8 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     Ok(lb.launch(x.shape[0].clone() * out_height, 0, grain))
 }
 
-fn output_elem(dtype: DType) -> Scalar {
-    match dtype {
-        DType::F16 => Scalar::F16,
-        DType::BF16 => Scalar::BF16,
-        DType::I32 => Scalar::I32,
-        _ => Scalar::F32,
-    }
-}
-
 /// Everything that the kernel's instructions refer to. Strides are in bytes.
-struct Depthwise {
+struct Depthwise<'a> {
     rows: Window,
     columns: Window,
     /// Output pixels of a tile.
@@ -192,8 +185,11 @@ struct Depthwise {
     width: Val,
     out_width: Val,
     filter: Val,
-    out: Val,
-    out_elem: Scalar,
+    /// What becomes of the results.
+    fused: Fused<'a>,
+    result: ValueId,
+    /// Whether images have one spatial axis.
+    flat: bool,
 }
 
 /// A block of channels of an output row.
@@ -211,16 +207,18 @@ struct Strip {
     /// Rows of the window that exist.
     low: Val,
     high: Val,
-    /// Index of the row's first output pixel.
-    pixel: Val,
+    /// Number of the image.
+    number: Val,
+    /// Output row.
+    row: Val,
 }
 
-impl Depthwise {
+impl Depthwise<'_> {
     fn ty(&self) -> Ty {
         self.acc.x(LANES as u32)
     }
 
-    fn grid(&self, k: &mut KernelBuilder) {
+    fn grid(&self, k: &mut LaunchBuilder) {
         let (begin, end) = k.range();
         let whole = self.channels / LANES * LANES;
         k.loop_(begin, end, 1, |k, row| {
@@ -230,12 +228,11 @@ impl Depthwise {
             let (first, low, high) = self.rows.taps(k, index, self.height);
             let offset = k.mul(n, self.image_stride);
             let image = k.gep(self.image, offset);
-            let pixel = k.mul(row, self.out_width);
-            let strip = |k: &mut KernelBuilder, channel: Val, lanes: u32| {
+            let strip = |k: &mut LaunchBuilder, channel: Val, lanes: u32| {
                 let size = k.i64(self.rows.taps * self.columns.taps * i64::from(self.weight.bytes()));
                 let offset = k.mul(channel, size);
                 let filter = k.gep(self.filter, offset);
-                self.strip(k, &Strip { channel, lanes, image, filter, first, low, high, pixel });
+                self.strip(k, &Strip { channel, lanes, image, filter, first, low, high, number: n, row: index });
             };
             let (zero, end) = (k.i64(0), k.i64(whole));
             k.loop_(zero, end, LANES, |k, channel| strip(k, channel, LANES as u32));
@@ -246,7 +243,7 @@ impl Depthwise {
     }
 
     /// One output row of a block of channels.
-    fn strip(&self, k: &mut KernelBuilder, s: &Strip) {
+    fn strip(&self, k: &mut LaunchBuilder, s: &Strip) {
         let zero = k.i64(0);
         let (low, high) = self.columns.inside(k, self.out_width, self.width);
         k.loop_(zero, low, 1, |k, at| self.edge(k, s, at));
@@ -260,7 +257,7 @@ impl Depthwise {
     }
 
     /// The address of the input column at `column` of the window's row `tap`.
-    fn at(&self, k: &mut KernelBuilder, s: &Strip, tap: Val, column: Val) -> Val {
+    fn at(&self, k: &mut LaunchBuilder, s: &Strip, tap: Val, column: Val) -> Val {
         let dilation = k.i64(self.rows.dilation);
         let row = k.mul(tap, dilation);
         let row = k.add(s.first, row);
@@ -270,7 +267,7 @@ impl Depthwise {
     }
 
     /// A block's channels of the pixel at `ptr`, as accumulators are.
-    fn pixel(&self, k: &mut KernelBuilder, s: &Strip, ptr: Val) -> Val {
+    fn pixel(&self, k: &mut LaunchBuilder, s: &Strip, ptr: Val) -> Val {
         let (m, all) = (self.multiplier, LANES as u32);
         let v = if m == 1 || LANES % m == 0 {
             // Lanes of one input channel follow each other.
@@ -304,7 +301,7 @@ impl Depthwise {
         self.widen(k, v, self.unsigned[0])
     }
 
-    fn widen(&self, k: &mut KernelBuilder, v: Val, unsigned: bool) -> Val {
+    fn widen(&self, k: &mut LaunchBuilder, v: Val, unsigned: bool) -> Val {
         match (self.acc, unsigned) {
             (Scalar::F32, _) => k.to_float_type(v, Scalar::F32),
             (to, true) => k.zext(v, to),
@@ -313,14 +310,14 @@ impl Depthwise {
     }
 
     /// The weights of tap number `tap`.
-    fn weights(&self, k: &mut KernelBuilder, s: &Strip, tap: Val) -> Val {
+    fn weights(&self, k: &mut LaunchBuilder, s: &Strip, tap: Val) -> Val {
         let size = k.i64(LANES * i64::from(self.weight.bytes()));
         let offset = k.mul(tap, size);
         let w = k.load_at(s.filter, offset, self.weight.x(LANES as u32));
         self.widen(k, w, self.unsigned[1])
     }
 
-    fn fma(&self, k: &mut KernelBuilder, a: Val, b: Val, acc: Val) -> Val {
+    fn fma(&self, k: &mut LaunchBuilder, a: Val, b: Val, acc: Val) -> Val {
         if self.acc == Scalar::F32 {
             return k.fma(a, b, acc);
         }
@@ -329,7 +326,7 @@ impl Depthwise {
     }
 
     /// `pixels` output pixels from `at` on whose windows cross neither the left nor the right edge.
-    fn tile(&self, k: &mut KernelBuilder, s: &Strip, at: Val, pixels: i64) {
+    fn tile(&self, k: &mut LaunchBuilder, s: &Strip, at: Val, pixels: i64) {
         let (w, one, zero) = (self.columns, k.i64(1), k.zero(self.ty()));
         let (stride, before) = (k.i64(w.stride), k.i64(w.before));
         let column = k.mul(at, stride);
@@ -374,7 +371,7 @@ impl Depthwise {
     }
 
     /// The output pixel `at`, with the taps that exist.
-    fn edge(&self, k: &mut KernelBuilder, s: &Strip, at: Val) {
+    fn edge(&self, k: &mut LaunchBuilder, s: &Strip, at: Val) {
         let (one, zero) = (k.i64(1), k.zero(self.ty()));
         let (column, low, high) = self.columns.taps(k, at, self.width);
         let sums = k.for_(s.low, s.high, one, &[zero], |k, row_tap, sums| {
@@ -393,18 +390,13 @@ impl Depthwise {
         self.store(k, s, at, sums[0]);
     }
 
-    fn store(&self, k: &mut KernelBuilder, s: &Strip, at: Val, sum: Val) {
-        let (pixel, channels) = (k.add(s.pixel, at), k.i64(self.channels));
-        let index = k.mul(pixel, channels);
-        let index = k.add(index, s.channel);
-        let to = k.elem(self.out, index, self.out_elem);
-        let y = if self.acc == Scalar::F32 { k.to_float_type(sum, self.out_elem) } else { sum };
-        if i64::from(s.lanes) == LANES {
-            k.store(y, to);
-        } else {
-            let lanes = k.i64(s.lanes.into());
-            k.store_first(y, to, lanes);
+    fn store(&self, k: &mut LaunchBuilder, s: &Strip, at: Val, sum: Val) {
+        let index = if self.flat { vec![s.number, at] } else { vec![s.number, s.row, at] };
+        let mut point = Point::new(Row::Index(index), s.channel, LANES as u32);
+        if i64::from(s.lanes) < LANES {
+            point = point.first(k.i64(s.lanes.into()));
         }
+        self.fused.store_outputs(k, &[(self.result, sum)], &point);
     }
 }
 
@@ -414,7 +406,9 @@ mod tests {
     use crate::cpu::testing::{check, random_inputs, whole};
     use crate::kernel::Isa;
     use tersor_ir::module::Builder;
-    use tersor_ir::ops::Conv;
+    use tersor_ir::ops::binary::BinaryKind;
+    use tersor_ir::ops::unary::UnaryKind;
+    use tersor_ir::ops::{Binary, Cast, Conv, Unary};
     use tersor_ir::testing::Gen;
     use tersor_ir::{Bindings, DType, Dim, Func, Module, Type};
 
@@ -430,6 +424,8 @@ mod tests {
         pads: Vec<i64>,
         dilations: Vec<i64>,
         symbolic: bool,
+        /// Bias, relu and a product follow.
+        finished: bool,
     }
 
     fn run(c: &Case, isa: Isa, g: &mut Gen) {
@@ -453,12 +449,25 @@ mod tests {
             channels_last: true,
             wide: c.wide,
         };
-        let y = b.op(op, &[x, w]).unwrap();
+        let mut y = b.op(op, &[x, w]).unwrap();
+        if c.finished {
+            let kinds = [BinaryKind::Add, BinaryKind::Mul];
+            let (dtype, shape) = (b.ty(y).dtype, b.ty(y).shape.clone());
+            let bias = b.constant("bias", &g.tensor(&Type::new(dtype, [out])));
+            y = b.op(Binary { kind: kinds[0] }, &[y, bias]).unwrap();
+            y = b.op(Cast { to: DType::F32 }, &[y]).unwrap();
+            y = b.op(Unary { kind: UnaryKind::Relu }, &[y]).unwrap();
+            let other = b.func.add_param(body, "other", Type::new(DType::F32, shape));
+            y = b.op(Binary { kind: kinds[1] }, &[y, other]).unwrap();
+        }
         f.body_mut().results = vec![y];
-        (f.inputs, f.outputs) = (vec!["x".into()], vec!["y".into()]);
+        f.inputs = f.body().params.iter().map(|&p| f.values[p].name.clone()).collect();
+        f.outputs = vec!["y".into()];
         m.funcs.push(f);
         let inputs = random_inputs(&m, &Bindings::from([("N".into(), 2)]), g.int(0, 1 << 30) as u64);
-        check(&m, &whole(&m), isa, build, &inputs, 1e-5);
+        // Between fused nodes half floats are not rounded.
+        let tolerance = if matches!(c.types.0, DType::F16 | DType::BF16) { 2e-2 } else { 1e-5 };
+        check(&m, &whole(&m), isa, build, &inputs, tolerance);
     }
 
     #[test]
@@ -481,6 +490,7 @@ mod tests {
                 pads: list(&mut g, 0, 3, 2 * rank),
                 dilations: list(&mut g, 1, 2, rank),
                 symbolic: g.flip(),
+                finished: g.flip(),
             };
             let isa = g.one_of(&[Isa::V3, Isa::V4]);
             run(&case, isa, &mut g);
