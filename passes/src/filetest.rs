@@ -19,6 +19,9 @@ use tersor_ir::testing::{Gen, rel_l2};
 use tersor_ir::text::{PrintOptions, parse, print, print_with};
 use tersor_ir::{Diagnostic, Loc, Module, Tensor, interp};
 
+/// Batches of calibration data.
+const CALIBRATION: u64 = 8;
+
 #[derive(Default)]
 struct Directives {
     pass: Option<String>,
@@ -123,7 +126,16 @@ pub fn test_target() -> Roofline {
 /// Runs a pipeline on [`test_target`], with statistics from seeded inputs where a pass needs some.
 pub fn run_passes(pipeline: &str, m: &mut Module) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let p = Pipeline::find(pipeline).map_err(|d| vec![d])?;
-    let cx = Context { target: &test_target(), calibrate: None, interrupt: None, options: RunOptions::default() };
+    let calibrate = |m: &Module, taps: &[tersor_ir::ValueId]| {
+        let batches = (100..100 + CALIBRATION).map(|seed| seeded_inputs(m, seed));
+        crate::calibrate::calibrate(m, taps, &crate::calibrate::Interpreter, batches)
+    };
+    let cx = Context {
+        target: &test_target(),
+        calibrate: Some(&calibrate),
+        interrupt: None,
+        options: RunOptions::default(),
+    };
     run(&p, m, &cx, &mut |_| {})
 }
 

@@ -4,6 +4,7 @@
 
 #[macro_use]
 pub mod declare;
+pub mod calibrate;
 pub mod choose;
 pub mod filetest;
 pub mod manager;
@@ -16,8 +17,10 @@ pub mod statistics;
 pub mod suggest;
 
 pub mod normalize;
+pub mod precision;
+pub mod quantize;
 
 use declare::PassSpec;
 
 /// Every pass.
-pub const PASSES: &[&PassSpec] = &[&normalize::Normalize::SPEC];
+pub const PASSES: &[&PassSpec] = &[&normalize::Normalize::SPEC, &quantize::Quantize::SPEC, &precision::Precision::SPEC];

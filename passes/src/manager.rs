@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tersor_ir::diag::Failure;
 use tersor_ir::target::Target;
-use tersor_ir::{Diagnostic, Module, Result, ValueId};
+use tersor_ir::{Diagnostic, FuncId, Module, Result, ValueId};
 
 /// Gathers statistics at values of `@main` when a pass first needs some.
 pub type Calibrate<'a> = dyn Fn(&Module, &[ValueId]) -> Result<Statistics> + 'a;
@@ -76,7 +76,7 @@ pub struct PassCx<'a> {
     /// Statistics of the taps that the pass asked for.
     pub statistics: Option<&'a Statistics>,
     pub(crate) remarks: Vec<Diagnostic>,
-    pub(crate) refusals: Vec<Decision>,
+    pub(crate) refusals: Vec<((FuncId, ValueId), Decision)>,
     pub(crate) allow_empty_selector: bool,
     counts: BTreeMap<&'static str, u64>,
     spec: &'static PassSpec,
@@ -99,7 +99,7 @@ impl PassCx<'_> {
     }
     /// Notes that nothing is offered at a site, and why.
     pub fn decline(&mut self, site: &Site, reason: impl Into<String>) {
-        self.refusals.push(Decision::refused(site, reason.into()));
+        self.refusals.push(((site.func, site.value), Decision::refused(site, reason.into())));
     }
     /// The candidates that `select` and not `exclude` matches. A selector without effect is an error.
     pub fn select(&self, candidates: Vec<Site>, select: &Selector, exclude: &Selector) -> Result<Vec<Site>> {
@@ -164,7 +164,7 @@ pub fn run(
 }
 
 fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<Statistics>) -> Result<Step> {
-    let mut calibration = Duration::ZERO;
+    let (mut calibration, mut remarks) = (Duration::ZERO, vec![]);
     if let Kind::Propose(p) = &pass.kind {
         let taps = p.taps(m);
         let f = &m.funcs[m.main()?];
@@ -176,14 +176,14 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<S
                     .with_help("give a folder of inputs with --calib")
             })?;
             let start = Instant::now();
-            *statistics = Some(calibrate(m, &taps)?);
+            remarks = statistics.insert(calibrate(m, &taps)?).warnings();
             calibration = start.elapsed();
         }
     }
     let mut pass_cx = PassCx {
         target: cx.target,
         statistics: statistics.as_ref(),
-        remarks: vec![],
+        remarks,
         refusals: vec![],
         allow_empty_selector: cx.options.allow_empty_selector,
         counts: BTreeMap::new(),

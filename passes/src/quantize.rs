@@ -1,0 +1,426 @@
+//! `quantize`: integer codes in place of float weights, and of activations.
+//!
+//! Weights get symmetric codes with one scale for each output channel. Activations, where asked for, are either
+//! *static*: unsigned codes over a range from calibration, with a zero point (outputs of a ReLU then use all codes), or
+//! *dynamic*: symmetric codes with a scale for each row, found at run time.
+//! An alternative rebuilds the op: codes of `x`, integer product, `cast`, `mul` by the scales, and with a zero point `z` an `add` of `-z * scale * Σ codes`.
+//! A convolution pads with the zero point: where that is not 0, by a `pad` of the codes before it.
+
+use crate::manager::PassCx;
+use crate::propose::{Alternative, Editor, Propose, Site};
+use crate::selector::Selector;
+use crate::statistics::Estimator;
+use tersor_ir::diag::Failure;
+use tersor_ir::ops::binary::{Binary, BinaryKind};
+use tersor_ir::ops::pad::{Pad, PadMode};
+use tersor_ir::ops::{Cast, Conv, DecodeAffine, MatMul, Quant, QuantDynamic, Real};
+use tersor_ir::{DType, Def, Diagnostic, Func, Module, NodeId, Op, Result, Tensor, ValueId};
+
+tersor_ir::attr_enum! {
+    /// What becomes of activations.
+    pub enum Acts {
+        /// stay floats: only weights shrink
+        None = "none",
+        /// codes over a calibrated range
+        Static = "static",
+        /// codes over each row's range
+        Dynamic = "dynamic",
+    }
+}
+
+tersor_ir::attr_enum! {
+    /// How the range of static activations is chosen.
+    pub enum Method {
+        /// all that was seen
+        MinMax = "minmax",
+        /// all but the tails
+        Percentile = "percentile",
+        /// least squared error
+        Mse = "mse",
+    }
+}
+
+pass! {
+    /// Stores the weights of products and convolutions as integer codes, and computes on codes where `acts` says so.
+    ///
+    /// Applies to `matmul` by a constant matrix and to `conv` with a constant kernel, of f32.
+    pub struct Quantize = "quantize": Propose {
+        options {
+            /// What becomes of activations: none, static (needs calibration) or dynamic (products only).
+            acts: Acts = Acts::Static,
+            /// Bits of a weight's code: 8, or 4 where activations stay floats.
+            bits: u8 = 8,
+            /// Range of static activations: minmax, percentile or mse.
+            method: Method = Method::Percentile,
+            /// For method=percentile: the share kept at each end.
+            percentile: Real = Real(99.99),
+            /// Clip each channel's weights where that lowers their squared error.
+            clip: bool = false,
+            /// Which sites.
+            select: Selector = Selector::all(),
+            /// Which sites not.
+            exclude: Selector = Selector::none(),
+            /// Leave ops alone where integers do not pay: short products, depthwise convolutions, kernels on up to four channels.
+            skip_small: bool = true,
+        }
+        stats { "sites": "ops offered as integers", "declined": "ops left as they are" }
+    }
+}
+
+/// Products over fewer elements, or with fewer results, do not pay.
+const SHORT: usize = 16;
+
+/// The weight operand of products and convolutions.
+const WEIGHT: usize = 1;
+
+/// Products and convolutions of f32 with a constant weight, in the order of the program.
+fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
+    let one = |(id, f): (_, &Func)| {
+        let fits = |&n: &NodeId| {
+            let node = &f.nodes[n];
+            let weight = node.operands.get(WEIGHT).filter(|&&w| f.def_const(w).is_some()).map(|&w| &f.values[w].ty);
+            let right = match &node.op {
+                Op::MatMul(_) => weight.is_some_and(|w| w.rank() == 2),
+                Op::Conv(_) => weight.is_some(),
+                _ => false,
+            };
+            right
+                && weight.is_some_and(|w| w.dtype == DType::F32)
+                && f.def_const(node.operands[0]).is_none()
+                && f.values[node.operands[0]].ty.dtype == DType::F32
+        };
+        f.live_nodes().into_iter().filter(fits).map(|n| (Site::at(m, id, n, WEIGHT), n)).collect::<Vec<_>>()
+    };
+    m.funcs.iter().flat_map(one).collect()
+}
+
+impl Quantize {
+    /// Why a site that is selected gets no alternative.
+    fn decline(&self, m: &Module, site: &Site, n: NodeId) -> Option<String> {
+        let f = &m.funcs[site.func];
+        let node = &f.nodes[n];
+        let w = &site.weight;
+        if m.consts[f.def_const(node.operands[WEIGHT])?].tensor().is_none() {
+            return Some("the weight's elements are not in the store".into());
+        }
+        if self.acts == Acts::Static && !(f.body().nodes.contains(&n) && &*f.name == "main") {
+            return Some("static activations need a tap, and there is none inside a region or function".into());
+        }
+        if let (Acts::Dynamic, Op::Conv(_)) = (self.acts, &node.op) {
+            return Some("dynamic activations are for products".into());
+        }
+        if let (Acts::Dynamic, Op::MatMul(MatMul { trans_a: true, .. })) = (self.acts, &node.op) {
+            return Some("the rows of a transposed operand have no scale".into());
+        }
+        if !self.skip_small {
+            return None;
+        }
+        let (inner, outer) = match &node.op {
+            Op::MatMul(op) if op.trans_b => (w[1], w[0]),
+            Op::Conv(op) => {
+                if self.acts != Acts::None && op.groups > 1 && w[1] == 1 {
+                    return Some("a depthwise convolution has nothing to gain".into());
+                }
+                if self.acts != Acts::None && w[1] * op.groups as usize <= 4 {
+                    return Some(format!("{} input channels are too few", w[1] * op.groups as usize));
+                }
+                (w[1..].iter().product(), w[0])
+            }
+            _ => (w[0], w[1]),
+        };
+        (inner < SHORT || outer < SHORT)
+            .then(|| format!("{inner} x {outer} is too small, less than {SHORT} in one direction"))
+    }
+    fn estimator(&self) -> Estimator {
+        match self.method {
+            Method::MinMax => Estimator::MinMax,
+            Method::Percentile => Estimator::Percentile(self.percentile.0),
+            Method::Mse => Estimator::Mse,
+        }
+    }
+    fn check(&self) -> Result<()> {
+        let wrong = |message: String| Err(Diagnostic::error("S0110", message).failure(Failure::Usage));
+        match self.bits {
+            8 => {}
+            4 if self.acts == Acts::None => {}
+            4 => return wrong("quantize: 4-bit weights are for acts=none".into()),
+            b => return wrong(format!("quantize: codes of {b} bits; 8 and 4 are known")),
+        }
+        if !(50.0..=100.0).contains(&self.percentile.0) {
+            return wrong(format!("quantize: percentile={:?} is not between 50 and 100", self.percentile.0));
+        }
+        Ok(())
+    }
+}
+
+impl Propose for Quantize {
+    fn taps(&self, m: &Module) -> Vec<ValueId> {
+        let Ok(main) = m.main() else { return vec![] };
+        if self.acts != Acts::Static {
+            return vec![];
+        }
+        let wanted = |(s, n): &(Site, NodeId)| {
+            s.func == main && self.select.matches(s) && !self.exclude.matches(s) && self.decline(m, s, *n).is_none()
+        };
+        let mut taps: Vec<ValueId> =
+            candidates(m).iter().filter(|c| wanted(c)).map(|(_, n)| m.funcs[main].nodes[*n].operands[0]).collect();
+        taps.sort_unstable();
+        taps.dedup();
+        taps
+    }
+
+    fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {
+        self.check()?;
+        let sites = candidates(m).into_iter().map(|c| c.0).collect();
+        let mut out = vec![];
+        for site in cx.select(sites, &self.select, &self.exclude)? {
+            let Def::Node(n, _) = m.funcs[site.func].values[site.value].def else { continue };
+            match self.decline(m, &site, n) {
+                Some(reason) => {
+                    cx.count("declined", 1);
+                    cx.decline(&site, reason);
+                }
+                None => out.push(site),
+            }
+        }
+        Ok(out)
+    }
+
+    fn propose(&self, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>> {
+        let Def::Node(n, _) = b.func.values[site.value].def else { return Ok(vec![]) };
+        let (op, x, w) = (b.func.nodes[n].op.clone(), b.func.nodes[n].operands[0], b.func.nodes[n].operands[WEIGHT]);
+        let Some((name, weight)) = b.tensor(w) else { return Ok(vec![]) };
+        let name = name.to_string();
+        let channel = if matches!(&op, Op::MatMul(m) if !m.trans_b) { 1 } else { 0 };
+        let Some(codes) = Codes::of(weight, channel, self.bits, self.clip) else {
+            cx.count("declined", 1);
+            cx.decline(site, "the weight has elements that are NaN or infinite");
+            return Ok(vec![]);
+        };
+        let base = b.name.clone();
+        let (alternative, value) = match self.acts {
+            Acts::None => {
+                let mut shape = vec![1; site.weight.len()];
+                shape[channel] = site.weight[channel];
+                let q = b.constant(&format!("{name}.q"), &codes.tensor(self.bits, &site.weight));
+                let s = b.constant(&format!("{name}.s"), &Tensor::from_f32(shape, &codes.scales));
+                b.name = name;
+                let decoded = b.op(DecodeAffine { axis: 0, group: 0 }, &[q, s])?;
+                b.name = base;
+                (format!("w{}", self.bits), b.op(op, &[x, decoded])?)
+            }
+            Acts::Dynamic => {
+                let q = b.constant(&format!("{name}.q"), &codes.tensor(8, &site.weight));
+                let s = b.constant(&format!("{name}.s"), &Tensor::from_f32([codes.scales.len()], &codes.scales));
+                let x_name = b.func.values[x].name.clone();
+                b.name = format!("{x_name}.q");
+                let rows = b.ops(QuantDynamic {}, &[x])?;
+                b.func.rename(rows[1], &format!("{x_name}.s"));
+                let y = product(b, &base, op, [rows[0], q], s)?;
+                ("int8-dynamic".into(), b.op(Binary { kind: BinaryKind::Mul }, &[y, rows[1]])?)
+            }
+            Acts::Static => {
+                let x_name = b.func.values[x].name.to_string();
+                let range = cx.statistics.and_then(|s| s.get(&x_name)).and_then(|s| s.range(self.estimator()));
+                let Some((lo, hi)) = range else {
+                    cx.count("declined", 1);
+                    cx.decline(site, "calibration saw no finite input");
+                    return Ok(vec![]);
+                };
+                (String::from("int8"), self.fixed(b, &op, x, &x_name, &name, &codes, site, affine(lo, hi))?)
+            }
+        };
+        cx.count("sites", 1);
+        Ok(vec![Alternative { name: alternative, value }])
+    }
+}
+
+impl Quantize {
+    /// The op on codes of `x` with a known scale and zero point.
+    #[allow(clippy::too_many_arguments)]
+    fn fixed(
+        &self,
+        b: &mut Editor,
+        op: &Op,
+        x: ValueId,
+        x_name: &str,
+        w_name: &str,
+        codes: &Codes,
+        site: &Site,
+        (scale, zero): (f32, u8),
+    ) -> Result<ValueId> {
+        let base = std::mem::replace(&mut b.name, format!("{x_name}.q"));
+        let sx = b.constant(&format!("{x_name}.s"), &Tensor::from_f32([], &[scale]));
+        let mut operands = vec![x, sx];
+        if zero != 0 {
+            operands.push(b.constant(&format!("{x_name}.z"), &Tensor::from_i64(DType::U8, [], &[zero.into()])));
+        }
+        let mut q = b.op(Quant { to: DType::U8, narrow: false }, &operands)?;
+        let mut op = op.clone();
+        // The channel is the last axis of a product, and of a convolution the one its layout says.
+        let mut per_channel = vec![codes.scales.len()];
+        if let Op::Conv(c) = &mut op {
+            let spatial = c.strides.len();
+            if !c.channels_last {
+                per_channel.resize(1 + spatial, 1);
+            }
+            if zero != 0 && c.pads.iter().any(|&p| p > 0) {
+                let first = Conv::axes(c.channels_last, spatial + 2).2;
+                let (mut lo, mut hi) = (vec![0; spatial + 2], vec![0; spatial + 2]);
+                lo[first..first + spatial].copy_from_slice(&c.pads[..spatial]);
+                hi[first..first + spatial].copy_from_slice(&c.pads[spatial..]);
+                b.name = format!("{x_name}.q.pad");
+                q = b.op(Pad { lo, hi, mode: PadMode::Constant, value: Real(zero.into()) }, &[q])?;
+                c.pads.fill(0);
+            }
+        }
+        let w = b.constant(&format!("{w_name}.q"), &codes.tensor(8, &site.weight));
+        let scales: Vec<f32> = codes.scales.iter().map(|s| s * scale).collect();
+        let s = b.constant(&format!("{w_name}.s"), &Tensor::from_f32(per_channel.clone(), &scales));
+        let y = product(b, &base, op, [q, w], s)?;
+        if zero == 0 {
+            return Ok(y);
+        }
+        let shift: Vec<f32> = scales
+            .iter()
+            .zip(&codes.sums)
+            .map(|(s, n)| (-f64::from(*s) * f64::from(zero) * *n as f64) as f32)
+            .collect();
+        let z = b.constant(&format!("{w_name}.z"), &Tensor::from_f32(per_channel, &shift));
+        b.op(Binary { kind: BinaryKind::Add }, &[y, z])
+    }
+}
+
+/// The integer product, as scaled floats.
+fn product(b: &mut Editor, base: &str, op: Op, codes: [ValueId; 2], scale: ValueId) -> Result<ValueId> {
+    b.name = format!("{base}.i");
+    let sum = b.op(op, &codes)?;
+    b.name = format!("{base}.f");
+    let sum = b.op(Cast { to: DType::F32 }, &[sum])?;
+    b.name = base.into();
+    b.op(Binary { kind: BinaryKind::Mul }, &[sum, scale])
+}
+
+/// Scale and zero point of unsigned codes over a range that contains 0.
+pub fn affine(lo: f64, hi: f64) -> (f32, u8) {
+    let scale = ((hi - lo) / 255.0) as f32;
+    if scale <= f32::MIN_POSITIVE {
+        return (1.0, 0);
+    }
+    (scale, (-lo / f64::from(scale)).round().clamp(0.0, 255.0) as u8)
+}
+
+/// Symmetric codes of a weight, one scale for each extent of the channel axis.
+pub struct Codes {
+    /// Codes in the weight's order.
+    pub codes: Vec<i8>,
+    /// Scale of each channel.
+    pub scales: Vec<f32>,
+    /// Sum of each channel's codes.
+    pub sums: Vec<i64>,
+}
+
+impl Codes {
+    /// Rounds a weight; `None` when an element is not finite.
+    pub fn of(w: &Tensor, channel: usize, bits: u8, clip: bool) -> Option<Codes> {
+        let top = ((1i32 << (bits - 1)) - 1) as f32;
+        let values = w.to_f32();
+        let (n, inner) = (w.shape()[channel], w.shape()[channel + 1..].iter().product::<usize>());
+        let of = |i: usize| i / inner.max(1) % n.max(1);
+        let mut most = vec![0f32; n];
+        for (i, v) in values.iter().enumerate() {
+            if !v.is_finite() {
+                return None;
+            }
+            most[of(i)] = most[of(i)].max(v.abs());
+        }
+        // A channel of zeros has scale 1.
+        let scale_of = |m: f32| if m / top >= f32::MIN_POSITIVE { m / top } else { 1.0 };
+        let mut scales: Vec<f32> = most.iter().map(|&m| scale_of(m)).collect();
+        let round = |v: f32, s: f32| (v / s).round_ties_even().clamp(-top, top);
+        if clip {
+            let mut best = vec![f64::INFINITY; n];
+            let full = scales.clone();
+            for step in 0..20 {
+                let shrink = 1.0 - step as f32 / 40.0;
+                let mut error = vec![0f64; n];
+                for (i, &v) in values.iter().enumerate() {
+                    let s = full[of(i)] * shrink;
+                    error[of(i)] += f64::from(v - round(v, s) * s).powi(2);
+                }
+                for c in 0..n {
+                    if error[c] < best[c] {
+                        (best[c], scales[c]) = (error[c], full[c] * shrink);
+                    }
+                }
+            }
+        }
+        let mut sums = vec![0; n];
+        let code = |(i, &v): (usize, &f32)| {
+            let q = round(v, scales[of(i)]) as i8;
+            sums[of(i)] += i64::from(q);
+            q
+        };
+        let codes = values.iter().enumerate().map(code).collect();
+        Some(Codes { codes, scales, sums })
+    }
+    fn tensor(&self, bits: u8, shape: &[usize]) -> Tensor {
+        let codes: Vec<i64> = self.codes.iter().map(|&c| c.into()).collect();
+        Tensor::from_i64(if bits <= 4 { DType::I4 } else { DType::I8 }, shape, &codes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tersor_ir::testing::{Gen, rel_l2};
+    use tersor_ir::types::Type;
+
+    fn decoded(c: &Codes, channel: usize, shape: &[usize]) -> Vec<f32> {
+        let inner: usize = shape[channel + 1..].iter().product();
+        c.codes.iter().enumerate().map(|(i, &q)| f32::from(q) * c.scales[i / inner % shape[channel]]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn codes_are_near_and_stable(seed in any::<u64>(), rows in 1usize..9, columns in 1usize..9, channel in 0usize..2, bits in 2u8..9) {
+            let shape = [rows, columns];
+            let w = Gen::new(seed % (1 << 60)).tensor(&Type::new(DType::F32, shape));
+            let c = Codes::of(&w, channel, bits, false).unwrap();
+            let back = decoded(&c, channel, &shape);
+            for (i, (a, b)) in w.to_f32().iter().zip(&back).enumerate() {
+                let s = c.scales[if channel == 0 { i / columns } else { i % columns }];
+                prop_assert!((a - b).abs() <= s * 0.5001, "{a} {b} {s}");
+            }
+            let again = Codes::of(&Tensor::from_f32(shape, &back), channel, bits, false).unwrap();
+            prop_assert_eq!(&again.codes, &c.codes);
+            let clipped = Codes::of(&w, channel, bits, true).unwrap();
+            let error = |c: &Codes| rel_l2(&Tensor::from_f32(shape, &decoded(c, channel, &shape)), &w);
+            prop_assert!(error(&clipped) <= error(&c) * 1.0001);
+        }
+    }
+
+    #[test]
+    fn error_falls_about_fourfold_in_power_by_bit() {
+        let w = Gen::new(1).tensor(&Type::new(DType::F32, [64, 64]));
+        let error = |bits| {
+            let c = Codes::of(&w, 0, bits, false).unwrap();
+            rel_l2(&Tensor::from_f32([64, 64], &decoded(&c, 0, &[64, 64])), &w).powi(2)
+        };
+        for bits in 3..8 {
+            let ratio = error(bits) / error(bits + 1);
+            assert!((3.0..7.0).contains(&ratio), "{bits}: {ratio}");
+        }
+    }
+
+    #[test]
+    fn degenerate_channels_are_exact_and_non_finite_ones_refused() {
+        let c = Codes::of(&Tensor::from_f32([2, 2], &[0.0, 0.0, 1e-42, 0.0]), 0, 8, true).unwrap();
+        assert_eq!((c.scales[0], c.codes[0], c.sums[0]), (1.0, 0, 0));
+        assert!(Codes::of(&Tensor::from_f32([1], &[f32::NAN]), 0, 8, false).is_none());
+        assert_eq!(affine(0.0, 0.0), (1.0, 0));
+        assert_eq!(affine(0.0, 255.0), (1.0, 0));
+        assert_eq!(affine(-255.0, 0.0), (1.0, 255));
+    }
+}
