@@ -270,7 +270,8 @@ impl Fuser<'_> {
         let first = group.anchor.unwrap_or(group.nodes[0]);
         match self.op(first) {
             Op::QuantDynamic(_) => None,
-            Op::Attention(_) if group.nodes.len() > 1 => None,
+            // After the moves that the kernel makes itself.
+            Op::Attention(_) => group.nodes.last().map(|&n| self.shape(self.f.nodes[n].results[0])),
             _ => Some(self.shape(self.f.nodes[first].results[0])),
         }
     }

@@ -1,13 +1,13 @@
 //! The loops over the grid, blocks of keys and tiles of rows.
 
 use super::amx::pack_value_pairs;
-use super::rows::{Rows, float};
+use super::output::Output;
+use super::rows::Rows;
 use super::softmax::{Row, update};
 use super::tile::{Left, PANEL, Right, Span, V16, pack_keys, pack_values, product, stream_keys, stream_values};
-use super::{Plan, output_view, round_up};
+use super::{Plan, round_up};
 use crate::emit::{KernelBuilder, Scalar, Ty, Val};
-use crate::kernel::{GroupCx, LaunchBuilder};
-use tersor_ir::{Diagnostic, Dim, Failure};
+use crate::kernel::LaunchBuilder;
 
 /// How keys and values are read.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -68,28 +68,6 @@ impl Layout {
     }
 }
 
-/// Where results go.
-pub struct Output {
-    ptr: Val,
-    /// Bytes between neighbours along batch, head and row.
-    strides: [Val; 3],
-    elem: Scalar,
-}
-
-impl Output {
-    pub fn new(cx: &GroupCx, lb: &mut LaunchBuilder) -> Result<Output, Diagnostic> {
-        let view = output_view(cx)?;
-        let dtype = cx.ty(view.root).dtype;
-        let wrong = |what: String| Diagnostic::error("B0341", what).failure(Failure::Internal);
-        let elem = float(dtype).ok_or_else(|| wrong(format!("attention to {dtype}")))?;
-        if view.strides[3] != Dim::from(1) {
-            return Err(wrong("attention whose result is transposed within heads".into()));
-        }
-        let strides = [0, 1, 2].map(|i| lb.extent(&(view.strides[i].clone() * i64::from(elem.bytes()).into())));
-        Ok(Output { ptr: lb.write(view.root), strides, elem })
-    }
-}
-
 /// Everything that the kernel's instructions refer to.
 pub struct Body<'a> {
     pub plan: &'a Plan,
@@ -98,7 +76,7 @@ pub struct Body<'a> {
     pub keys: Rows,
     pub values: Rows,
     pub mask: Option<Rows>,
-    pub output: Output,
+    pub output: Output<'a>,
     /// Query rows of a key-value head.
     pub rows: Val,
     /// Grid points of a key-value head.
@@ -143,7 +121,7 @@ pub struct Point {
 }
 
 impl Body<'_> {
-    pub fn grid(&self, k: &mut KernelBuilder, way: Way) {
+    pub fn grid(&self, k: &mut LaunchBuilder, way: Way) {
         let ((begin, end), one, none) = (k.range(), k.i64(1), k.i64(-1));
         k.for_(begin, end, one, &[none], |k, index, packed| {
             let head = k.div(index, self.blocks);
@@ -461,15 +439,10 @@ impl Body<'_> {
     }
 
     /// Divides by the sums of weights and stores.
-    fn finish(&self, k: &mut KernelBuilder, point: &Point) {
+    fn finish(&self, k: &mut LaunchBuilder, point: &Point) {
         let (layout, zero) = (&self.layout, k.i64(0));
         k.loop_(zero, point.count, 1, |k, row| {
             let (head, position) = self.place(k, point, row);
-            let mut to = self.output.ptr;
-            for (index, stride) in [point.batch, head, position].into_iter().zip(self.output.strides) {
-                let offset = k.mul(index, stride);
-                to = k.gep(to, offset);
-            }
             let state = self.row(k, layout.states, 8, row);
             let sum = k.offset(state, 4);
             let (sum, one) = (k.load(sum, Ty::F32), k.f32(1.0));
@@ -479,15 +452,7 @@ impl Body<'_> {
                 let at = k.offset(sums, 4 * column);
                 let y = k.load(at, V16);
                 let y = k.mul(y, inverse);
-                let y = k.to_float_type(y, self.output.elem);
-                let to = k.offset(to, column * i64::from(self.output.elem.bytes()));
-                let left = self.plan.width - column;
-                if left >= 16 {
-                    k.store(y, to);
-                } else {
-                    let left = k.i64(left);
-                    k.store_first(y, to, left);
-                }
+                self.output.store(k, [point.batch, head, position], column, y);
             }
         });
     }

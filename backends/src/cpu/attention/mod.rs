@@ -10,9 +10,11 @@
 //! - *streamed*: for few rows (decoding), each row reads keys and values where they are.
 //!
 //! Blocks that the causal mask hides from all rows of a tile are skipped. Storage is `f32`, `f16` or `bf16`; everything else is computed in `f32`.
+//! Results are finished by the group's other nodes and may go to `[B, S, H, E]` or `[B, S, H*E]` (`output.rs`).
 
 mod amx;
 mod body;
+mod output;
 mod rows;
 mod softmax;
 #[cfg(test)]
@@ -20,8 +22,9 @@ mod tests;
 mod tile;
 
 use crate::emit::Scalar;
-use crate::kernel::{GroupCx, Isa, Launch, LaunchBuilder, View};
-use body::{Body, Output, Way};
+use crate::kernel::{GroupCx, Isa, Launch, LaunchBuilder};
+use body::{Body, Way};
+use output::Output;
 use rows::{Rows, float};
 use tersor_ir::ops::Attention;
 use tersor_ir::{Diagnostic, Dim, Failure, Op};
@@ -106,7 +109,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     ));
     let [queries, keys, values] = [0, 1, 2].map(|i| Rows::new(cx, &mut lb, node.operands[i], elem));
     let mask = node.operands.get(3).map(|&m| Rows::new(cx, &mut lb, m, elem));
-    let output = Output::new(cx, &mut lb)?;
+    let output = Output::new(cx)?;
     let way = match rows.as_const() {
         _ if few => Way::Streamed,
         None if streams => Way::Either,
@@ -135,35 +138,4 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     let point = Dim::from(plan.queries * (depth + width)) * t;
     let grain = Dim::from(THREAD_WORK).floor_div(point + Dim::from(1)).max(1.into());
     Ok(lb.launch(b * g * blocks, scratch, grain))
-}
-
-/// Elements between neighbours of the anchor's result in the group's output, when the nodes after the anchor only transpose and then reshape.
-fn output_view(cx: &GroupCx) -> Result<View, Diagnostic> {
-    let node = &cx.f.nodes[cx.group.anchor.expect("a group with an anchor")];
-    let mut at = node.results[0];
-    let mut perm: Vec<usize> = vec![0, 1, 2, 3];
-    let mut reshaped = false;
-    for &n in &cx.group.nodes {
-        let next = &cx.f.nodes[n];
-        match &next.op {
-            Op::Transpose(t) if next.operands[0] == at && !reshaped => {
-                perm = t.perm.iter().map(|&p| perm[p as usize]).collect();
-            }
-            Op::Reshape(_) if next.operands[0] == at => reshaped = true,
-            _ if n == cx.group.anchor.expect("a group with an anchor") => continue,
-            other => {
-                let message = format!("{} after attention in one kernel", other.mnemonic());
-                return Err(Diagnostic::error("B0341", message).failure(Failure::Internal));
-            }
-        }
-        at = next.results[0];
-    }
-    let ty = cx.ty(node.results[0]);
-    let moved = tersor_ir::Type::new(ty.dtype, perm.iter().map(|&p| &ty.shape[p]));
-    let dense = View::dense(at, &moved);
-    let mut strides = dense.strides.clone();
-    for (axis, &p) in perm.iter().enumerate() {
-        strides[p] = dense.strides[axis].clone();
-    }
-    Ok(View { strides, ..dense })
 }

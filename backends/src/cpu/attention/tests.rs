@@ -5,7 +5,9 @@ use crate::cpu::testing::{check, random_inputs};
 use crate::fuse::fuse;
 use crate::kernel::{GroupCx, Isa};
 use tersor_ir::module::Builder;
-use tersor_ir::ops::{Attention, Real, Reshape, Transpose};
+use tersor_ir::ops::binary::BinaryKind;
+use tersor_ir::ops::unary::UnaryKind;
+use tersor_ir::ops::{Attention, Binary, Real, Reshape, Transpose, Unary};
 use tersor_ir::{Bindings, DType, Dim, Func, Module, Tensor, Type};
 
 /// One case.
@@ -29,6 +31,8 @@ struct Case {
     /// Results go to `[B, S, H*D]`.
     merged: bool,
     symbolic: bool,
+    /// A bias and a negation follow.
+    finished: bool,
 }
 
 const PLAIN: Case = Case {
@@ -46,6 +50,7 @@ const PLAIN: Case = Case {
     turned: false,
     merged: false,
     symbolic: false,
+    finished: false,
 };
 
 fn run(c: Case, isa: Isa, seed: u64) {
@@ -86,6 +91,13 @@ fn run(c: Case, isa: Isa, seed: u64) {
         y = builder.op(Transpose { perm: vec![0, 2, 1, 3] }, &[y]).unwrap();
         y = builder.op(Reshape { shape: vec![b, s, Dim::from(heads * c.width)] }, &[y]).unwrap();
     }
+    if c.finished {
+        let last = builder.ty(y).shape[builder.ty(y).rank() - 1].as_const().unwrap() as usize;
+        let bias = Tensor::from_f64(c.dtype, [last], &(0..last).map(|i| i as f64 / 8.0).collect::<Vec<_>>());
+        let bias = builder.constant("bias", &bias);
+        y = builder.op(Binary { kind: BinaryKind::Add }, &[y, bias]).unwrap();
+        y = builder.op(Unary { kind: UnaryKind::Neg }, &[y]).unwrap();
+    }
     f.body_mut().results = vec![y];
     f.inputs = f.body().params.iter().map(|&p| f.values[p].name.clone()).collect();
     f.outputs = vec!["y".into()];
@@ -101,7 +113,7 @@ fn run(c: Case, isa: Isa, seed: u64) {
     assert_eq!(fusion.groups.len(), 1, "{c:?}");
     let build = |cx: &GroupCx| {
         let launch = build(cx)?;
-        assert_eq!(launch.kernel.features.contains("amx-bf16"), isa == Isa::Amx && c.depth % 32 == 0);
+        assert_eq!(launch.kernel.features.contains("amx-bf16"), isa == Isa::Amx && c.depth.is_multiple_of(32));
         Ok(launch)
     };
     check(&m, &fusion, isa, build, &inputs, 1e-5);
@@ -134,7 +146,11 @@ fn half_floats_are_widened() {
 fn tiles_multiply_packed_bf16() {
     let wide = Case { dtype: DType::BF16, depth: 32, width: 48, mixed: true, merged: true, ..PLAIN };
     run(Case { rows: 37, keys: 61, ..wide.clone() }, Isa::Amx, 12);
-    run(Case { rows: 20, keys: 33, each: 2, causal: true, symbolic: true, ..wide.clone() }, Isa::Amx, 13);
+    run(
+        Case { rows: 20, keys: 33, each: 2, causal: true, symbolic: true, finished: true, ..wide.clone() },
+        Isa::Amx,
+        13,
+    );
     run(Case { rows: 9, keys: 40, depth: 64, mask: Some([true, false, false, true]), ..wide.clone() }, Isa::Amx, 14);
     run(Case { rows: 9, keys: 530, groups: 1, width: 16, symbolic: true, ..wide.clone() }, Isa::Amx, 15);
     run(Case { rows: 2, keys: 9, symbolic: true, ..wide.clone() }, Isa::Amx, 16);
@@ -169,6 +185,7 @@ fn random_cases() {
             turned: g.flip(),
             merged: g.flip(),
             symbolic: g.flip(),
+            finished: g.flip(),
         };
         let isa = g.one_of(&[Isa::V3, Isa::V4]);
         run(case, isa, seed);
