@@ -4,10 +4,11 @@
 //! row, a row, or a block of rows, whichever is about [`BLOCK`] elements.
 
 use super::expr::{Fused, Point, Row};
+use super::transpose;
 use crate::emit::Val;
-use crate::kernel::{GroupCx, Launch, LaunchBuilder};
+use crate::kernel::{GroupCx, Launch, LaunchBuilder, View};
 use tersor_ir::diag::Result;
-use tersor_ir::{DType, Dim, ValueId};
+use tersor_ir::{DType, Dim, Op, ValueId};
 
 /// Elements of one grid point.
 const BLOCK: i64 = 4096;
@@ -16,12 +17,51 @@ pub const GRAIN: i64 = 1 << 16;
 
 /// Builds the loop kernel of a group.
 pub fn build(cx: &GroupCx) -> Result<Launch> {
+    if let Some(turn) = transpose::fits(cx) {
+        return Ok(transpose::build(cx, &turn));
+    }
+    if let Some(launch) = concat(cx)? {
+        return Ok(launch);
+    }
     let domain_of = *cx.group.outputs.iter().max_by_key(|&&v| cx.ty(v).rank()).expect("a group has outputs");
     let fused = Fused::new(cx, domain_of)?;
     let mut b = LaunchBuilder::new(format!("{}_loop__{}", cx.ty(domain_of).dtype, cx.isa.suffix()));
     let space = Space::of(&fused, lanes(cx));
     let grid = space.blocks(&mut b, |b, at| fused.store_outputs(b, &[], at));
     Ok(b.launch(grid, 0, space.grain()))
+}
+
+/// A group that begins with a concatenation: each operand is copied to its place, through the nodes after it.
+fn concat(cx: &GroupCx) -> Result<Option<Launch>> {
+    let node = &cx.f.nodes[cx.group.nodes[0]];
+    let Op::Concat(c) = &node.op else { return Ok(None) };
+    let y = node.results[0];
+    let rank = cx.ty(y).rank();
+    let merged = rank - usize::from(c.axis);
+    let dense = |&v: &ValueId| cx.view(v) == View::dense(v, cx.ty(v));
+    if merged > 1 && (cx.group.nodes.len() > 1 || !node.operands.iter().all(dense)) {
+        return Ok(None);
+    }
+    let fused = Fused::new(cx, y)?;
+    let mut b = LaunchBuilder::new(format!("{}_concat__{}", cx.ty(y).dtype, cx.isa.suffix()));
+    let sources = node.operands.iter().map(|&v| Fused::new(cx, v)).collect::<Result<Vec<_>>>()?;
+    let whole = Space::new(fused.domain(), merged, lanes(cx));
+    let (begin, end) = b.range();
+    b.loop_(begin, end, 1, |b, row| {
+        let mut start = Dim::from(0);
+        for (&v, source) in node.operands.iter().zip(&sources) {
+            let space = Space::new(source.domain(), merged, lanes(cx));
+            let (zero, cols, shift) = (b.i64(0), b.extent(&space.cols), b.extent(&start));
+            space.columns(b, row, zero, cols, |b, at| {
+                let x = source.emit(b, &[], at, &[v])[0];
+                let col = b.add(at.col, shift);
+                fused.store_outputs(b, &[(y, x)], &Point { col, ..at.clone() });
+            });
+            start = start + space.cols;
+        }
+    });
+    let each = whole.cols.as_const().unwrap_or(256).max(1);
+    Ok(Some(b.launch(whole.rows, 0, (GRAIN / each).max(1))))
 }
 
 /// Lanes of a loop: a few registers of the widest element type.

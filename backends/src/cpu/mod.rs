@@ -13,6 +13,7 @@ mod rows;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod transpose;
 mod wide;
 
 use crate::kernel::{GroupCx, Launch};

@@ -19,7 +19,8 @@ use tersor_ir::{DType, Dim, NodeId, ValueId};
 pub fn build(cx: &GroupCx, anchor: NodeId, op: &Pool) -> Result<Launch> {
     let node = &cx.f.nodes[anchor];
     let (x, y) = (node.operands[0], node.results[0]);
-    let mut b = LaunchBuilder::new(format!("{}_{}__{}", cx.ty(x).dtype, op.kind.name(), cx.isa.suffix()));
+    let mut b =
+        LaunchBuilder::new(format!("{}_{}__{}", cx.ty(x).dtype, op.kind.name().replace('.', "_"), cx.isa.suffix()));
     let (from, shape) = (cx.ty(x).shape.to_vec(), cx.ty(y).shape.to_vec());
     let wide = if op.channels_last { lanes(cx) } else { 1 };
     let columns = Columns::new(cx, &shape, 1, wide);

@@ -22,7 +22,7 @@ const BLOCK: i64 = 64;
 pub fn build(cx: &GroupCx, anchor: NodeId) -> Result<Launch> {
     let node = &cx.f.nodes[anchor];
     let (x, y) = (node.operands[0], node.results[0]);
-    let name = format!("{}_{}__{}", cx.ty(x).dtype, node.op.mnemonic(), cx.isa.suffix());
+    let name = format!("{}_{}__{}", cx.ty(x).dtype, node.op.mnemonic().replace('.', "_"), cx.isa.suffix());
     let mut b = LaunchBuilder::new(name);
     let axes: Vec<usize> = match &node.op {
         Op::Reduce(r) => r.axes.iter().map(|&a| a.into()).collect(),

@@ -19,7 +19,7 @@ use tersor_ir::{DType, Dim, NodeId, Op, ValueId};
 pub fn build(cx: &GroupCx, anchor: NodeId) -> Result<Launch> {
     let node = &cx.f.nodes[anchor];
     let x = node.operands[0];
-    let name = format!("{}_{}__{}", cx.ty(x).dtype, node.op.mnemonic(), cx.isa.suffix());
+    let name = format!("{}_{}__{}", cx.ty(x).dtype, node.op.mnemonic().replace('.', "_"), cx.isa.suffix());
     let mut b = LaunchBuilder::new(name);
     let shape = cx.ty(x).shape.to_vec();
     let merged = match &node.op {

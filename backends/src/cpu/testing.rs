@@ -1,4 +1,4 @@
-//! Runs fused modules on built kernels in the emulator, against the reference evaluation.
+//! Runs fused modules on built kernels, in the emulator or compiled, against the reference evaluation.
 //!
 //! [`whole`] makes one group of all nodes, [`fuse`](crate::fuse::fuse) the groups of a real compilation; [`check`] takes either.
 
@@ -54,8 +54,19 @@ pub fn whole(m: &Module) -> Fusion {
     Fusion { groups: vec![g], views: HashMap::new() }
 }
 
+/// What runs kernels.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Engine {
+    /// The emulator, for any instruction set.
+    Emulator,
+    /// Compiled code, where this machine has the instruction set; the emulator runs first, to show that the kernel stays in its buffers.
+    #[cfg(feature = "mlir")]
+    Native,
+}
+
 /// Runs the groups one after the other, the grid of each in several parts. Results that no group writes are views, inputs or constants.
 pub fn execute(
+    engine: Engine,
     m: &Module,
     fusion: &Fusion,
     isa: Isa,
@@ -71,7 +82,7 @@ pub fn execute(
     for group in &fusion.groups {
         let cx = GroupCx { m, f, group, isa, views: &fusion.views };
         let launch = build(&cx).unwrap_or_else(|d| panic!("{d}\n{}", tersor_ir::text::print(m)));
-        step(&cx, &launch, &mut buffers, &env);
+        step(engine, &cx, &launch, &mut buffers, &env);
     }
     let tensor = |&v: &ValueId| {
         let root = fusion.views.get(&v).map_or(v, |w| w.root);
@@ -92,7 +103,7 @@ fn tensor_of(ty: &Type, bytes: &[u8], env: &Bindings) -> Tensor {
     Tensor::from_blob(ty.dtype, shape, bytes.to_vec().into()).expect("as many bytes")
 }
 
-fn step(cx: &GroupCx, launch: &Launch, buffers: &mut HashMap<ValueId, Buffer>, env: &Bindings) {
+fn step(engine: Engine, cx: &GroupCx, launch: &Launch, buffers: &mut HashMap<ValueId, Buffer>, env: &Bindings) {
     let grid = value(&launch.grid, env);
     let mut call = Call::new(grid);
     for arg in &launch.args {
@@ -122,14 +133,13 @@ fn step(cx: &GroupCx, launch: &Launch, buffers: &mut HashMap<ValueId, Buffer>, e
     call.dims = launch.dims.iter().map(|d| value(d, env)).collect();
     call.scratch = value(&launch.scratch, env) as usize;
     assert!(grid >= 0 && value(&launch.grain, env) >= 0, "grid {grid}");
-    // In three parts, out of order.
-    let cuts = [0, grid / 3, grid * 2 / 3, grid];
-    for part in [1, 2, 0] {
-        call.range = (cuts[part], cuts[part + 1]);
-        if call.range.0 < call.range.1 {
-            run(&launch.kernel, &mut call)
-                .unwrap_or_else(|e| panic!("{e}\n{}\n{}", tersor_ir::text::print(cx.m), listing(launch)));
-        }
+    let fresh = call.clone();
+    parts(&mut call, grid, |call| {
+        run(&launch.kernel, call)
+            .unwrap_or_else(|e| panic!("{e}\n{}\n{}", tersor_ir::text::print(cx.m), listing(launch)));
+    });
+    if engine != Engine::Emulator {
+        native(cx, launch, grid, fresh, &mut call);
     }
     for (i, arg) in launch.args.iter().enumerate() {
         if let Operand::Write(v) = arg {
@@ -137,6 +147,33 @@ fn step(cx: &GroupCx, launch: &Launch, buffers: &mut HashMap<ValueId, Buffer>, e
         }
     }
 }
+
+/// Runs the grid in three parts, out of order.
+fn parts(call: &mut Call, grid: i64, mut run: impl FnMut(&mut Call)) {
+    let cuts = [0, grid / 3, grid * 2 / 3, grid];
+    for part in [1, 2, 0] {
+        call.range = (cuts[part], cuts[part + 1]);
+        if call.range.0 < call.range.1 {
+            run(call);
+        }
+    }
+}
+
+/// Compiles the launch and runs it on `fresh`, which becomes the result.
+#[cfg(feature = "mlir")]
+fn native(cx: &GroupCx, launch: &Launch, grid: i64, mut fresh: Call, call: &mut Call) {
+    use crate::mlir::jit;
+    let jit = match jit::load(std::slice::from_ref(&launch.kernel), cx.isa) {
+        Ok(jit) => jit,
+        Err(crate::mlir::Error::Host(_)) => return,
+        Err(e) => panic!("{e}\n{}", listing(launch)),
+    };
+    parts(&mut fresh, grid, |call| jit.run(&launch.kernel.name, call).expect("a kernel of that name"));
+    *call = fresh;
+}
+
+#[cfg(not(feature = "mlir"))]
+fn native(_: &GroupCx, _: &Launch, _: i64, _: Call, _: &mut Call) {}
 
 fn listing(launch: &Launch) -> String {
     crate::emit::print::module(std::slice::from_ref(&launch.kernel))
@@ -150,7 +187,7 @@ pub fn random_inputs(m: &Module, env: &Bindings, seed: u64) -> Vec<Tensor> {
     f.body().params.iter().map(|&p| g.tensor(&fixed(&f.values[p].ty))).collect()
 }
 
-/// Compares with the reference: every difference is at most `tolerance` times the larger of 1 and the reference; integers agree exactly.
+/// [`check_on`] in the emulator.
 pub fn check(
     m: &Module,
     fusion: &Fusion,
@@ -159,8 +196,21 @@ pub fn check(
     inputs: &[Tensor],
     tolerance: f64,
 ) {
+    check_on(Engine::Emulator, m, fusion, isa, build, inputs, tolerance);
+}
+
+/// Compares with the reference: every difference is at most `tolerance` times the larger of 1 and the reference; integers agree exactly.
+pub fn check_on(
+    engine: Engine,
+    m: &Module,
+    fusion: &Fusion,
+    isa: Isa,
+    build: impl Fn(&GroupCx) -> Result<Launch>,
+    inputs: &[Tensor],
+    tolerance: f64,
+) {
     let want = tersor_ir::interp::run(m, inputs).unwrap_or_else(|d| panic!("{d}"));
-    let got = execute(m, fusion, isa, build, inputs);
+    let got = execute(engine, m, fusion, isa, build, inputs);
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
         assert_eq!((got.dtype(), got.shape()), (want.dtype(), want.shape()));
         let unit = match want.dtype() {
@@ -173,7 +223,7 @@ pub fn check(
         let error = max_abs(got, want);
         assert!(
             error <= unit * size,
-            "result {i}: error {error} on {isa:?}\n{}\nin {:?}\ngot {:?}\nwant {:?}",
+            "result {i}: error {error} on {isa:?}, {engine:?}\n{}\nin {:?}\ngot {:?}\nwant {:?}",
             tersor_ir::text::print(m),
             inputs.iter().map(Tensor::to_f64).collect::<Vec<_>>(),
             got.to_f64(),

@@ -1,6 +1,8 @@
 //! Random ops and fused groups against the reference evaluation, in the emulator.
 
 use super::build;
+#[cfg(feature = "mlir")]
+use super::testing::{Engine, check_on};
 use super::testing::{check, one_op, parse, random_inputs, whole};
 use crate::fuse::fuse;
 use crate::kernel::Isa;
@@ -69,6 +71,10 @@ fn module(text: &str, extents: &[(&str, i64)], tolerance: f64) {
         let inputs = random_inputs(&m, &env, seed);
         for isa in [Isa::V3, Isa::V4] {
             check(&m, &fuse(&m.funcs[m.main().unwrap()]), isa, build, &inputs, tolerance);
+        }
+        #[cfg(feature = "mlir")]
+        if seed == 0 {
+            check_on(Engine::Native, &m, &fuse(&m.funcs[m.main().unwrap()]), Isa::V3, build, &inputs, tolerance);
         }
     }
 }
@@ -153,6 +159,55 @@ fn long_rows() {
 }",
             &[("T", t), ("C", c)],
             2e-5,
+        );
+    }
+}
+
+/// One instance of every kind of kernel, compiled.
+#[cfg(feature = "mlir")]
+#[test]
+fn compiled_samples() {
+    use OpKind::*;
+    let kinds = [Unary, Binary, Compare, Select, Cast, Quant, Transpose, Slice, Concat, Pad, Gather, Rope, Reduce];
+    for (i, kind) in kinds.into_iter().chain([ArgReduce, CumSum, Softmax, LayerNorm, QuantDynamic, Pool]).enumerate() {
+        for seed in 0..2 {
+            let (op, types) = kind.sample(&mut Gen::new(seed * 31 + i as u64));
+            if types.iter().any(|t| t.dtype.bits() < 8 || matches!(t.dtype, DType::F8E4M3 | DType::F8E5M2)) {
+                continue;
+            }
+            let m = one_op(op, &types);
+            let f = &m.funcs[m.main().unwrap()];
+            if f.values.values().any(|v| v.ty.dtype.bits() < 8) {
+                continue;
+            }
+            let inputs = random_inputs(&m, &Bindings::new(), seed);
+            check_on(Engine::Native, &m, &whole(&m), Isa::V3, build, &inputs, 2e-6);
+        }
+    }
+}
+
+#[test]
+fn moves_of_many_elements() {
+    for (t, c) in [(8, 16), (21, 40), (5, 7)] {
+        module(
+            "module @m {
+  func @main(%x: f32[2,T,C], %h: f16[T,C], %d: f64[T,C], %k: f32[2,T,3], %i: i64[5]) -> (%a: f32[2,C,T], %b: f32[C,2,T], %f: f16[C,T], %e: f64[C,T], %cc: f32[2,T,C+3], %ct: f32[2,2*T,C], %g: f32[2,5,C], %p: f32[2,T+2,C+3], %r: f32[2*T,C]) {
+    %a = transpose %x {perm=[0,2,1]} : f32[2,C,T]
+    %b = transpose %x {perm=[2,0,1]} : f32[C,2,T]
+    %f = transpose %h {perm=[1,0]} : f16[C,T]
+    %e = transpose %d {perm=[1,0]} : f64[C,T]
+    %c0 = concat %x, %k {axis=2} : f32[2,T,C+3]
+    %cc = relu %c0 : f32[2,T,C+3]
+    %ct = concat %x, %x {axis=1} : f32[2,2*T,C]
+    %g = gather %x, %i {axis=1} : f32[2,5,C]
+    %p = pad %x {lo=[0,1,2], hi=[0,1,1], value=7.0} : f32[2,T+2,C+3]
+    %r0 = mul %x, %x : f32[2,T,C]
+    %r = reshape %r0 {shape=[2*T,C]} : f32[2*T,C]
+    return %a, %b, %f, %e, %cc, %ct, %g, %p, %r
+  }
+}",
+            &[("T", t), ("C", c)],
+            1e-6,
         );
     }
 }
