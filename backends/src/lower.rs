@@ -300,7 +300,7 @@ impl<'a> Lowering<'a> {
         let next = self.kernels.len() as u32;
         let position = *self.by_text.entry(text).or_insert(next);
         if position == next {
-            kernel.name = format!("{family}.{next}");
+            kernel.name = format!("{family}_{next}");
             self.kernels.push(kernel);
         }
         position

@@ -146,15 +146,11 @@ pub fn unravel(b: &mut LaunchBuilder, index: Val, extents: &[Dim]) -> Vec<Val> {
     out
 }
 
+/// A loop body: the index along each axis and the accumulators; gives the next accumulators.
+type Body<'a> = &'a dyn Fn(&mut LaunchBuilder, &[Val], &[Val]) -> Vec<Val>;
+
 /// Runs `body` for every index of the axes `over`, outermost first, with the other entries of `index` as they are; accumulators are carried.
-pub fn over(
-    b: &mut LaunchBuilder,
-    shape: &[Dim],
-    axes: &[usize],
-    index: &[Val],
-    acc: &[Val],
-    body: &dyn Fn(&mut LaunchBuilder, &[Val], &[Val]) -> Vec<Val>,
-) -> Vec<Val> {
+pub fn over(b: &mut LaunchBuilder, shape: &[Dim], axes: &[usize], index: &[Val], acc: &[Val], body: Body) -> Vec<Val> {
     let Some((&axis, rest)) = axes.split_first() else { return body(b, index, acc) };
     let (zero, one, n) = (b.i64(0), b.i64(1), b.extent(&shape[axis]));
     b.for_(zero, n, one, acc, |b, i, acc| {
