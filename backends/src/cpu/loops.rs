@@ -31,6 +31,11 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
     Ok(b.launch(grid, 0, space.grain()))
 }
 
+/// Grid points of `elements` each that make up `work` elements.
+pub fn per_point(work: i64, elements: &Dim) -> Dim {
+    Dim::from(work).floor_div(elements.clone() + 1.into()).max(1.into())
+}
+
 /// A group that begins with a concatenation: each operand is copied to its place, through the nodes after it.
 fn concat(cx: &GroupCx) -> Result<Option<Launch>> {
     let node = &cx.f.nodes[cx.group.nodes[0]];
@@ -60,8 +65,8 @@ fn concat(cx: &GroupCx) -> Result<Option<Launch>> {
             start = start + space.cols;
         }
     });
-    let each = whole.cols.as_const().unwrap_or(256).max(1);
-    Ok(Some(b.launch(whole.rows, 0, (GRAIN / each).max(1))))
+    let grain = per_point(GRAIN, &whole.cols);
+    Ok(Some(b.launch(whole.rows, 0, grain)))
 }
 
 /// Lanes of a loop: a few registers of the widest element type.
@@ -107,11 +112,10 @@ impl Space {
 
     /// Fewest grid points worth a thread.
     pub fn grain(&self) -> Dim {
-        let per_point = match self.cols.as_const() {
-            Some(c) if c < BLOCK => (BLOCK / c.max(1)).max(1) * c.max(1),
-            _ => BLOCK,
-        };
-        (GRAIN / per_point.max(1)).max(1).into()
+        match self.cols.as_const() {
+            Some(c) if c < BLOCK => (GRAIN / ((BLOCK / c.max(1)) * c.max(1)).max(1)).max(1).into(),
+            _ => per_point(GRAIN, &self.cols).max((GRAIN / BLOCK).into()),
+        }
     }
 
     /// Emits `body` at every point of the kernel's range; gives the grid.

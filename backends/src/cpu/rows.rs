@@ -5,7 +5,7 @@
 
 use super::element;
 use super::expr::{Fused, Point, Row};
-use super::loops::{GRAIN, lanes};
+use super::loops::{GRAIN, lanes, per_point};
 use super::nest::{Columns, outputs, over, present, product, unravel};
 use super::wide;
 use crate::emit::{KernelBuilder, Scalar, Ty, Val, math};
@@ -50,8 +50,8 @@ pub fn build(cx: &GroupCx, anchor: NodeId) -> Result<Launch> {
     let cols = rows.columns.extent.clone();
     let bytes = (cols.clone() + 64.into()) * i64::from(float.bytes()).into();
     let scratch = if rows.kept { bytes } else { Dim::from(0) };
-    let grain = GRAIN / 8 / cols.as_const().unwrap_or(512).max(1);
-    Ok(b.launch(grid, scratch, grain.max(1)))
+    let grain = per_point(GRAIN / 8, &cols);
+    Ok(b.launch(grid, scratch, grain))
 }
 
 struct Rows<'a> {

@@ -211,3 +211,36 @@ fn moves_of_many_elements() {
         );
     }
 }
+
+/// Random expressions over operands that broadcast in every way, with several outputs.
+#[test]
+fn random_expressions() {
+    for seed in 0..60 {
+        let mut g = Gen::new(seed);
+        let shapes = ["B,T,C", "T,C", "C", "B,1,C", "1,T,1", "1", "B,T,1"];
+        let shape = |g: &mut Gen| g.one_of(&shapes);
+        let params: Vec<String> = (0..4).map(|i| format!("%p{i}: f32[{}]", shape(&mut g))).collect();
+        let mut body = String::from("    %v0 = add %x, %p0 : f32[B,T,C]\n");
+        let n = g.int(2, 6);
+        for i in 1..=n {
+            let (a, p) = (g.int(0, i - 1), g.int(0, 3));
+            let line = match g.int(0, 4) {
+                0 => format!("{} %v{a}", g.one_of(&["tanh", "sigmoid", "abs", "relu", "silu"])),
+                1 => format!("{} %v{a}, %v{}", g.one_of(&["add", "mul", "max"]), g.int(0, i - 1)),
+                _ => format!("{} %v{a}, %p{p}", g.one_of(&["add", "sub", "mul", "min"])),
+            };
+            body += &format!("    %v{i} = {line} : f32[B,T,C]\n");
+        }
+        let text = format!(
+            "module @m {{\n  func @main(%x: f32[B,T,C], {}) -> (%v{n}: f32[B,T,C], %v1: f32[B,T,C]) {{\n{body}    return %v{n}, %v1\n  }}\n}}",
+            params.join(", ")
+        );
+        let m = parse(&text);
+        let env: Bindings = [("B", g.int(1, 3)), ("T", g.int(1, 5)), ("C", g.one_of(&[1, 3, 16, 37]))]
+            .into_iter()
+            .map(|(n, v)| (n.into(), v))
+            .collect();
+        let inputs = random_inputs(&m, &env, seed);
+        check(&m, &fuse(&m.funcs[m.main().unwrap()]), Isa::V3, build, &inputs, 1e-5);
+    }
+}
