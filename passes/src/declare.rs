@@ -20,6 +20,9 @@ pub enum Kind {
     Propose(Box<dyn Propose>),
 }
 
+/// What options make: a pass, and for each option its text where it is not the default.
+pub type Made = (Kind, Vec<Option<String>>);
+
 /// A declared option.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct OptionSpec {
@@ -53,7 +56,7 @@ pub struct PassSpec {
     pub defaults: fn() -> Vec<String>,
     /// A pass from options as text, in the order of `options`; `None` means the default. The error names the option.
     #[doc(hidden)]
-    pub make: fn(&[Option<String>]) -> Result<(Kind, Vec<Option<String>>), String>,
+    pub make: fn(&[Option<String>]) -> Result<Made, String>,
 }
 
 /// A pass with its options.

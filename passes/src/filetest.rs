@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `//! pass: a{x=1},b` | run these passes; the snapshot holds counters, decisions, remarks, the module |
 //! | `//! check: eval rel <= 0.05` | before and after agree on seeded inputs, for each output, in relative L2 norm |
+//! | `//! diff` | the snapshot holds the difference that the passes make instead of the module |
 //! | `//! run` | run `@main` on seeded inputs; the snapshot holds the results |
 //! | `//! fails: S0101` | the passes end with this error, which is the snapshot |
 //! | `… //! error: T0312` at the end of a line | reading or verifying reports this error at this line, and no other; the reports are the snapshot |
@@ -16,6 +17,7 @@ use std::fmt::Write;
 use tersor_ir::dim::{Bindings, SymbolInfo};
 use tersor_ir::target::Roofline;
 use tersor_ir::testing::{Gen, rel_l2};
+use tersor_ir::text::diff::diff;
 use tersor_ir::text::{PrintOptions, parse, print, print_with};
 use tersor_ir::{Diagnostic, Loc, Module, Tensor, interp};
 
@@ -27,6 +29,7 @@ struct Directives {
     pass: Option<String>,
     limit: Option<f64>,
     run: bool,
+    diff: bool,
     fails: Option<String>,
     errors: Vec<(u32, String)>,
 }
@@ -60,7 +63,11 @@ pub fn run_case(text: &str) -> Result<String, String> {
             }
             Ok(steps) => steps.iter().for_each(|s| report(&mut out, s)),
         }
-        let _ = write!(out, "\n{}", print_with(&after, PrintOptions { statistics: false, locations: false }));
+        let shown = match d.diff {
+            true => diff(&m, &after).to_string(),
+            false => print_with(&after, PrintOptions { statistics: false, locations: false }),
+        };
+        let _ = write!(out, "\n{shown}");
         if let Some(limit) = d.limit {
             let worst = difference(&m, &after).map_err(|e| e.to_string())?;
             if worst.is_nan() || worst > limit {
@@ -94,6 +101,7 @@ fn directives(text: &str) -> Result<Directives, String> {
             ("error", _) => d.errors.push((i as u32 + 1, rest.into())),
             ("pass", true) => d.pass = Some(rest.into()),
             ("run", true) => d.run = true,
+            ("diff", true) => d.diff = true,
             ("fails", true) => d.fails = Some(rest.into()),
             ("check", true) => {
                 let limit = rest.strip_prefix("eval rel <=").and_then(|l| l.trim().parse().ok());

@@ -3,6 +3,7 @@
 //! `parse(print(m))` gives `m` again, up to ids of dead values. Statistics and other comments are not part of a module.
 
 mod cursor;
+pub mod diff;
 
 mod parse;
 mod print;
