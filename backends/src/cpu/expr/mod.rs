@@ -65,11 +65,11 @@ impl<'a> Fused<'a> {
     pub fn new(cx: &'a GroupCx<'a>, domain_of: ValueId) -> Result<Fused<'a>> {
         for &v in cx.group.inputs.iter().chain(&cx.group.outputs) {
             let ty = cx.ty(v);
-            if element::storage(ty.dtype).is_none() && cx.f.def_const(v).is_none() {
+            if element::storage(ty.dtype).is_none() {
                 let message =
                     format!("no kernel reads or writes {} in memory (%{} is {ty})", ty.dtype, cx.f.values[v].name);
                 return Err(Diagnostic::error("B0111", message)
-                    .with_note("only constants may have elements of that type")
+                    .with_note("elements of that type must be decoded from constants alone")
                     .failure(Failure::Unsupported));
             }
         }
