@@ -6,7 +6,7 @@ use tersor_ir::{Func, Module, NodeId, Op, Tensor, ValueId};
 
 /// Rows of a product, and results of a convolution along each spatial axis.
 const ROWS: usize = 8;
-const SPATIAL: usize = 3;
+const SPATIAL: usize = 2;
 
 /// Extents for each operand of a node: those that it contracts whole, the others cut short.
 pub fn shapes(m: &Module, f: &Func, node: NodeId) -> Vec<Vec<usize>> {
