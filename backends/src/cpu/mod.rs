@@ -4,8 +4,11 @@ pub mod attention;
 pub mod depthwise;
 pub mod element;
 pub mod expr;
+pub mod gemm;
 pub mod loops;
+pub mod micro;
 mod nest;
+pub mod pack;
 mod pool;
 mod reduce;
 mod rows;
@@ -27,6 +30,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
     match node.map(|n| &n.op) {
         Some(Op::Attention(_)) => attention::build(cx),
         Some(Op::Conv(_)) if depthwise::fits(cx) => depthwise::build(cx),
+        Some(Op::MatMul(_)) => gemm::build(cx),
         None => loops::build(cx),
         Some(Op::Pool(p)) => pool::build(cx, anchor, p),
         Some(Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_)) => rows::build(cx, anchor),

@@ -1,0 +1,192 @@
+//! Blocks of a product: panels outside, tiles of rows inside, and the epilogue after each tile.
+//!
+//! A tile's sums go through a few lines of stack on their way to the epilogue, which is thus emitted once for whole vectors and once for a last partial one,
+//! whatever the number of tile shapes.
+
+use crate::cpu::micro::{Scheme, Tile};
+use crate::cpu::pack::PANEL;
+use crate::emit::{Scalar, Val};
+use crate::kernel::LaunchBuilder;
+
+/// Takes 16 sums: (sums, row, first column, how many exist).
+pub type Finish<'a> = dyn Fn(&mut LaunchBuilder, Val, Val, Val, Option<Val>) + 'a;
+
+/// Rows times panels.
+pub struct Block<'a> {
+    pub scheme: Scheme,
+    /// Rows and panels of the largest tile.
+    pub tile: (i64, i64),
+    /// The first element of the first row.
+    pub row: Val,
+    pub pitch: Val,
+    pub step: Val,
+    pub stored: Option<(Scalar, bool)>,
+    /// Number of the first row, for the epilogue, and how many there are.
+    pub first_row: Val,
+    pub rows: Val,
+    /// Every value that `rows` may have, where these are known.
+    pub counts: Option<&'a [i64]>,
+    /// The first panel, bytes between panels, and how many there are.
+    pub panel: Val,
+    pub panel_bytes: Val,
+    pub panels: Val,
+    /// Whether the number of panels is always a multiple of the tile's.
+    pub even: bool,
+    /// Column of the first panel, for the epilogue; the columns end at `columns`.
+    pub first_column: Val,
+    pub columns: Val,
+    /// Whether the last panel may have columns that do not exist.
+    pub partial: bool,
+    pub depth: Val,
+    pub known: Option<i64>,
+    /// Where sums start, for the first panel's columns.
+    pub start: Option<Val>,
+    /// Stack for one tile.
+    pub stack: Val,
+    pub finish: &'a Finish<'a>,
+}
+
+/// Bytes of stack that a block's tiles need.
+pub fn stack_bytes(scheme: Scheme, tile: (i64, i64)) -> u32 {
+    (tile.0 * tile.1) as u32 * PANEL as u32 * scheme.acc().bytes()
+}
+
+impl Block<'_> {
+    /// Computes the block.
+    pub fn run(&self, b: &mut LaunchBuilder) {
+        let (zero, wide) = (b.i64(0), self.tile.1);
+        if wide == 1 {
+            return b.loop_(zero, self.panels, 1, |b, p| self.band(b, p, 1));
+        }
+        let by = b.i64(wide);
+        let whole = b.div(self.panels, by);
+        let whole = b.mul(whole, by);
+        b.loop_(zero, whole, wide, |b, p| self.band(b, p, wide));
+        if !self.even {
+            b.loop_(whole, self.panels, 1, |b, p| self.band(b, p, 1));
+        }
+    }
+
+    /// All rows times `wide` panels from number `panel` on.
+    fn band(&self, b: &mut LaunchBuilder, panel: Val, wide: i64) {
+        let offset = b.mul(panel, self.panel_bytes);
+        let first = b.gep(self.panel, offset);
+        let panels: Vec<Val> = (0..wide)
+            .map(|i| {
+                let i = b.i64(i);
+                let offset = b.mul(i, self.panel_bytes);
+                b.gep(first, offset)
+            })
+            .collect();
+        let sixteen = b.i64(PANEL as i64);
+        let skip = b.mul(panel, sixteen);
+        let column = b.add(self.first_column, skip);
+        let start = self.start.map(|p| {
+            let ty = self.scheme.acc().x(PANEL as u32);
+            let at = b.elem(p, skip, self.scheme.acc());
+            (0..wide)
+                .map(|i| {
+                    let at = b.offset(at, i * i64::from(ty.bytes()));
+                    b.load_aligned(at, ty, 64)
+                })
+                .collect::<Vec<_>>()
+        });
+        let most = self.tile.0;
+        let zero = b.i64(0);
+        let tile = |b: &mut LaunchBuilder, from: Val, rows: i64, exist: Val| {
+            let skip = b.mul(from, self.pitch);
+            let row = b.gep(self.row, skip);
+            let t = Tile {
+                scheme: self.scheme,
+                row,
+                pitch: self.pitch,
+                step: self.step,
+                stored: self.stored,
+                rows,
+                panels: &panels,
+                depth: self.depth,
+                known: self.known,
+                start: start.as_deref(),
+                ahead: (rows <= 2).then_some(2048),
+            };
+            t.run(b, self.stack);
+            self.epilogue(b, from, exist, column, wide);
+        };
+        // Whole tiles, then what is left.
+        let by = b.i64(most);
+        let fits = |n: i64| self.counts.is_none_or(|c| c.iter().any(|&r| r >= n));
+        let whole = b.div(self.rows, by);
+        let whole = b.mul(whole, by);
+        if fits(most) {
+            b.loop_(zero, whole, most, |b, r| tile(b, r, most, by));
+        }
+        let rest = |n: i64| self.counts.is_none_or(|c| c.iter().any(|&r| r % most == n));
+        let left = b.sub(self.rows, whole);
+        if self.scheme.tiles() {
+            for half in [true, false] {
+                let (low, high) = if half { (1, 16) } else { (17, 31) };
+                if (low..=high).any(rest) {
+                    let (low, high) = (b.i64(low), b.i64(high));
+                    let (above, below) = (b.ge(left, low), b.le(left, high));
+                    let this = b.and(above, below);
+                    b.when(this, |b| tile(b, whole, if half { 16 } else { 32 }, left));
+                }
+            }
+            return;
+        }
+        for n in (1..most).rev().filter(|&n| most <= 6 || n.count_ones() == 1) {
+            if most <= 6 {
+                if rest(n) {
+                    let count = b.i64(n);
+                    let this = b.eq(left, count);
+                    b.when(this, |b| tile(b, whole, n, count));
+                }
+            } else if self.counts.is_none_or(|c| c.iter().any(|&r| (r % most) & n != 0)) {
+                let count = b.i64(n);
+                let bit = b.and(left, count);
+                let this = b.ne(bit, zero);
+                // Larger parts come first.
+                let mask = b.i64(-2 * n);
+                let before = b.and(left, mask);
+                let from = b.add(whole, before);
+                b.when(this, |b| tile(b, from, n, count));
+            }
+        }
+    }
+
+    /// Hands `rows` rows of the tile on the stack to the epilogue.
+    fn epilogue(&self, b: &mut LaunchBuilder, from: Val, rows: Val, column: Val, wide: i64) {
+        let (zero, ty) = (b.i64(0), self.scheme.acc().x(PANEL as u32));
+        let row_bytes = b.i64(wide * i64::from(ty.bytes()));
+        b.loop_(zero, rows, 1, |b, r| {
+            let skip = b.mul(r, row_bytes);
+            let at = b.gep(self.stack, skip);
+            let row = b.add(from, r);
+            let row = b.add(self.first_row, row);
+            for i in 0..wide {
+                let at = b.offset(at, i * i64::from(ty.bytes()));
+                let sums = b.load_aligned(at, ty, 32);
+                let skip = b.i64(i * PANEL as i64);
+                let column = b.add(column, skip);
+                if !self.partial {
+                    (self.finish)(b, sums, row, column, None);
+                    continue;
+                }
+                let left = b.sub(self.columns, column);
+                let sixteen = b.i64(PANEL as i64);
+                let whole = b.ge(left, sixteen);
+                b.if_(
+                    whole,
+                    |b| {
+                        (self.finish)(b, sums, row, column, None);
+                        vec![]
+                    },
+                    |b| {
+                        (self.finish)(b, sums, row, column, Some(left));
+                        vec![]
+                    },
+                );
+            }
+        });
+    }
+}

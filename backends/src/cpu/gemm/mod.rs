@@ -1,0 +1,126 @@
+//! Matrix products with a fused epilogue.
+//!
+//! Products with a constant right side run on packed weights ([`weights`]); all others pack the right side on the way ([`batched`]). Either way the nodes after
+//! the product see sixteen sums at a time.
+
+pub mod batched;
+pub mod block;
+pub mod rows;
+pub mod weights;
+
+#[cfg(test)]
+mod tests;
+
+use super::element;
+use super::expr::{Fused, Point, Row};
+use super::micro::Scheme;
+use super::pack::Matrix;
+use crate::emit::{Scalar, Val};
+use crate::fuse::is_rows;
+use crate::kernel::{GroupCx, Launch, LaunchBuilder};
+use rows::Change;
+use tersor_ir::ops::MatMul;
+use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, Tensor, ValueId};
+use weights::{Left, Product};
+
+/// The kernel of a group whose anchor is a product.
+pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
+    let node = &cx.f.nodes[cx.group.anchor.expect("a group with an anchor")];
+    let Op::MatMul(op) = &node.op else {
+        let message = format!("{} is not a product", node.op.mnemonic());
+        return Err(Diagnostic::error("B0360", message).failure(Failure::Internal));
+    };
+    let (a, w, y) = (node.operands[0], node.operands[1], node.results[0]);
+    let fused = Fused::new(cx, y)?;
+    let elem = storage(cx.ty(a).dtype)?;
+    storage(cx.ty(y).dtype)?;
+    let weights = cx.constant(w).filter(|t| !op.trans_a && t.shape()[..t.shape().len() - 2].iter().all(|&d| d == 1));
+    match weights {
+        Some(t) if is_rows(&cx.view(a), &cx.ty(a).shape) => with_weights(cx, op, &fused, &t, (a, y), elem),
+        _ => {
+            storage(cx.ty(w).dtype)?;
+            Ok(batched::build(cx, op, &fused, (a, w, y)))
+        }
+    }
+}
+
+/// The type of elements in memory.
+pub fn storage(d: DType) -> Result<Scalar, Diagnostic> {
+    element::storage(d).filter(|_| d != DType::Bool).ok_or_else(|| {
+        Diagnostic::error("B0361", format!("no kernel multiplies {d}"))
+            .with_note("cast the operands to a float or to integers of at least 8 bits first")
+            .failure(Failure::Unsupported)
+    })
+}
+
+/// The epilogue: the nodes after `y`, stored.
+pub fn finish<'a>(fused: &'a Fused<'a>, y: ValueId) -> impl Fn(&mut LaunchBuilder, Val, Val, Val, Option<Val>) + 'a {
+    move |b, sums, row, col, count| {
+        let at = Point { row: Row::Flat(row), col, lanes: sums.lanes(), count, merged: 1 };
+        fused.store_outputs(b, &[(y, sums)], &at);
+    }
+}
+
+/// A kernel's name.
+pub fn name(cx: &GroupCx, operands: [ValueId; 3], what: &str, tile: (i64, i64)) -> String {
+    let types = operands.map(|v| cx.ty(v).dtype.name()).join("_");
+    format!("{types}_{what}_{}x{}__{}", tile.0, tile.1 * 16, cx.isa.suffix())
+}
+
+/// How stored elements become those of packed rows, and whether that adds 128.
+pub fn change(scheme: Scheme, from: DType, elem: Scalar) -> Change {
+    let bias = if scheme == Scheme::Quads && from == DType::I8 { 128 } else { 0 };
+    let unsigned = matches!(from, DType::U8 | DType::U16 | DType::U32);
+    Change { from: elem, to: scheme.row(), unsigned, bias }
+}
+
+fn with_weights(
+    cx: &GroupCx,
+    op: &MatMul,
+    fused: &Fused,
+    w: &Tensor,
+    (a, y): (ValueId, ValueId),
+    elem: Scalar,
+) -> Result<Launch, Diagnostic> {
+    let (ta, ty) = (cx.ty(a), cx.ty(y));
+    let (rank, [r, c]) = (ta.rank(), [w.shape()[w.shape().len() - 2], w.shape()[w.shape().len() - 1]]);
+    let (k, n) = if op.trans_b { (c, r) } else { (r, c) };
+    let trans_b = op.trans_b;
+    let at = move |_: usize, i: usize, j: usize| if trans_b { j * k + i } else { i * n + j };
+    let (scheme, layout) = Scheme::choose(ta.dtype, w.dtype(), element::register(ty.dtype), cx.isa);
+    let change = change(scheme, ta.dtype, elem);
+    let m = ta.shape[..rank - 1].iter().fold(Dim::from(1), |m, d| m * d.clone());
+    let product = Product {
+        scheme,
+        layout,
+        isa: cx.isa,
+        m: m.clone(),
+        weights: w,
+        matrix: Matrix { groups: 1, k, n, at: &at },
+        biased: change.bias != 0,
+    };
+    let anchor = &cx.f.nodes[cx.group.anchor.expect("a group with an anchor")];
+    let mut b = LaunchBuilder::new(name(cx, [a, anchor.operands[1], y], "gemm", product.tile()));
+    let view = cx.view(a);
+    let stride =
+        (0..rank - 1).rev().find(|&i| ta.shape[i] != Dim::from(1)).map_or(Dim::from(k), |i| view.strides[i].clone());
+    let size = i64::from(elem.bytes());
+    let pitch = stride.clone() * size.into();
+    let few = m.as_const().is_some_and(|m| m < 32);
+    let far = pitch.as_const().is_some_and(|p| p % 4096 == 0) && !few;
+    let there = change.none() && !scheme.tiles() && k as i64 % scheme.unit() == 0 && !far;
+    let base = b.read(a);
+    let offset = b.extent(&view.offset);
+    let row = b.elem(base, offset, elem);
+    let pitch = b.extent(&stride);
+    let bytes = b.i64(size);
+    let pitch = b.mul(pitch, bytes);
+    let finish = finish(fused, y);
+    let pack = |b: &mut LaunchBuilder, _: Val, index: Val, to: Val| {
+        let skip = b.mul(index, pitch);
+        let from = b.gep(row, skip);
+        change.run(b, from, to, k as i64);
+    };
+    let left = if there { Left::There { row, pitch } } else { Left::Packed(&pack, change) };
+    Ok(product.build(b, &left, &finish))
+}

@@ -1,0 +1,203 @@
+//! Products with constant weights: row blocks by column blocks.
+//!
+//! A grid point is a block of rows and a block of one group's columns. Rows that are not in the form that the scheme multiplies are packed into scratch,
+//! once for neighbouring points. Blocks are such that the rows stay in the second-level cache while panels pass.
+
+use super::block::{Block, Finish, stack_bytes};
+use super::rows::Change;
+use crate::cpu::micro::Scheme;
+use crate::cpu::pack::{self, Layout, Matrix, PANEL};
+use crate::emit::Val;
+use crate::kernel::{Isa, Launch, LaunchBuilder};
+use tersor_ir::{Dim, Tensor};
+
+/// Multiply-adds worth another thread.
+const THREAD_WORK: i64 = 1 << 19;
+/// Multiply-adds of a grid point, where there is a choice.
+const POINT_WORK: i64 = 1 << 22;
+/// Bytes of rows that stay in the second-level cache.
+const ROW_BYTES: i64 = 160 << 10;
+
+/// Where rows come from.
+pub enum Left<'a> {
+    /// Memory as the scheme wants it: the first row and bytes between rows.
+    There { row: Val, pitch: Val },
+    /// A function that packs one row: (group, row, where to). The `Change` says what it packs to.
+    Packed(&'a dyn Fn(&mut LaunchBuilder, Val, Val, Val), Change),
+}
+
+/// Rows times constant weights.
+pub struct Product<'a> {
+    pub scheme: Scheme,
+    pub layout: Layout,
+    pub isa: Isa,
+    /// Rows.
+    pub m: Dim,
+    pub weights: &'a Tensor,
+    pub matrix: Matrix<'a>,
+    /// Whether rows are bytes with 128 added.
+    pub biased: bool,
+}
+
+impl Product<'_> {
+    fn panels(&self) -> i64 {
+        self.matrix.n.div_ceil(PANEL) as i64
+    }
+    /// Elements of a packed row.
+    pub fn depth(&self) -> i64 {
+        (self.matrix.k as i64 + self.scheme.unit() - 1) / self.scheme.unit() * self.scheme.unit()
+    }
+    fn row_bytes(&self) -> i64 {
+        self.depth() * i64::from(self.scheme.row().bytes())
+    }
+    /// Bytes between packed rows: never a multiple of what maps rows to the same cache lines.
+    fn pitch(&self) -> i64 {
+        let bytes = (self.row_bytes() + 63) / 64 * 64;
+        if bytes % 1024 == 0 { bytes + 64 } else { bytes }
+    }
+    /// Rows and panels of the largest tile.
+    pub fn tile(&self) -> (i64, i64) {
+        let (rows, panels) = self.scheme.shape(self.isa, Some(self.panels()));
+        match self.m.as_const() {
+            Some(m) if !self.scheme.tiles() && m < rows => (m.max(1), panels),
+            _ => (rows, panels),
+        }
+    }
+    /// Rows of a block.
+    fn rows(&self) -> i64 {
+        let tile = self.tile().0;
+        let work = (self.matrix.n * self.matrix.k).max(1) as i64;
+        let most = (ROW_BYTES / self.row_bytes().max(1)).min((POINT_WORK / work).max(4 * tile)).max(tile);
+        let most = most / tile * tile;
+        match self.m.as_const() {
+            Some(m) => {
+                let blocks = (m.max(1) + most - 1) / most;
+                let each = (m.max(1) + blocks - 1) / blocks;
+                (each + tile - 1) / tile * tile
+            }
+            None => most,
+        }
+    }
+    /// Panels of a block.
+    fn columns(&self) -> i64 {
+        let wide = self.tile().1;
+        let each = ((self.panels() + 31) / 32).max(4);
+        let each = (each + wide - 1) / wide * wide;
+        each.min(self.panels().max(1))
+    }
+
+    /// The kernel: all of the product, with `finish` for sixteen sums at a time. Columns count through all groups.
+    pub fn build(&self, mut b: LaunchBuilder, left: &Left, finish: &Finish) -> Launch {
+        let (rows, columns, tile) = (self.rows(), self.columns(), self.tile());
+        let (groups, n) = (self.matrix.groups as i64, self.matrix.n as i64);
+        let split = (self.panels() + columns - 1) / columns;
+        let m = b.extent(&self.m);
+        let data = pack::panels(self.weights, &self.matrix, self.layout);
+        let weights = b.packed(self.layout.name(), data);
+        let start = self.biased.then(|| {
+            let sums = pack::column_sums(self.weights, &self.matrix, -128);
+            b.packed("i32 [N/16][16]", sums)
+        });
+        let stack = b.alloca(stack_bytes(self.scheme, tile), 64);
+        let scratch = b.scratch();
+        let (begin, end) = b.range();
+        let (one, none) = (b.i64(1), b.i64(-1));
+        let panel_bytes = self.layout.panel_bytes(self.matrix.k) as i64;
+        let counts = self.m.as_const().map(|m| [rows.min(m), if m % rows == 0 { rows.min(m) } else { m % rows }]);
+        b.for_(begin, end, one, &[none], |b, point, last| {
+            let by = b.i64(split);
+            let strip = b.div(point, by);
+            let skip = b.mul(strip, by);
+            let column_block = b.sub(point, skip);
+            let by = b.i64(groups);
+            let row_block = b.div(strip, by);
+            let skip = b.mul(row_block, by);
+            let group = b.sub(strip, skip);
+            let by = b.i64(rows);
+            let first_row = b.mul(row_block, by);
+            let count = b.sub(m, first_row);
+            let count = b.min(count, by);
+            let (row, pitch) = match left {
+                Left::There { row, pitch } => {
+                    let skip = b.mul(first_row, *pitch);
+                    (b.gep(*row, skip), *pitch)
+                }
+                Left::Packed(..) => (scratch, b.i64(self.pitch())),
+            };
+            if let Left::Packed(pack_row, change) = left {
+                let fresh = b.ne(strip, last[0]);
+                b.when(fresh, |b| self.pack(b, pack_row, change, group, first_row, count));
+            }
+            let by = b.i64(columns);
+            let first = b.mul(column_block, by);
+            let all = b.i64(self.panels());
+            let panels = b.sub(all, first);
+            let panels = b.min(panels, by);
+            let skipped = b.mul(group, all);
+            let skipped = b.add(skipped, first);
+            let (bytes, sixteen, width) = (b.i64(panel_bytes), b.i64(PANEL as i64), b.i64(n));
+            let offset = b.mul(skipped, bytes);
+            let panel = b.gep(weights, offset);
+            let start = start.map(|p| {
+                let skip = b.mul(skipped, sixteen);
+                b.elem(p, skip, self.scheme.acc())
+            });
+            let (group_column, within) = (b.mul(group, width), b.mul(first, sixteen));
+            let block = Block {
+                scheme: self.scheme,
+                tile,
+                row,
+                pitch,
+                step: b.i64(self.scheme.row().bytes().into()),
+                stored: None,
+                first_row,
+                rows: count,
+                counts: counts.as_ref().map(|c| &c[..]),
+                panel,
+                panel_bytes: bytes,
+                panels,
+                even: self.panels() % tile.1 == 0,
+                first_column: b.add(group_column, within),
+                columns: b.add(group_column, width),
+                partial: n % PANEL as i64 != 0,
+                depth: b.i64(self.depth()),
+                known: Some(self.depth()),
+                start,
+                stack,
+                finish,
+            };
+            block.run(b);
+            vec![strip]
+        });
+        let packed = if matches!(left, Left::Packed(..)) { self.pitch() * (rows + 31) / 32 * 32 } else { 0 };
+        let work = columns * PANEL as i64 * self.matrix.k as i64;
+        let most = self.m.as_const().map_or(rows, |m| m.min(rows));
+        let grain = match self.m.as_const() {
+            Some(_) => Dim::from((THREAD_WORK / (most * work + 1)).max(1)),
+            None => Dim::from(THREAD_WORK).floor_div(self.m.clone() * work.into() + 1.into()).max(1.into()),
+        };
+        b.launch(self.m.clone().ceil_div(rows) * Dim::from(split * groups), packed, grain)
+    }
+
+    fn pack(
+        &self,
+        b: &mut LaunchBuilder,
+        pack_row: &dyn Fn(&mut LaunchBuilder, Val, Val, Val),
+        change: &Change,
+        group: Val,
+        first_row: Val,
+        count: Val,
+    ) {
+        let (zero, scratch) = (b.i64(0), b.scratch());
+        b.loop_(zero, count, 1, |b, r| {
+            let pitch = b.i64(self.pitch());
+            let skip = b.mul(r, pitch);
+            let to = b.gep(scratch, skip);
+            let row = b.add(first_row, r);
+            pack_row(b, group, row, to);
+            let used = self.matrix.k as i64;
+            let tail = b.offset(to, used * i64::from(change.to.bytes()));
+            change.zeros(b, tail, self.depth() - used);
+        });
+    }
+}

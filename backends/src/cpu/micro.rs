@@ -1,0 +1,422 @@
+//! Register tiles: the innermost loops of products.
+//!
+//! A tile multiplies a few rows with one or more panels of 16 columns and keeps every sum in registers. The arithmetic is one of a few [`Scheme`]s, chosen by
+//! storage types and instruction set; each says in which form it wants its rows. Sums run over K in one order, whatever the tile.
+
+use super::pack::Layout;
+use crate::emit::{Dot, Intrinsic, KernelBuilder, Scalar, Ty, Val};
+use crate::kernel::Isa;
+use tersor_ir::DType;
+
+/// The arithmetic of a product.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Scheme {
+    /// One multiplication for each element, in the type of the sums.
+    Plain(Scalar),
+    /// Weights of 16 bits, widened on the way to `f32`.
+    Half(Scalar),
+    /// Pairs of `i16`: bytes of any sign, exact.
+    Pairs,
+    /// Four unsigned by signed bytes at once. Signed rows have 128 added, which the starting sums take back.
+    Quads,
+    /// Tiles of bytes; whether those of the rows are unsigned.
+    TileBytes(bool),
+    /// Tiles of `bf16`.
+    TileHalf,
+}
+
+impl Scheme {
+    /// The scheme for rows of type `a` and constant weights of type `b`, and the weights' layout. `None` where no kernel multiplies them.
+    pub fn choose(a: DType, b: DType, acc: Scalar, isa: Isa) -> (Scheme, Layout) {
+        let layout = Layout::of(b);
+        let bytes = matches!(a, DType::I8 | DType::U8) && b == DType::I8;
+        match (a, b, isa) {
+            (DType::BF16, DType::BF16, Isa::Amx) => (Scheme::TileHalf, layout),
+            (DType::BF16, DType::BF16, _) => (Scheme::Half(Scalar::BF16), layout),
+            (DType::F16, DType::F16, _) => (Scheme::Half(Scalar::F16), layout),
+            (_, _, Isa::V3) if bytes => (Scheme::Pairs, layout),
+            (_, _, Isa::V4) if bytes => (Scheme::Quads, layout),
+            (_, _, Isa::Amx) if bytes => (Scheme::TileBytes(a == DType::U8), layout),
+            _ => (Scheme::Plain(acc), Layout { dtype: plain(acc), unit: 1, depth: 1 }),
+        }
+    }
+    /// The type of sums.
+    pub fn acc(self) -> Scalar {
+        match self {
+            Scheme::Plain(s) => s,
+            Scheme::Half(_) | Scheme::TileHalf => Scalar::F32,
+            _ => Scalar::I32,
+        }
+    }
+    /// The type of the rows' elements.
+    pub fn row(self) -> Scalar {
+        match self {
+            Scheme::Plain(s) => s,
+            Scheme::Half(_) => Scalar::F32,
+            Scheme::Pairs => Scalar::I16,
+            Scheme::Quads | Scheme::TileBytes(_) => Scalar::I8,
+            Scheme::TileHalf => Scalar::BF16,
+        }
+    }
+    /// Rows have a multiple of this many elements.
+    pub fn unit(self) -> i64 {
+        match self {
+            Scheme::Plain(_) => 1,
+            Scheme::Half(_) => 2,
+            Scheme::Pairs | Scheme::Quads => 4,
+            Scheme::TileBytes(_) => 64,
+            Scheme::TileHalf => 32,
+        }
+    }
+    /// Whether tile registers are used: rows are then read 16 at a time, whether they exist or not.
+    pub fn tiles(self) -> bool {
+        matches!(self, Scheme::TileBytes(_) | Scheme::TileHalf)
+    }
+    /// Rows and panels of the largest tile for a product of so many panels.
+    pub fn shape(self, isa: Isa, panels: Option<i64>) -> (i64, i64) {
+        let few = panels.is_some_and(|p| p == 1);
+        match self {
+            _ if self.tiles() => (32, if few { 1 } else { 2 }),
+            Scheme::Plain(s) if s.bytes() == 8 => (2, 1),
+            _ if !isa.wide() => (6, 1),
+            _ if few => (14, 1),
+            _ if panels.is_some_and(|p| p % 3 == 0) => (8, 3),
+            Scheme::Quads | Scheme::Plain(_) => (12, 2),
+            _ => (10, 2),
+        }
+    }
+}
+
+/// The IR's type of elements that sums of this type are made of.
+fn plain(acc: Scalar) -> DType {
+    match acc {
+        Scalar::F64 => DType::F64,
+        Scalar::I64 => DType::I64,
+        Scalar::I32 => DType::I32,
+        Scalar::I16 => DType::I16,
+        Scalar::I8 => DType::I8,
+        _ => DType::F32,
+    }
+}
+
+/// What a tile multiplies.
+pub struct Tile<'a> {
+    pub scheme: Scheme,
+    /// The first element of the first row.
+    pub row: Val,
+    /// Bytes between rows.
+    pub pitch: Val,
+    /// Bytes between a row's elements.
+    pub step: Val,
+    /// How elements of rows lie in memory, where that is not what the scheme takes: type, and whether without sign. Plain schemes only.
+    pub stored: Option<(Scalar, bool)>,
+    pub rows: i64,
+    /// The first element of each panel.
+    pub panels: &'a [Val],
+    /// Elements of a row, a multiple of the scheme's unit.
+    pub depth: Val,
+    /// `depth` where it is known.
+    pub known: Option<i64>,
+    /// What sums start from: 16 lanes for each panel.
+    pub start: Option<&'a [Val]>,
+    /// Asks for weights this many bytes ahead, where they come from far away.
+    pub ahead: Option<i64>,
+}
+
+const LANES: u32 = 16;
+
+impl Tile<'_> {
+    /// The sums, row by row of each panel, stored 16 lanes each at `to`: panels side by side, rows one after the other.
+    pub fn run(&self, k: &mut KernelBuilder, to: Val) {
+        if self.scheme.tiles() {
+            return self.tile_registers(k, to);
+        }
+        let sums = self.sums(k);
+        let panels = self.panels.len();
+        for (i, v) in sums.into_iter().enumerate() {
+            let (panel, row) = (i / self.rows as usize, i % self.rows as usize);
+            let bytes = i64::from(v.ty().bytes());
+            let at = k.offset(to, (row * panels + panel) as i64 * bytes);
+            k.store_aligned(v, at, 32);
+        }
+    }
+
+    /// The sums in registers: rows of the first panel, rows of the second…
+    pub fn sums(&self, k: &mut KernelBuilder) -> Vec<Val> {
+        let rows: Vec<Val> = (0..self.rows)
+            .map(|r| {
+                let r = k.i64(r);
+                let offset = k.mul(r, self.pitch);
+                k.gep(self.row, offset)
+            })
+            .collect();
+        let count = self.rows as usize * self.panels.len();
+        let ty = self.scheme.acc().x(LANES);
+        // Few sums would wait for each other: they are kept several times, for different elements of K.
+        let wide = ty.bytes() > 32;
+        let sets = match count {
+            _ if !wide => 1,
+            1 => 4,
+            2 | 3 => 2,
+            _ => 1,
+        };
+        let zero = k.zero(ty);
+        let mut start = vec![zero; count * sets];
+        if let Some(first) = self.start {
+            for (i, v) in start.iter_mut().take(count).enumerate() {
+                *v = first[i / self.rows as usize];
+            }
+        }
+        let unit = self.scheme.unit();
+        let unroll = match self.scheme {
+            Scheme::Plain(_) => 4,
+            _ => (8 / unit).max(sets as i64),
+        };
+        let step = unit * unroll;
+        let (low, whole) = match self.known {
+            Some(d) => (k.i64(0), k.i64(d / step * step)),
+            None => {
+                let by = k.i64(step);
+                let n = k.div(self.depth, by);
+                (k.i64(0), k.mul(n, by))
+            }
+        };
+        let by = k.i64(step);
+        let mut sums = k.for_(low, whole, by, &start, |k, i, sums| {
+            let mut sums = sums.to_vec();
+            for u in 0..unroll {
+                let set = u as usize % sets * count;
+                self.unit(k, &rows, i, u * unit, &mut sums[set..set + count]);
+            }
+            sums
+        });
+        match self.known {
+            Some(d) => {
+                for u in 0..(d - d / step * step) / unit {
+                    let set = u as usize % sets * count;
+                    self.unit(k, &rows, whole, u * unit, &mut sums[set..set + count]);
+                }
+            }
+            None => {
+                let by = k.i64(unit);
+                let (first, rest) = sums.split_at(count);
+                let first = k.for_(whole, self.depth, by, first, |k, i, sums| {
+                    let mut sums = sums.to_vec();
+                    self.unit(k, &rows, i, 0, &mut sums);
+                    sums
+                });
+                sums = [first, rest.to_vec()].concat();
+            }
+        }
+        let mut each = sums.chunks(count).map(<[Val]>::to_vec).collect::<Vec<_>>();
+        while each.len() > 1 {
+            let half = each.split_off(each.len() / 2);
+            for (a, b) in each.iter_mut().zip(half) {
+                for (a, b) in a.iter_mut().zip(b) {
+                    *a = k.add(*a, b);
+                }
+            }
+        }
+        each.swap_remove(0).into_iter().map(|v| self.in_order(k, v)).collect()
+    }
+
+    /// Sums of pairs are kept in the order in which weights are cheapest to widen.
+    fn in_order(&self, k: &mut KernelBuilder, v: Val) -> Val {
+        if self.scheme != Scheme::Pairs {
+            return v;
+        }
+        let order: Vec<u32> = (0..16).map(|c| c / 8 * 8 + [0, 1, 4, 5, 2, 3, 6, 7][c as usize % 8]).collect();
+        k.shuffle(v, v, &order)
+    }
+
+    /// Adds the products of one unit of K, `skip` elements after element `i`.
+    fn unit(&self, k: &mut KernelBuilder, rows: &[Val], i: Val, skip: i64, sums: &mut [Val]) {
+        let weights = self.weights(k, i, skip);
+        let along = k.mul(i, self.step);
+        let skipped = k.i64(skip);
+        let skipped = k.mul(skipped, self.step);
+        for (r, &row) in rows.iter().enumerate() {
+            let at = k.gep(row, along);
+            let at = k.gep(at, skipped);
+            let x = self.elements(k, at);
+            for (p, w) in weights.iter().enumerate() {
+                let sum = &mut sums[p * rows.len() + r];
+                *sum = self.add(k, &x, w, *sum);
+            }
+        }
+    }
+
+    /// A unit of the weights of each panel, in as many values as there are multiplications.
+    fn weights(&self, k: &mut KernelBuilder, i: Val, skip: i64) -> Vec<Vec<Val>> {
+        let (size, ty) = match self.scheme {
+            Scheme::Plain(s) => (i64::from(s.bytes()), s.x(LANES)),
+            Scheme::Half(s) => (2, s.x(2 * LANES)),
+            _ => (1, Scalar::I8.x(4 * LANES)),
+        };
+        let bytes = k.i64(size * i64::from(LANES));
+        let offset = k.mul(i, bytes);
+        let mut out = vec![];
+        for &panel in self.panels {
+            let at = k.gep(panel, offset);
+            let at = k.offset(at, skip * size * i64::from(LANES));
+            if let Some(ahead) = self.ahead {
+                let far = k.offset(at, ahead);
+                k.prefetch(far, 3);
+            }
+            let w = k.load_aligned(at, ty, 64.min(ty.bytes()));
+            out.push(match self.scheme {
+                Scheme::Half(Scalar::BF16) => {
+                    let bits = Scalar::I32.x(LANES);
+                    let (both, sixteen, high) =
+                        (k.bitcast(w, bits), k.int(bits, 16), k.int(bits, 0xffff_0000u32 as i32 as i64));
+                    let (low, high) = (k.shl(both, sixteen), k.and(both, high));
+                    vec![k.bitcast(low, Scalar::F32.x(LANES)), k.bitcast(high, Scalar::F32.x(LANES))]
+                }
+                Scheme::Half(_) => [0, 1]
+                    .map(|odd| {
+                        let v = k.shuffle(w, w, &(0..LANES).map(|l| 2 * l + odd).collect::<Vec<_>>());
+                        k.to_float_type(v, Scalar::F32)
+                    })
+                    .to_vec(),
+                Scheme::Pairs => self.widened(k, w),
+                _ => vec![w],
+            });
+        }
+        out
+    }
+
+    /// Pairs of `i16` from quads of bytes: for elements 0 and 1 of each column and for 2 and 3, in two halves of 8 columns.
+    fn widened(&self, k: &mut KernelBuilder, w: Val) -> Vec<Val> {
+        let mut out = vec![];
+        for half in 0..2 {
+            let quads: Vec<Val> = (0..2)
+                .map(|q| {
+                    let v = k.slice(w, half * 32 + q * 16, 16);
+                    let v = k.sext(v, Scalar::I16);
+                    k.bitcast(v, Scalar::F32.x(8))
+                })
+                .collect();
+            for odd in [0, 1] {
+                let lanes: Vec<u32> = [0, 2, 8, 10, 4, 6, 12, 14].map(|l| l + odd).to_vec();
+                let v = k.shuffle(quads[0], quads[1], &lanes);
+                out.push(k.bitcast(v, Scalar::I16.x(16)));
+            }
+        }
+        out
+    }
+
+    /// A unit of a row in all lanes, one value for each multiplication.
+    fn elements(&self, k: &mut KernelBuilder, at: Val) -> Vec<Val> {
+        match self.scheme {
+            Scheme::Plain(s) => {
+                let x = match self.stored {
+                    Some((from, unsigned)) => {
+                        let x = k.load(at, Ty::Scalar(from));
+                        widen(k, x, s, unsigned)
+                    }
+                    None => k.load(at, Ty::Scalar(s)),
+                };
+                vec![k.splat(x, LANES)]
+            }
+            Scheme::Half(_) => [0, 4]
+                .map(|o| {
+                    let at = k.offset(at, o);
+                    let x = k.load(at, Ty::F32);
+                    k.splat(x, LANES)
+                })
+                .to_vec(),
+            Scheme::Pairs => [0, 4]
+                .map(|o| {
+                    let at = k.offset(at, o);
+                    let x = k.load_aligned(at, Ty::I32, 2);
+                    let x = k.splat(x, 8);
+                    k.bitcast(x, Scalar::I16.x(16))
+                })
+                .to_vec(),
+            _ => {
+                let x = k.load_aligned(at, Ty::I32, 1);
+                let x = k.splat(x, LANES);
+                vec![k.bitcast(x, Scalar::I8.x(4 * LANES))]
+            }
+        }
+    }
+
+    fn add(&self, k: &mut KernelBuilder, x: &[Val], w: &[Val], sum: Val) -> Val {
+        match self.scheme {
+            Scheme::Plain(s) if !s.is_float() => {
+                let product = k.mul(x[0], w[0]);
+                k.add(sum, product)
+            }
+            Scheme::Plain(_) | Scheme::Half(_) => x.iter().zip(w).fold(sum, |sum, (&x, &w)| k.fma(x, w, sum)),
+            Scheme::Pairs => {
+                let halves = [0u32, 1].map(|half| {
+                    let mut part = k.slice(sum, half * 8, 8);
+                    for odd in 0..2 {
+                        let products = k.intrinsic(Intrinsic::Vpmaddwd256, &[x[odd], w[half as usize * 2 + odd]]);
+                        part = k.add(part, products);
+                    }
+                    part
+                });
+                k.concat(halves[0], halves[1])
+            }
+            _ => k.intrinsic(Intrinsic::Vpdpbusd512, &[sum, x[0], w[0]]),
+        }
+    }
+
+    /// Up to two by two tile registers.
+    fn tile_registers(&self, k: &mut KernelBuilder, to: Val) {
+        let (blocks, panels) = (self.rows as usize / 16, self.panels.len());
+        let dot = match self.scheme {
+            Scheme::TileBytes(true) => Dot::US,
+            Scheme::TileBytes(false) => Dot::SS,
+            _ => Dot::Bf16,
+        };
+        let row_bytes = 64;
+        let size = i64::from(self.scheme.row().bytes());
+        let start: Vec<Val> = (0..blocks * panels).map(|_| k.tile_zero(16, row_bytes)).collect();
+        let (zero, unit) = (k.i64(0), k.i64(self.scheme.unit()));
+        let stride = k.i64(64);
+        let sums = k.for_(zero, self.depth, unit, &start, |k, i, sums| {
+            let bytes = k.i64(size);
+            let along = k.mul(i, bytes);
+            let panel_bytes = k.i64(size * i64::from(LANES));
+            let offset = k.mul(i, panel_bytes);
+            let rows: Vec<Val> = (0..blocks)
+                .map(|block| {
+                    let first = k.i64(16 * block as i64);
+                    let skip = k.mul(first, self.pitch);
+                    let at = k.gep(self.row, skip);
+                    let at = k.gep(at, along);
+                    k.tile_load(at, self.pitch, 16, row_bytes)
+                })
+                .collect();
+            let mut out = sums.to_vec();
+            for (p, &panel) in self.panels.iter().enumerate() {
+                let at = k.gep(panel, offset);
+                let w = k.tile_load(at, stride, 16, row_bytes);
+                for (block, &x) in rows.iter().enumerate() {
+                    let intrinsic = Intrinsic::TileDot { dot, rows: 16, row_bytes, depth_bytes: 64 };
+                    let sum = &mut out[p * blocks + block];
+                    *sum = k.intrinsic(intrinsic, &[*sum, x, w]);
+                }
+            }
+            out
+        });
+        let pitch = k.i64(64 * panels as i64);
+        for (i, sum) in sums.into_iter().enumerate() {
+            let (panel, block) = (i / blocks, i % blocks);
+            let at = k.offset(to, (block * 16 * panels + panel) as i64 * 64);
+            k.tile_store(sum, at, pitch, 16, row_bytes);
+        }
+    }
+}
+
+/// An element in the type of the sums.
+pub fn widen(k: &mut KernelBuilder, v: Val, to: Scalar, unsigned: bool) -> Val {
+    match v.elem() {
+        from if from == to => v,
+        from if from.is_float() => k.to_float_type(v, to),
+        _ if unsigned => k.zext(v, to),
+        _ => k.sext(v, to),
+    }
+}
