@@ -1,6 +1,7 @@
 //! Kernel families for x86 CPUs.
 
 pub mod attention;
+pub mod conv;
 pub mod depthwise;
 pub mod element;
 pub mod expr;
@@ -30,6 +31,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
     match node.map(|n| &n.op) {
         Some(Op::Attention(_)) => attention::build(cx),
         Some(Op::Conv(_)) if depthwise::fits(cx) => depthwise::build(cx),
+        Some(Op::Conv(_)) => conv::build(cx),
         Some(Op::MatMul(_)) => gemm::build(cx),
         None => loops::build(cx),
         Some(Op::Pool(p)) => pool::build(cx, anchor, p),

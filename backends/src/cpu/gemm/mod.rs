@@ -108,7 +108,7 @@ fn with_weights(
     let pitch = stride.clone() * size.into();
     let few = m.as_const().is_some_and(|m| m < 32);
     let far = pitch.as_const().is_some_and(|p| p % 4096 == 0) && !few;
-    let there = change.none() && !scheme.tiles() && k as i64 % scheme.unit() == 0 && !far;
+    let there = product.takes(&change) && !far;
     let base = b.read(a);
     let offset = b.extent(&view.offset);
     let row = b.elem(base, offset, elem);

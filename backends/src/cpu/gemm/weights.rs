@@ -43,6 +43,10 @@ impl Product<'_> {
     fn panels(&self) -> i64 {
         self.matrix.n.div_ceil(PANEL) as i64
     }
+    /// Whether rows may be read where they are, elements in their order.
+    pub fn takes(&self, change: &Change) -> bool {
+        change.none() && !self.scheme.tiles() && self.matrix.k as i64 % self.scheme.unit() == 0
+    }
     /// Elements of a packed row.
     pub fn depth(&self) -> i64 {
         (self.matrix.k as i64 + self.scheme.unit() - 1) / self.scheme.unit() * self.scheme.unit()
