@@ -6,6 +6,7 @@
 pub mod import;
 mod proto;
 mod tensor;
+pub mod testing;
 mod wire;
 
 pub use import::{DimBinding, ImportOptions, Imported, import, import_bytes};

@@ -1,5 +1,6 @@
 //! The only file that names onnx-protobuf: its message structs, and accessors over them.
 
+pub use onnx_protobuf::attribute_proto::AttributeType as AttributeKind;
 pub use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use onnx_protobuf::{tensor_proto, tensor_shape_proto, type_proto};
 use protobuf::Message;
@@ -25,6 +26,11 @@ pub fn raw_index(t: &TensorProto) -> Option<usize> {
 /// Whether the tensor's bytes are in another file.
 pub fn is_external(t: &TensorProto) -> bool {
     t.data_location.enum_value() == Ok(tensor_proto::DataLocation::EXTERNAL)
+}
+
+/// The type that an attribute says it has; `None` when it says nothing.
+pub fn attribute_kind(a: &AttributeProto) -> Option<AttributeKind> {
+    a.type_.enum_value().ok().filter(|k| *k != AttributeKind::UNDEFINED)
 }
 
 /// A declared extent.

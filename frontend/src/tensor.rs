@@ -1,6 +1,7 @@
 //! `TensorProto` to IR tensors: raw data stay where they are, typed fields are packed.
 
 use crate::proto::{self, TensorProto};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
@@ -62,17 +63,16 @@ impl Sources {
         let n = shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b)).filter(|&n| dtype.bytes(n).is_some());
         let n = n.ok_or_else(|| bad(format!("{shape:?} has more elements than can be addressed")))?;
         let bytes = dtype.bytes(n).expect("checked");
-        let typed = !t.float_data.is_empty()
-            || !t.int32_data.is_empty()
-            || !t.int64_data.is_empty()
-            || !t.double_data.is_empty()
-            || !t.uint64_data.is_empty();
+        let fields = [
+            t.float_data.is_empty(),
+            t.int32_data.is_empty(),
+            t.int64_data.is_empty(),
+            t.double_data.is_empty(),
+            t.uint64_data.is_empty(),
+        ];
+        let typed = fields.into_iter().filter(|empty| !empty).count();
         let raw = proto::raw_index(t).and_then(|i| self.raw.get(i).cloned());
-        if usize::from(typed)
-            + usize::from(raw.as_ref().is_some_and(|r| !r.is_empty()))
-            + usize::from(proto::is_external(t))
-            > 1
-        {
+        if typed + usize::from(raw.as_ref().is_some_and(|r| !r.is_empty())) + usize::from(proto::is_external(t)) > 1 {
             return Err(bad("elements in more than one field".into()));
         }
         let blob = if proto::is_external(t) {
@@ -80,7 +80,7 @@ impl Sources {
                 message: format!("tensor \"{}\": {}", name.escape_debug(), d.message),
                 ..d
             })?
-        } else if typed {
+        } else if typed > 0 {
             return typed_fields(t, dtype, shape)
                 .ok_or_else(|| bad(format!("the typed data do not have {n} elements of {dtype}")));
         } else {
@@ -172,7 +172,9 @@ impl Sources {
             .and_then(Path::parent)
             .map(|p| p.join("blobs"));
         let inside = real.starts_with(&root) || hub.is_some_and(|b| real.starts_with(b));
-        if inside { Ok(real) } else { Err(outside()) }
+        // A hard link may lead outside as well; one to a file of somebody else's is not followed.
+        let stranger = meta.nlink() > 1 && std::fs::metadata(&root).is_ok_and(|r| r.uid() != meta.uid());
+        if inside && !stranger { Ok(real) } else { Err(outside()) }
     }
 }
 
@@ -190,6 +192,10 @@ pub fn read_tensor(path: &Path) -> Result<(String, Tensor)> {
 
 /// Maps a whole file, read-only and private.
 pub fn map(path: &Path) -> std::io::Result<Blob> {
+    // Opening a pipe would wait for somebody to write to it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
+    }
     let file = std::fs::File::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(vec![].into());

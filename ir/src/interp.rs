@@ -87,6 +87,7 @@ impl Run<'_> {
         for &n in &region.nodes {
             self.f.nodes[n].operands.iter().for_each(|v| *uses.entry(*v).or_default() += 1);
         }
+        let outer = r != self.f.body_id() || self.f.nodes.values().any(|n| !n.regions.is_empty());
         for &n in &region.nodes {
             let node = &self.f.nodes[n];
             let results = if let Op::If(_) = node.op {
@@ -106,7 +107,6 @@ impl Run<'_> {
             for v in &node.operands {
                 let left = uses.get_mut(v).expect("counted");
                 *left -= 1;
-                let outer = r != self.f.body_id() || self.f.nodes.values().any(|n| !n.regions.is_empty());
                 if *left == 0 && !outer && !region.results.contains(v) {
                     self.values[v.index()] = None;
                 }

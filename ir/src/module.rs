@@ -336,14 +336,15 @@ pub struct Builder<'m> {
     pub loc: Loc,
     /// Name of the values to come.
     pub name: String,
-    const_values: HashMap<ConstId, ValueId>,
+    /// The values of constants; gathered on first use.
+    const_values: Option<HashMap<ConstId, ValueId>>,
 }
 
 impl<'m> Builder<'m> {
     /// A builder at the end of a function's body.
     pub fn new(consts: &'m mut PrimaryMap<ConstId, Constant>, func: &'m mut Func) -> Builder<'m> {
         let region = func.body_id();
-        Builder { consts, func, region, loc: Loc::Unknown, name: String::new(), const_values: HashMap::new() }
+        Builder { consts, func, region, loc: Loc::Unknown, name: String::new(), const_values: None }
     }
     /// Appends an op with one result.
     pub fn op(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
@@ -359,7 +360,11 @@ impl<'m> Builder<'m> {
     /// A new constant with the tensor's elements, as a value.
     pub fn constant(&mut self, name: &str, t: &crate::tensor::Tensor) -> ValueId {
         let id = self.consts.push(Constant::from_tensor(self.func.fresh_name(name), t, self.loc.clone()));
-        self.const_value(id)
+        let v = self.push_const(id);
+        if let Some(known) = &mut self.const_values {
+            known.insert(id, v);
+        }
+        v
     }
     /// A scalar constant.
     pub fn scalar(&mut self, dtype: crate::types::DType, v: f64) -> ValueId {
@@ -367,12 +372,22 @@ impl<'m> Builder<'m> {
     }
     /// The value of a constant of the module.
     pub fn const_value(&mut self, id: ConstId) -> ValueId {
-        if let Some(&v) = self.const_values.get(&id) {
+        let values = &self.func.values;
+        let known = self.const_values.get_or_insert_with(|| {
+            let of = |(v, value): (ValueId, &Value)| if let Def::Const(c) = value.def { Some((c, v)) } else { None };
+            // The first one, as in `Func::const_value`.
+            values.iter().rev().filter_map(of).collect()
+        });
+        if let Some(&v) = known.get(&id) {
             return v;
         }
-        let v = self.func.const_value(self.consts, id);
-        self.const_values.insert(id, v);
+        let v = self.push_const(id);
+        self.const_values.get_or_insert_default().insert(id, v);
         v
+    }
+    fn push_const(&mut self, id: ConstId) -> ValueId {
+        let c = &self.consts[id];
+        self.func.values.push(Value { name: c.name.clone(), ty: c.ty.clone(), def: Def::Const(id) })
     }
     /// The type of a value.
     pub fn ty(&self, v: ValueId) -> &Type {

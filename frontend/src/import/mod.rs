@@ -1,15 +1,21 @@
 //! Graphs to functions.
 
+mod check;
+mod extents;
+mod inputs;
 mod known;
 mod node;
 mod ops;
+mod order;
 
-use crate::proto::{self, Extent, GraphProto, ModelProto, NodeProto};
+use crate::proto::{self, GraphProto, ModelProto, NodeProto};
 use crate::tensor::{self, Sources};
 use crate::wire;
+use extents::Aliases;
 pub use known::Known;
 use node::NodeCx;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use order::order;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
@@ -83,67 +89,32 @@ fn import_blob(
 ) -> Result<Imported, Vec<Diagnostic>> {
     let skeleton = wire::skeleton(&file).map_err(|d| vec![d])?;
     let model = proto::decode(&skeleton.bytes).map_err(|d| vec![d])?;
-    let opset = check_header(&model)?;
-    let source_hash = blake3::hash(&file).to_hex().to_string();
-    let file_bytes = file.len();
-    let sources = Sources { file, raw: skeleton.raw, dir, mapped: HashMap::new() };
-    let mut module = Module::new(name);
-    let mut func = Func::new("main");
-    let Module { consts, symbols, .. } = &mut module;
-    let mut importer = Importer {
-        b: Builder::new(consts, &mut func),
-        symbols,
-        opset,
-        sources,
-        options,
-        scope: HashMap::new(),
-        errors: vec![],
-        notes: vec![],
-    };
-    importer.graph(&model.graph)?;
-    let (notes, mapped) = (std::mem::take(&mut importer.notes), std::mem::take(&mut importer.sources.mapped));
-    func.remove_dead();
-    module.funcs.push(func);
-    let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_string();
-    let mut external: Vec<_> = mapped.into_keys().collect();
-    external.sort();
-    Ok(Imported {
-        module,
-        notes,
-        opset,
-        ir_version: model.ir_version,
-        producer,
-        file_bytes,
-        source_hash,
-        nodes: model.graph.node.len(),
-        external,
-    })
-}
-
-/// The opset versions that operators are decoded for.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=23;
-
-fn check_header(model: &ModelProto) -> Result<i64, Vec<Diagnostic>> {
-    let mut errors = vec![];
-    let mut opset = None;
-    for o in &model.opset_import {
-        if o.domain.is_empty() || o.domain == "ai.onnx" {
-            if opset.replace(o.version).is_some_and(|v| v != o.version) {
-                errors.push(Diagnostic::error("O0004", "two versions of domain ai.onnx are imported"));
-            }
-            if !OPSETS.contains(&o.version) {
-                let d = Diagnostic::error("O0005", format!("opset {} of domain ai.onnx is not supported", o.version));
-                let d = d.with_note(format!("supported are {} to {}", OPSETS.start(), OPSETS.end()));
-                errors.push(if (1..=40).contains(&o.version) { d.failure(Failure::Unsupported) } else { d });
-            }
-        }
+    let opset = check::header(&model)?;
+    let (source_hash, file_bytes) = (blake3::hash(&file).to_hex().to_string(), file.len());
+    let mut sources = Sources { file, raw: skeleton.raw, dir, mapped: HashMap::new() };
+    let mut equal = Equal::default();
+    // Every further round has one symbol less.
+    loop {
+        let (module, notes) = match Importer::read(&model, name, opset, options, &mut sources, &mut equal) {
+            _ if std::mem::take(&mut equal.again) => continue,
+            Ok(read) => read,
+            Err(errors) => return Err(errors),
+        };
+        let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_string();
+        let mut external: Vec<_> = sources.mapped.into_keys().collect();
+        external.sort();
+        return Ok(Imported {
+            module,
+            notes: equal.notes.into_iter().chain(notes).collect(),
+            opset,
+            ir_version: model.ir_version,
+            producer,
+            file_bytes,
+            source_hash,
+            nodes: model.graph.node.len(),
+            external,
+        });
     }
-    if model.graph.is_none() {
-        errors.push(Diagnostic::error("O0006", "the file has no graph: it is not an ONNX model, or cut short"));
-    } else if opset.is_none() && errors.is_empty() {
-        errors.push(Diagnostic::error("O0004", "the model imports no version of domain ai.onnx"));
-    }
-    if errors.is_empty() { Ok(opset.unwrap_or(0)) } else { Err(errors) }
 }
 
 /// What a name stands for: a value, integers known at import, or both.
@@ -153,13 +124,29 @@ struct Meaning {
     known: Option<Known>,
 }
 
+/// Symbols that turned out to be equal to something, over all rounds.
+#[derive(Default)]
+struct Equal {
+    aliases: Aliases,
+    notes: Vec<Diagnostic>,
+    /// Something was found in this round.
+    again: bool,
+}
+
 struct Importer<'a> {
     b: Builder<'a>,
     symbols: &'a mut BTreeMap<Arc<str>, SymbolInfo>,
+    /// Symbols in order of first use.
+    order: Vec<Arc<str>>,
+    /// The names in the file that symbols stand for.
+    params: HashMap<Arc<str>, String>,
     opset: i64,
-    sources: Sources,
+    sources: &'a mut Sources,
     options: &'a ImportOptions,
+    equal: &'a mut Equal,
     scope: HashMap<String, Meaning>,
+    /// Results that operators have in ONNX and not here, and the node that should make them.
+    absent: HashMap<String, Loc>,
     errors: Vec<Diagnostic>,
     notes: Vec<Diagnostic>,
 }
@@ -170,8 +157,40 @@ const KNOWN_LIMIT: usize = 1024;
 const FOLD_LIMIT: usize = 1 << 16;
 
 impl Importer<'_> {
+    fn read(
+        model: &ModelProto,
+        name: &str,
+        opset: i64,
+        options: &ImportOptions,
+        sources: &mut Sources,
+        equal: &mut Equal,
+    ) -> Result<(Module, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let mut module = Module::new(name);
+        let mut func = Func::new("main");
+        let Module { consts, symbols, .. } = &mut module;
+        let mut importer = Importer {
+            b: Builder::new(consts, &mut func),
+            symbols,
+            order: vec![],
+            params: HashMap::new(),
+            opset,
+            sources,
+            options,
+            equal,
+            scope: HashMap::new(),
+            absent: HashMap::new(),
+            errors: vec![],
+            notes: vec![],
+        };
+        importer.graph(&model.graph)?;
+        let notes = importer.notes;
+        func.remove_dead();
+        module.funcs.push(func);
+        Ok((module, notes))
+    }
+
     fn graph(&mut self, g: &GraphProto) -> Result<(), Vec<Diagnostic>> {
-        self.check_names(g);
+        self.errors = check::names(g);
         self.bail()?;
         for t in &g.initializer {
             self.b.loc = Loc::Onnx { node: t.name.as_str().into(), op: "initializer".into() };
@@ -189,18 +208,23 @@ impl Importer<'_> {
             self.node(node);
         }
         self.bail()?;
+        for info in &g.value_info {
+            if let Some(v) = self.scope.get(&info.name).and_then(|m| m.value) {
+                self.declared(info, v, false);
+            }
+        }
         let mut results = vec![];
         for o in &g.output {
             match self.scope.get(&o.name).cloned() {
                 Some(m) => {
-                    let m = self.value_of(&m);
-                    results.push(m.map_err(|d| vec![d])?);
+                    self.b.loc = Loc::Onnx { node: o.name.as_str().into(), op: "output".into() };
+                    self.b.name = clean(&o.name);
+                    let v = self.value_of(&m).map_err(|d| vec![d])?;
+                    self.declared(o, v, true);
+                    results.push(v);
                     self.b.func.outputs.push(o.name.as_str().into());
                 }
-                None => self.errors.push(Diagnostic::error(
-                    "O0022",
-                    format!("nothing makes the output \"{}\"", o.name.escape_debug()),
-                )),
+                None => self.errors.push(self.undefined_output(&o.name)),
             }
         }
         self.bail()?;
@@ -208,129 +232,51 @@ impl Importer<'_> {
         Ok(())
     }
 
+    fn undefined_output(&self, name: &str) -> Diagnostic {
+        match self.absent.get(name) {
+            Some(loc) => absent(name, loc),
+            None => Diagnostic::error("O0022", format!("nothing makes the output \"{}\"", name.escape_debug())),
+        }
+    }
+
+    /// Takes two extents to be equal, if that only fixes a symbol; the graph is then read again. `false` when they cannot be equal.
+    fn equate(&mut self, a: &Dim, b: &Dim) -> bool {
+        let aliases = &mut self.equal.aliases;
+        let (a, b) = (extents::resolve(a, aliases), extents::resolve(b, aliases));
+        if a != b {
+            let Some((symbol, dim)) = extents::solve(&a, &b, &self.order) else { return false };
+            let one = Aliases::from([(symbol.clone(), dim.clone())]);
+            aliases.values_mut().for_each(|d| *d = extents::resolve(d, &one));
+            let message = format!("extent {symbol} is taken to be {dim}: nothing else fits this node");
+            self.equal.notes.push(Diagnostic::note("O0040", message).at_loc(&self.b.loc));
+            aliases.insert(symbol, dim);
+        }
+        self.equal.again = true;
+        true
+    }
+
     fn bail(&mut self) -> Result<(), Vec<Diagnostic>> {
         if self.errors.is_empty() { Ok(()) } else { Err(std::mem::take(&mut self.errors)) }
-    }
-
-    /// Every name is written once.
-    fn check_names(&mut self, g: &GraphProto) {
-        let mut seen = HashSet::new();
-        for t in &g.initializer {
-            if !seen.insert(t.name.as_str()) {
-                self.errors.push(Diagnostic::error(
-                    "O0020",
-                    format!("two initializers are named \"{}\"", t.name.escape_debug()),
-                ));
-            }
-        }
-        let inputs: HashSet<&str> = g.input.iter().map(|i| i.name.as_str()).collect();
-        for node in &g.node {
-            for name in node.output.iter().filter(|n| !n.is_empty()) {
-                if !seen.insert(name) || inputs.contains(name.as_str()) {
-                    let d = Diagnostic::error("O0020", format!("\"{}\" is written twice", name.escape_debug()));
-                    self.errors.push(d.at_loc(&loc_of(node)));
-                }
-            }
-        }
-    }
-
-    fn inputs(&mut self, g: &GraphProto) {
-        let body = self.b.func.body_id();
-        for i in &g.input {
-            // Before IR version 4 initializers had to be inputs as well; they are constants.
-            if self.scope.contains_key(&i.name) {
-                continue;
-            }
-            let ty = match self.input_type(i) {
-                Ok(ty) => ty,
-                Err(d) => {
-                    self.errors.push(d);
-                    continue;
-                }
-            };
-            let v = self.b.func.add_param(body, &clean(&i.name), ty);
-            self.b.func.inputs.push(i.name.as_str().into());
-            if self.scope.insert(i.name.clone(), Meaning { value: Some(v), known: None }).is_some() {
-                self.errors
-                    .push(Diagnostic::error("O0020", format!("two inputs are named \"{}\"", i.name.escape_debug())));
-            }
-        }
-        for name in self.options.shapes.keys().filter(|n| !g.input.iter().any(|i| i.name == **n)) {
-            let d = Diagnostic::error(
-                "O0024",
-                format!("a shape is given for \"{}\", which is not an input", name.escape_debug()),
-            );
-            let names: Vec<&str> = self.b.func.inputs.iter().map(|n| &**n).collect();
-            self.errors.push(d.failure(Failure::Usage).with_help(format!("inputs are {}", names.join(", "))));
-        }
-        for name in self.options.dims.keys().filter(|n| !self.symbols.contains_key(n.as_str())) {
-            let used = g.input.iter().filter_map(proto::tensor_type).filter_map(|t| t.1).flatten();
-            if !used.into_iter().any(|e| matches!(e, Extent::Param(p) if symbol_name(&p) == *name || p == *name))
-                && !name.contains('.')
-            {
-                let d = Diagnostic::error("O0025", format!("no input has a dynamic extent named {name}"));
-                let all: Vec<&str> = self.symbols.keys().map(|n| &**n).collect();
-                self.errors
-                    .push(d.failure(Failure::Usage).with_help(format!("dynamic extents are {}", all.join(", "))));
-            }
-        }
-    }
-
-    fn input_type(&mut self, i: &proto::ValueInfoProto) -> Result<Type> {
-        let bad = |what: &str| Diagnostic::error("O0023", format!("input \"{}\" {what}", i.name.escape_debug()));
-        let (number, dims) =
-            proto::tensor_type(i).ok_or_else(|| bad("is not a tensor").failure(Failure::Unsupported))?;
-        let dtype = tensor::dtype(number).ok_or_else(|| {
-            bad(&format!("has element type {number}, which is not supported")).failure(Failure::Unsupported)
-        })?;
-        let given = self.options.shapes.get(&i.name);
-        let dims = match (given, dims) {
-            (Some(shape), Some(dims)) if shape.len() != dims.len() => {
-                return Err(bad(&format!("has {} axes, the given shape has {}", dims.len(), shape.len())));
-            }
-            (Some(shape), _) => shape.iter().map(|&n| Extent::Value(n)).collect(),
-            (None, Some(dims)) => dims,
-            (None, None) => return Err(bad("has no declared rank").with_help("give its shape with --shape")),
-        };
-        if dims.len() > 32 {
-            return Err(bad("has a rank above 32"));
-        }
-        let mut shape = vec![];
-        for (axis, d) in dims.into_iter().enumerate() {
-            shape.push(match d {
-                Extent::Value(n) if n < 0 => return Err(bad(&format!("has extent {n}"))),
-                Extent::Value(n) => Dim::Const(n),
-                Extent::Param(p) => self.symbol(&symbol_name(&p)),
-                Extent::Unknown => self.symbol(&format!("{}.{axis}", symbol_name(&i.name))),
-            });
-        }
-        Ok(Type::new(dtype, shape))
-    }
-
-    fn symbol(&mut self, name: &str) -> Dim {
-        let info = match self.options.dims.get(name) {
-            Some(DimBinding::Fixed(n)) => return Dim::Const(*n),
-            Some(DimBinding::Range(info)) => *info,
-            None => SymbolInfo::default(),
-        };
-        self.symbols.entry(name.into()).or_insert(info);
-        Dim::symbol(name)
     }
 
     fn node(&mut self, node: &NodeProto) {
         self.b.loc = loc_of(node);
         let first = node.output.iter().find(|n| !n.is_empty());
         self.b.name = clean(if node.name.is_empty() { first.map_or("", |n| n) } else { &node.name });
-        let result = NodeCx::new(self, node).and_then(|mut cx| ops::import(&mut cx));
-        match result {
+        match NodeCx::import(self, node) {
             Ok(results) => {
+                for name in node.output.iter().skip(results.len()).filter(|n| !n.is_empty()) {
+                    self.absent.insert(name.clone(), loc_of(node));
+                }
                 for (name, m) in node.output.iter().zip(results) {
                     self.scope.insert(name.clone(), m);
                 }
             }
             // Operands that failed before are not reported again.
-            Err(d) if d.code == node::UNDEFINED_OPERAND => {}
-            Err(d) => self.errors.push(d.at_loc(&loc_of(node))),
+            Err(found) => {
+                let found = found.into_iter().filter(|d| d.code != node::UNDEFINED_OPERAND);
+                self.errors.extend(found.map(|d| d.at_loc(&loc_of(node))));
+            }
         }
     }
 
@@ -347,7 +293,16 @@ impl Importer<'_> {
         {
             return Ok(results);
         }
-        Ok(self.b.ops(op, operands)?.to_vec())
+        let results = match self.b.ops(op.clone(), operands) {
+            Ok(results) => results,
+            Err(d) => {
+                let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
+                let pair = extents::mismatch(&op, &types);
+                return Err(if pair.is_some_and(|(a, b)| self.equate(&a, &b)) { node::again() } else { d });
+            }
+        };
+        results.iter().try_for_each(|&v| extents::check(&self.b.ty(v).shape))?;
+        Ok(results.to_vec())
     }
 
     fn fold(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
@@ -402,67 +357,10 @@ impl Importer<'_> {
     }
 }
 
-/// The nodes in an order in which operands come first (the file's own, if it is one). Cycles and undefined inputs are errors.
-fn order<'g>(g: &'g GraphProto, scope: &HashMap<String, Meaning>) -> Result<Vec<&'g NodeProto>, Vec<Diagnostic>> {
-    let mut maker: HashMap<&str, usize> = HashMap::new();
-    for (i, n) in g.node.iter().enumerate() {
-        n.output.iter().filter(|o| !o.is_empty()).for_each(|o| {
-            maker.insert(o, i);
-        });
-    }
-    let mut errors = vec![];
-    let (mut missing, mut readers) = (vec![0usize; g.node.len()], vec![vec![]; g.node.len()]);
-    for (i, n) in g.node.iter().enumerate() {
-        for name in n.input.iter().filter(|n| !n.is_empty() && !scope.contains_key(*n)) {
-            match maker.get(name.as_str()) {
-                Some(&m) => {
-                    missing[i] += 1;
-                    readers[m].push(i);
-                }
-                None => {
-                    let d = Diagnostic::error("O0021", format!("input \"{}\" is not defined", name.escape_debug()));
-                    errors.push(d.at_loc(&loc_of(n)));
-                }
-            }
-        }
-    }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    // Nodes that are ready are taken in the file's order.
-    let mut ready: std::collections::BinaryHeap<std::cmp::Reverse<usize>> =
-        (0..g.node.len()).filter(|&i| missing[i] == 0).map(std::cmp::Reverse).collect();
-    let mut out = Vec::with_capacity(g.node.len());
-    while let Some(std::cmp::Reverse(i)) = ready.pop() {
-        out.push(&g.node[i]);
-        for &r in &readers[i] {
-            missing[r] -= 1;
-            if missing[r] == 0 {
-                ready.push(std::cmp::Reverse(r));
-            }
-        }
-    }
-    if out.len() < g.node.len() {
-        return Err(vec![cycle(g, &maker, &missing)]);
-    }
-    Ok(out)
-}
-
-/// Walks from a node that never got ready to the operands that hold it up, until one comes twice.
-fn cycle(g: &GraphProto, maker: &HashMap<&str, usize>, missing: &[usize]) -> Diagnostic {
-    let mut at = missing.iter().position(|&m| m > 0).unwrap_or(0);
-    let mut path: Vec<usize> = vec![];
-    let mut seen = HashSet::new();
-    while seen.insert(at) {
-        path.push(at);
-        let before = g.node[at].input.iter().filter_map(|n| maker.get(n.as_str())).find(|&&m| missing[m] > 0);
-        at = before.copied().unwrap_or(at);
-    }
-    let start = path.iter().position(|&p| p == at).unwrap_or(0);
-    let names: Vec<String> =
-        path[start..].iter().rev().take(12).map(|&i| format!("\"{}\"", node_name(&g.node[i]).escape_debug())).collect();
-    Diagnostic::error("O0026", format!("the graph has a cycle: {} -> {}", names.join(" -> "), names[0]))
-        .at_loc(&loc_of(&g.node[at]))
+/// The error about a result that an operator does not give here.
+fn absent(name: &str, loc: &Loc) -> Diagnostic {
+    let message = format!("the output \"{}\" of this operator is not supported", name.escape_debug());
+    Diagnostic::error("O0031", message).failure(Failure::Unsupported).at_loc(loc)
 }
 
 /// A node's name, or that of its first output.
@@ -479,14 +377,4 @@ fn clean(name: &str) -> String {
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/');
     let short: String = name.trim_start_matches('/').chars().take(256).map(|c| if ok(c) { c } else { '_' }).collect();
     if short.is_empty() { "v".into() } else { short }
-}
-
-/// A symbol's name as text allows it.
-fn symbol_name(param: &str) -> String {
-    let mut s: String =
-        param.chars().take(64).map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-    if s.is_empty() || s.starts_with(|c: char| c.is_ascii_digit()) {
-        s.insert(0, 'd');
-    }
-    s
 }

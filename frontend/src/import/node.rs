@@ -1,7 +1,8 @@
 //! What an operator's importer sees of its node.
 
 use super::{Importer, Known, Meaning};
-use crate::proto::{AttributeProto, NodeProto};
+use crate::proto::{self, AttributeKind, AttributeProto, NodeProto};
+use std::cell::{Cell, RefCell};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::unary::UnaryKind;
@@ -11,6 +12,11 @@ use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, Tensor, Type, ValueId};
 /// Code of errors that follow from an error reported before.
 pub const UNDEFINED_OPERAND: &str = "O0000";
 
+/// The end of an import that starts again.
+pub(super) fn again() -> Diagnostic {
+    Diagnostic::error(UNDEFINED_OPERAND, "the graph is read again")
+}
+
 /// One node, and the module that grows.
 pub struct NodeCx<'i, 'a, 'n> {
     pub(super) importer: &'i mut Importer<'a>,
@@ -18,6 +24,10 @@ pub struct NodeCx<'i, 'a, 'n> {
     /// Version of the node's domain.
     pub opset: i64,
     inputs: Vec<Option<Meaning>>,
+    /// How many inputs were asked for.
+    asked: Cell<usize>,
+    /// Attributes of a wrong type.
+    faults: RefCell<Vec<Diagnostic>>,
 }
 
 /// A result that is a value.
@@ -26,24 +36,44 @@ pub(super) fn value(v: ValueId) -> Meaning {
 }
 
 impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
-    pub(super) fn new(importer: &'i mut Importer<'a>, node: &'n NodeProto) -> Result<Self> {
+    /// Decodes a node: its results in order, or what is wrong with it.
+    pub(super) fn import(importer: &'i mut Importer<'a>, node: &'n NodeProto) -> Result<Vec<Meaning>, Vec<Diagnostic>> {
+        let mut cx = NodeCx::new(importer, node).map_err(|d| vec![d])?;
+        let results = super::ops::import(&mut cx);
+        let faults = cx.faults.take();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let results = results.map_err(|d| vec![d])?;
+        let extra = cx.inputs.iter().skip(cx.asked.get()).any(Option::is_some);
+        if extra {
+            return Err(vec![cx.invalid(format!("{} inputs, it takes {}", cx.inputs.len(), cx.asked.get()))]);
+        }
+        Ok(results)
+    }
+
+    fn new(importer: &'i mut Importer<'a>, node: &'n NodeProto) -> Result<Self> {
         let mut inputs = vec![];
         for name in &node.input {
             inputs.push(match name.as_str() {
                 "" => None,
-                name => Some(
-                    importer
-                        .scope
-                        .get(name)
-                        .cloned()
-                        .ok_or_else(|| Diagnostic::error(UNDEFINED_OPERAND, "undefined operand"))?,
-                ),
+                name => Some(importer.scope.get(name).cloned().ok_or_else(|| match importer.absent.get(name) {
+                    Some(loc) => super::absent(name, loc),
+                    None => Diagnostic::error(UNDEFINED_OPERAND, "undefined operand"),
+                })?),
             });
         }
         let opset = importer.opset;
-        Ok(NodeCx { importer, node, opset, inputs })
+        Ok(NodeCx { importer, node, opset, inputs, asked: Cell::new(0), faults: RefCell::default() })
     }
 
+    /// Two extents must be equal; a symbol among them becomes what makes them so. `what` says of what they are extents.
+    pub fn equal(&mut self, a: &Dim, b: &Dim, what: &str) -> Result<()> {
+        if a == b {
+            return Ok(());
+        }
+        Err(if self.importer.equate(a, b) { again() } else { self.invalid(format!("{what} {a}, expected {b}")) })
+    }
     /// An error about this node: the model is invalid.
     pub fn invalid(&self, what: impl std::fmt::Display) -> Diagnostic {
         Diagnostic::error("O0030", format!("{}: {what}", self.node.op_type))
@@ -59,7 +89,16 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     pub fn input_count(&self) -> usize {
         self.inputs.len()
     }
+    /// Says that the operator has an input `i`.
+    pub fn takes(&self, i: usize) {
+        self.asked.set(self.asked.get().max(i + 1));
+    }
+    /// What is known of an input without asking for it.
+    pub(super) fn peek(&self, i: usize) -> Option<&Known> {
+        self.inputs.get(i)?.as_ref()?.known.as_ref()
+    }
     pub(super) fn meaning(&self, i: usize) -> Result<Meaning> {
+        self.takes(i);
         self.inputs.get(i).cloned().flatten().ok_or_else(|| self.invalid(format!("input {i} is missing")))
     }
     /// A required input.
@@ -69,6 +108,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// An optional input.
     pub fn optional(&mut self, i: usize) -> Result<Option<ValueId>> {
+        self.takes(i);
         match self.inputs.get(i) {
             Some(Some(_)) => self.input(i).map(Some),
             _ => Ok(None),
@@ -80,14 +120,17 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// An input's integers, if they are known.
     pub fn known(&self, i: usize) -> Option<Known> {
+        self.takes(i);
         self.inputs.get(i)?.as_ref()?.known.clone()
     }
     /// An input's integers, required to be known up to symbols.
     pub fn dims(&self, i: usize) -> Result<Vec<Dim>> {
         self.meaning(i)?;
-        self.known(i)
-            .map(|k| k.items)
-            .ok_or_else(|| self.unsupported(format!("input {i} must be known when the model is compiled")))
+        let items = self.known(i).map(|k| k.items);
+        if let Some(items) = &items {
+            super::extents::check(items.get(..items.len().min(32)).unwrap_or(items))?;
+        }
+        items.ok_or_else(|| self.unsupported(format!("input {i} must be known when the model is compiled")))
     }
     /// An input's integers, required to be numbers.
     pub fn numbers(&self, i: usize) -> Result<Vec<i64>> {
@@ -97,6 +140,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// An input's integers if there is such an input.
     pub fn optional_numbers(&self, i: usize) -> Result<Option<Vec<i64>>> {
+        self.takes(i);
         match self.inputs.get(i) {
             Some(Some(_)) => self.numbers(i).map(Some),
             _ => Ok(None),
@@ -140,36 +184,42 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
 
     // ---- attributes
 
-    fn attribute(&self, name: &str) -> Option<&'n AttributeProto> {
-        self.node.attribute.iter().find(|a| a.name == name)
+    fn attribute(&self, name: &str, kind: AttributeKind) -> Option<&'n AttributeProto> {
+        let a = self.node.attribute.iter().find(|a| a.name == name)?;
+        if proto::attribute_kind(a).is_none_or(|k| k == kind) {
+            return Some(a);
+        }
+        self.faults.borrow_mut().push(self.invalid(format!("attribute {name} must be of type {kind:?}")));
+        None
     }
     /// Whether an attribute is there.
     pub fn has(&self, name: &str) -> bool {
-        self.attribute(name).is_some()
+        self.node.attribute.iter().any(|a| a.name == name)
     }
     /// An integer attribute.
     pub fn int(&self, name: &str, default: i64) -> i64 {
-        self.attribute(name).map_or(default, |a| a.i)
+        self.attribute(name, AttributeKind::INT).map_or(default, |a| a.i)
     }
     /// A float attribute.
     pub fn float(&self, name: &str, default: f64) -> f64 {
-        self.attribute(name).map_or(default, |a| f64::from(a.f))
+        self.attribute(name, AttributeKind::FLOAT).map_or(default, |a| f64::from(a.f))
     }
     /// A list of integers.
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        self.attribute(name).map(|a| a.ints.clone())
+        self.attribute(name, AttributeKind::INTS).map(|a| a.ints.clone())
     }
     /// A list of floats.
     pub fn floats(&self, name: &str) -> Option<Vec<f32>> {
-        self.attribute(name).map(|a| a.floats.clone())
+        self.attribute(name, AttributeKind::FLOATS).map(|a| a.floats.clone())
     }
     /// A string.
     pub fn string(&self, name: &str, default: &str) -> String {
-        self.attribute(name).map_or(default.into(), |a| String::from_utf8_lossy(&a.s).into_owned())
+        let text = |a: &AttributeProto| String::from_utf8_lossy(&a.s).into_owned();
+        self.attribute(name, AttributeKind::STRING).map_or(default.into(), text)
     }
     /// A tensor.
     pub fn tensor(&mut self, name: &str) -> Result<Option<Tensor>> {
-        let Some(t) = self.attribute(name).and_then(|a| a.t.as_ref()) else { return Ok(None) };
+        let Some(t) = self.attribute(name, AttributeKind::TENSOR).and_then(|a| a.t.as_ref()) else { return Ok(None) };
         let of = super::node_name(self.node);
         self.importer.sources.tensor(t, of).map(Some)
     }

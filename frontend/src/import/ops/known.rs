@@ -1,6 +1,7 @@
 //! Shape arithmetic: operators on integers that are known at import, and the operators that make such integers.
 
 use super::Topic;
+use crate::import::extents::handy;
 use crate::import::node::{NodeCx, value};
 use crate::import::{KNOWN_LIMIT, Known, Meaning};
 use tersor_ir::diag::Result;
@@ -15,7 +16,7 @@ fn known(k: Known) -> Meaning {
 /// The result of a node whose operands are known integers, where the operator is one of shape arithmetic and the result is known too.
 pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
     let n = cx.input_count();
-    let all: Option<Vec<Known>> = (0..n).map(|i| cx.known(i)).collect();
+    let all: Option<Vec<Known>> = (0..n).map(|i| cx.peek(i).cloned()).collect();
     let Some(k) = all.filter(|k| !k.is_empty()) else { return Ok(None) };
     let op = cx.node.op_type.as_str();
     let result = match op {
@@ -42,14 +43,18 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
         }
         "Slice" if k[0].shape.len() == 1 => slice(&k),
         "ReduceProd" if k[0].shape.len() == 1 => {
-            let product = k[0].items.iter().fold(Dim::from(1), |a, d| a * d.clone());
+            let product = k[0].items.iter().try_fold(Dim::from(1), |a, d| Some(a * d.clone()).filter(handy));
             let shape = if cx.int("keepdims", 1) == 1 { vec![1] } else { vec![] };
-            Some(Known { dtype: k[0].dtype, shape, items: vec![product] })
+            product.map(|p| Known { dtype: k[0].dtype, shape, items: vec![p] })
         }
         "Where" if k.len() == 3 => where_(&k),
         _ => None,
     };
-    Ok(result.filter(|r| r.items.len() <= KNOWN_LIMIT).map(|r| vec![known(r)]))
+    let result = result.filter(|r| r.items.len() <= KNOWN_LIMIT && r.items.iter().all(handy));
+    if result.is_some() {
+        cx.takes(n - 1);
+    }
+    Ok(result.map(|r| vec![known(r)]))
 }
 
 fn zip(a: &Known, b: &Known, f: impl Fn(Dim, Dim) -> Option<Dim>) -> Option<Known> {
@@ -203,8 +208,8 @@ fn range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
                 v.push(cx.constant_scalar(i)?.ok_or_else(|| cx.invalid(format!("input {i} is missing")))?);
             }
             let n = ((v[1] - v[0]) / v[2]).ceil().max(0.0);
-            if !n.is_finite() || n > 1e9 {
-                return Err(cx.invalid(format!("{n} elements")));
+            if !n.is_finite() || n > f64::from(1 << 24) {
+                return Err(cx.unsupported(format!("{n} elements")));
             }
             let x = cx.input(0)?;
             let dtype = cx.ty(x).dtype;

@@ -12,6 +12,8 @@ mod resize;
 
 use super::Meaning;
 use super::node::NodeCx;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 use tersor_ir::diag::Result;
 use tersor_ir::{Diagnostic, Failure};
 
@@ -37,8 +39,9 @@ pub(super) fn import(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         let message = format!("operator {} of domain {} is not supported", node.op_type, node.domain.escape_debug());
         return Err(Diagnostic::error("O0032", message).failure(Failure::Unsupported));
     }
-    let entry = TOPICS.iter().flat_map(|t| t.iter()).find(|(name, _)| *name == node.op_type);
-    let Some((_, import)) = entry else {
+    static TABLE: LazyLock<HashMap<&str, Import>> =
+        LazyLock::new(|| TOPICS.iter().flat_map(|t| t.iter().copied()).collect());
+    let Some(import) = TABLE.get(node.op_type.as_str()) else {
         let message = format!("operator {} is not supported", node.op_type.escape_debug());
         return Err(Diagnostic::error("O0032", message).failure(Failure::Unsupported));
     };

@@ -1,8 +1,8 @@
 //! Operators that move data or change its shape.
 
 use super::Topic;
-use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
+use crate::import::{Meaning, extents};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
@@ -74,8 +74,8 @@ fn squeeze(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         Some(a) => cx.axes(&a, t.rank())?,
         None => (0..t.rank()).filter(|&i| t.shape[i] == Dim::Const(1)).map(|i| i as u8).collect(),
     };
-    if let Some(a) = axes.iter().find(|&&a| t.shape[a as usize] != Dim::Const(1)) {
-        return Err(cx.invalid(format!("axis {a} has extent {}, expected 1", t.shape[*a as usize])));
+    for &a in &axes {
+        cx.equal(&t.shape[a as usize], &Dim::from(1), &format!("axis {a} to be removed has extent"))?;
     }
     let shape = (0..t.rank()).filter(|&i| !axes.contains(&(i as u8))).map(|i| t.shape[i].clone()).collect();
     done(cx.reshape(x, shape)?)
@@ -191,9 +191,10 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
     };
     let total = sizes.iter().fold(Dim::from(0), |a, d| a + d.clone());
-    if total != extent || sizes.iter().any(|d| d.as_const().is_some_and(|d| d < 0)) {
-        return Err(cx.invalid(format!("parts of {total} elements of an axis of {extent}")));
+    if sizes.iter().any(|d| d.as_const().is_some_and(|d| d < 0)) {
+        return Err(cx.invalid("a part of negative extent"));
     }
+    cx.equal(&total, &extent, "all parts together have extent")?;
     let mut start = Dim::from(0);
     let mut out = vec![];
     for len in sizes {
@@ -208,14 +209,16 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn gather(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, i) = (cx.input(0)?, cx.input(1)?);
     let axis = cx.axis(cx.int("axis", 0), cx.ty(x).rank())?;
+    if let (Some(n), Some(t)) = (cx.ty(x).shape[axis].as_const(), cx.constant(1)?)
+        && let Some(p) = (0..t.len()).map(|i| t.get_i64(i)).find(|p| !(-n..n).contains(p))
+    {
+        return Err(cx.invalid(format!("index {p} of an axis of {n}")));
+    }
     // One constant position is a slice.
     if let (Some(k), Some(n)) = (cx.known(1), cx.ty(x).shape[axis].as_const())
         && let Some([p]) = k.numbers().as_deref()
     {
         let p = if *p < 0 { p + n } else { *p };
-        if !(0..n).contains(&p) {
-            return Err(cx.invalid(format!("index {p} of an axis of {n}")));
-        }
         let s = cx.op(Slice { axis: axis as u8, start: p.into(), len: 1.into(), step: 1 }, &[x])?;
         let mut shape = cx.ty(s).shape.to_vec();
         if k.shape.is_empty() {
@@ -229,6 +232,9 @@ fn gather(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn expand(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let (t, to) = (cx.ty(x), cx.dims(1)?);
+    if let Some((a, b)) = extents::broadcast(&[&t.shape, &to]) {
+        cx.equal(&a, &b, "an axis of extent")?;
+    }
     let shape = broadcast(&[&t.shape, &to]).map_err(|d| cx.invalid(d.message))?;
     done(cx.broadcast(x, shape.to_vec())?)
 }
@@ -304,9 +310,10 @@ fn depth_to_space(cx: &mut NodeCx, to_depth: bool) -> Result<Vec<Meaning>> {
     let block = Dim::from(b);
     let (split, perm, joined): (Vec<Dim>, Vec<u8>, Vec<Dim>) = if to_depth {
         let (h, w) = (part(&h, b)?, part(&w, b)?);
+        let perm = if cx.string("mode", "DCR") == "CRD" { vec![0, 1, 3, 5, 2, 4] } else { vec![0, 3, 5, 1, 2, 4] };
         (
             vec![n.clone(), c.clone(), h.clone(), block.clone(), w.clone(), block],
-            vec![0, 3, 5, 1, 2, 4],
+            perm,
             vec![n, c * (b * b).into(), h, w],
         )
     } else {

@@ -5,10 +5,11 @@ use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{Add, Div, Mul, Sub};
+use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::{Rsqrt, Sqrt};
-use tersor_ir::ops::{Conv, LayerNorm, MatMul, Pad, Pool, Real, Reduce, RmsNorm, Softmax};
+use tersor_ir::ops::{Compare, Conv, LayerNorm, MatMul, Pad, Pool, Real, Reduce, RmsNorm, Select, Softmax};
 use tersor_ir::{Dim, ValueId};
 
 fn done(v: ValueId) -> Result<Vec<Meaning>> {
@@ -390,6 +391,10 @@ fn lp_normalization(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         let s = cx.op(Reduce { kind, axes, keep: true }, &[s])?;
         cx.unary(Sqrt, s)?
     };
+    // Rows of zeros stay zeros.
+    let (zero, one) = (cx.scalar_like(norm, 0.0), cx.scalar_like(norm, 1.0));
+    let empty = cx.op(Compare { kind: CompareKind::Eq }, &[norm, zero])?;
+    let norm = cx.op(Select {}, &[empty, one, norm])?;
     done(cx.binary(Div, x, norm)?)
 }
 

@@ -51,10 +51,21 @@ fn quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let mut to = DType::U8;
     if let Some(z) = cx.optional(2)? {
         to = cx.ty(z).dtype;
-        operands.push(along(cx, z, axis, rank)?);
+        if !is_zero(cx, 2)? {
+            if to.bits() < 8 || to.is_float() {
+                return Err(cx.unsupported(format!("a zero point of type {to} that is not 0")));
+            }
+            operands.push(along(cx, z, axis, rank)?);
+        }
     } else if cx.has("output_dtype") && cx.int("output_dtype", 0) != 0 {
         to = crate::tensor::dtype(cx.int("output_dtype", 0) as i32)
             .ok_or_else(|| cx.unsupported("that element type"))?;
+    }
+    if !to.is_int() {
+        return Err(cx.unsupported(format!("codes of type {to}")));
+    }
+    if cx.ty(scale).dtype != cx.ty(x).dtype {
+        operands[1] = cx.cast(operands[1], cx.ty(x).dtype)?;
     }
     Ok(vec![value(cx.op(Quant { to, narrow: false }, &operands)?)])
 }
@@ -67,35 +78,54 @@ fn dequantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let scale = cx.input(1)?;
     let mut operands = vec![q, if group > 0 { scale } else { along(cx, scale, axis, rank)? }];
     if let Some(z) = cx.optional(2)? {
+        let (tz, tq) = (cx.ty(z).dtype, cx.ty(q).dtype);
+        if tz != tq {
+            return Err(cx.invalid(format!("the zero point is {tz}, the codes are {tq}")));
+        }
+    }
+    if let Some(z) = cx.optional(2)?
+        && !is_zero(cx, 2)?
+    {
         operands.push(if group > 0 { z } else { along(cx, z, axis, rank)? });
     }
     // 32-bit codes (biases) have no zero point.
     Ok(vec![value(cx.op(DecodeAffine { axis: axis as u8, group }, &operands)?)])
 }
 
-/// Codes less their zero point, where that is not 0.
-fn centred(cx: &mut NodeCx, i: usize, zero: usize) -> Result<(ValueId, bool)> {
+/// Whether a constant input holds nothing but zeros.
+fn is_zero(cx: &mut NodeCx, i: usize) -> Result<bool> {
+    Ok(cx.constant(i)?.is_some_and(|t| t.to_f64().iter().all(|&v| v == 0.0)))
+}
+
+/// Codes less their zero point, where that is not 0. A list of zero points lies along `axis`.
+fn centred(cx: &mut NodeCx, i: usize, zero: usize, axis: usize) -> Result<(ValueId, bool)> {
     let x = cx.input(i)?;
     let Some(z) = cx.optional(zero)? else { return Ok((x, false)) };
-    if cx.constant(zero)?.is_some_and(|t| t.to_i64().iter().all(|&v| v == 0)) {
+    if is_zero(cx, zero)? {
         return Ok((x, false));
     }
+    let rank = cx.ty(x).rank();
+    let z = if rank == 0 { z } else { along(cx, z, axis.min(rank - 1), rank)? };
     let (x, z) = (cx.cast(x, DType::I32)?, cx.cast(z, DType::I32)?);
     Ok((cx.binary(Sub, x, z)?, true))
 }
 
-fn both_centred(cx: &mut NodeCx) -> Result<(ValueId, ValueId)> {
-    let ((a, wide_a), (b, wide_b)) = (centred(cx, 0, 2)?, centred(cx, 1, 3)?);
+/// Both operands; wide where one of them had to be.
+fn both_centred(cx: &mut NodeCx, axes: [usize; 2]) -> Result<(ValueId, ValueId)> {
+    let ((a, wide_a), (b, wide_b)) = (centred(cx, 0, 2, axes[0])?, centred(cx, 1, 3, axes[1])?);
     if wide_a || wide_b { Ok((cx.cast(a, DType::I32)?, cx.cast(b, DType::I32)?)) } else { Ok((a, b)) }
 }
 
 fn matmul_integer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (a, b) = both_centred(cx)?;
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    // Rows of the first operand, columns of the second.
+    let axes = [cx.ty(a).rank().saturating_sub(2), cx.ty(b).rank().saturating_sub(1)];
+    let (a, b) = both_centred(cx, axes)?;
     Ok(vec![value(super::nn::product(cx, a, b)?)])
 }
 
 fn conv_integer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, w) = both_centred(cx)?;
+    let (x, w) = both_centred(cx, [1, 0])?;
     let n = cx.ty(w).rank().saturating_sub(2);
     if cx.string("auto_pad", "NOTSET") != "NOTSET" {
         return Err(cx.unsupported("automatic padding"));

@@ -124,6 +124,8 @@ fn resize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let rank = t.rank();
     let upsample = cx.node.op_type == "Upsample";
     let at = if upsample || cx.opset < 11 { 1 } else { 2 };
+    // The region of interest only matters for cropping.
+    cx.takes(1);
     let scales = if upsample && cx.has("scales") {
         cx.floats("scales").map(|s| s.into_iter().map(f64::from).collect::<Vec<_>>())
     } else if cx.optional(at)?.is_some() {

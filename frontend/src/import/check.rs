@@ -1,0 +1,130 @@
+//! What can be said about a file before its operators are decoded, and what the file says about its own types.
+
+use super::{Importer, loc_of};
+use crate::proto::{self, Extent, GraphProto, ModelProto, ValueInfoProto};
+use crate::tensor;
+use std::collections::{HashMap, HashSet};
+use tersor_ir::diag::Result;
+use tersor_ir::{Diagnostic, Failure, ValueId};
+
+/// The opset versions that operators are decoded for.
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=23;
+/// Nodes of a graph.
+const MAX_NODES: usize = 5_000_000;
+/// Bytes of a name.
+const MAX_NAME: usize = 4096;
+
+/// The version of `ai.onnx` that the model asks for.
+pub(super) fn header(model: &ModelProto) -> Result<i64, Vec<Diagnostic>> {
+    let mut errors = vec![];
+    let mut versions = HashMap::new();
+    for o in &model.opset_import {
+        let domain = if o.domain.is_empty() { "ai.onnx" } else { &o.domain };
+        if versions.insert(domain, o.version).is_some_and(|v| v != o.version) {
+            let message = format!("two versions of domain {} are imported", domain.escape_debug());
+            errors.push(Diagnostic::error("O0004", message));
+        }
+    }
+    match versions.get("ai.onnx") {
+        Some(v) if !OPSETS.contains(v) => {
+            let d = Diagnostic::error("O0005", format!("opset {v} of domain ai.onnx is not supported"));
+            let d = d.with_note(format!("supported are {} to {}", OPSETS.start(), OPSETS.end()));
+            errors.push(if (1..=40).contains(v) { d.failure(Failure::Unsupported) } else { d });
+        }
+        None if model.graph.is_some() => {
+            errors.push(Diagnostic::error("O0004", "the model imports no version of domain ai.onnx"));
+        }
+        _ => {}
+    }
+    if model.graph.is_none() {
+        errors.push(Diagnostic::error("O0006", "the file has no graph: it is not an ONNX model, or cut short"));
+    } else if model.graph.node.len() > MAX_NODES {
+        let message = format!("{} nodes are more than {MAX_NODES}", model.graph.node.len());
+        errors.push(Diagnostic::error("O0007", message).failure(Failure::Limit));
+    }
+    if errors.is_empty() { Ok(versions["ai.onnx"]) } else { Err(errors) }
+}
+
+/// Every name is written once, and of bearable length.
+pub(super) fn names(g: &GraphProto) -> Vec<Diagnostic> {
+    let mut errors = vec![];
+    let mut check = |name: &str, fresh: bool, what: &str| {
+        if name.len() > MAX_NAME {
+            let message = format!("a name of {} bytes is longer than {MAX_NAME}", name.len());
+            errors.push(Diagnostic::error("O0008", message));
+        }
+        if !fresh {
+            errors.push(Diagnostic::error("O0020", format!("two {what} are named \"{}\"", short(name))));
+        }
+    };
+    let mut made = HashSet::new();
+    for t in &g.initializer {
+        check(&t.name, made.insert(t.name.as_str()), "initializers");
+    }
+    let (mut inputs, mut outputs) = (HashSet::new(), HashSet::new());
+    for i in &g.input {
+        check(&i.name, inputs.insert(i.name.as_str()), "inputs");
+    }
+    for o in &g.output {
+        check(&o.name, outputs.insert(o.name.as_str()), "outputs");
+    }
+    for s in &g.sparse_initializer {
+        let message = format!("initializer \"{}\" is sparse", short(&s.values.name));
+        errors.push(Diagnostic::error("O0031", message).failure(Failure::Unsupported));
+    }
+    for node in &g.node {
+        for name in node.output.iter().filter(|n| !n.is_empty()) {
+            let long = name.len() > MAX_NAME || node.name.len() > MAX_NAME;
+            if long || !made.insert(name) || inputs.contains(name.as_str()) {
+                let what = if long { format!("a name is longer than {MAX_NAME} bytes") } else { written_twice(name) };
+                errors.push(Diagnostic::error("O0020", what).at_loc(&loc_of(node)));
+            }
+        }
+    }
+    errors
+}
+
+fn written_twice(name: &str) -> String {
+    format!("\"{}\" is written twice", short(name))
+}
+
+/// A name for a message.
+fn short(name: &str) -> String {
+    let mut s: String = name.escape_debug().take(120).collect();
+    if s.len() < name.len() && s.chars().count() == 120 {
+        s.push('…');
+    }
+    s
+}
+
+impl Importer<'_> {
+    /// Compares what the file declares about a result with what was inferred: another element type of an output is an error, other extents are a warning.
+    pub(super) fn declared(&mut self, info: &ValueInfoProto, v: ValueId, output: bool) {
+        let (ty, Some((number, dims))) = (self.b.ty(v).clone(), proto::tensor_type(info)) else { return };
+        let what = format!("\"{}\" is declared", short(&info.name));
+        if let Some(dtype) = tensor::dtype(number).filter(|&d| d != ty.dtype) {
+            let message = format!("{what} as {dtype}, it is {}", ty.dtype);
+            if output {
+                self.errors.push(Diagnostic::error("O0027", message));
+            } else {
+                self.notes.push(Diagnostic::warning("O0027", message));
+            }
+            return;
+        }
+        let Some(dims) = dims else { return };
+        let differs = |(d, e): (&tersor_ir::Dim, &Extent)| match (d.as_const(), e) {
+            (Some(d), Extent::Value(e)) => d != *e,
+            _ => false,
+        };
+        if dims.len() != ty.rank() || ty.shape.iter().zip(&dims).any(differs) {
+            let one = |e: &Extent| match e {
+                Extent::Value(n) => n.to_string(),
+                Extent::Param(p) => p.escape_debug().to_string(),
+                Extent::Unknown => "?".into(),
+            };
+            let dims: Vec<String> = dims.iter().map(one).collect();
+            let message = format!("{what} with extents [{}], it is {ty}; the inferred extents count", dims.join(","));
+            self.notes.push(Diagnostic::warning("O0028", message));
+        }
+    }
+}

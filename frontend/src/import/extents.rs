@@ -1,0 +1,184 @@
+//! Extents that differ and must be equal, and extents that grow too large to handle.
+//!
+//! Files give one extent several names (`batch` here, `N` there, `total` for `past+seq`). Where an operator can only mean something if two of them are equal, one is
+//! replaced by the other and the graph is read again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tersor_ir::dim::Atom;
+use tersor_ir::ops::{Op, conv};
+use tersor_ir::{Diagnostic, Dim, Failure, Type};
+
+/// What replaces symbols.
+pub(super) type Aliases = BTreeMap<Arc<str>, Dim>;
+
+/// Terms and factors of one extent, with those inside of quotients.
+const MAX_SIZE: usize = 256;
+/// Terms of the product of a tensor's extents.
+const MAX_TERMS: usize = 4096;
+
+/// Replaces symbols by what they are equal to.
+pub(super) fn resolve(d: &Dim, aliases: &Aliases) -> Dim {
+    if aliases.is_empty() { d.clone() } else { d.replace(&|s| aliases.get(s).cloned()) }
+}
+
+/// A pair of extents that an operator needs to be equal.
+pub(super) fn mismatch(op: &Op, t: &[&Type]) -> Option<(Dim, Dim)> {
+    let differ = |a: &Dim, b: &Dim| (a != b).then(|| (a.clone(), b.clone()));
+    match op {
+        Op::MatMul(m) => {
+            let ([.., ar, ac], [.., br, bc]) = (&t[0].shape[..], &t[1].shape[..]) else { return None };
+            let inner = (if m.trans_a { ar } else { ac }, if m.trans_b { bc } else { br });
+            differ(inner.0, inner.1).or_else(|| {
+                let lead = |t: &Type| t.shape[..t.rank() - 2].to_vec();
+                broadcast(&[&lead(t[0]), &lead(t[1])])
+            })
+        }
+        Op::Concat(c) => {
+            let others = t.iter().skip(1).filter(|x| x.rank() == t[0].rank());
+            others
+                .flat_map(|x| (0..x.rank()).map(move |a| (a, x)))
+                .find_map(|(a, x)| if a == c.axis as usize { None } else { differ(&t[0].shape[a], &x.shape[a]) })
+        }
+        Op::Conv(c) => {
+            let channels = t[0].shape.get(conv::Conv::axes(c.channels_last, t[0].rank()).1)?;
+            differ(channels, &(t[1].shape.get(1)?.clone() * c.groups.into()))
+        }
+        Op::Reshape(r) => {
+            let (a, b) = (t[0].elements(), r.shape.iter().fold(Dim::from(1), |a, d| a * d.clone()));
+            differ(&a, &b)
+        }
+        Op::Attention(_) => {
+            let (q, k, v) = (&t[0].shape, &t[1].shape, &t[2].shape);
+            if [q, k, v].iter().any(|s| s.len() != 4) {
+                return None;
+            }
+            let pairs = [(&q[0], &k[0]), (&q[3], &k[3]), (&k[0], &v[0]), (&k[1], &v[1]), (&k[2], &v[2])];
+            pairs.into_iter().find_map(|(a, b)| differ(a, b)).or_else(|| {
+                let scores = [q[0].clone(), q[1].clone(), q[2].clone(), k[2].clone()];
+                broadcast(&[&t.get(3)?.shape, &scores])
+            })
+        }
+        Op::Broadcast(b) => broadcast(&[&t[0].shape, &b.shape]),
+        Op::Binary(_)
+        | Op::Compare(_)
+        | Op::Select(_)
+        | Op::LayerNorm(_)
+        | Op::RmsNorm(_)
+        | Op::Rope(_)
+        | Op::Quant(_) => {
+            let shapes: Vec<&[Dim]> = t.iter().map(|t| &t.shape[..]).collect();
+            broadcast(&shapes)
+        }
+        _ => None,
+    }
+}
+
+/// The first pair of extents that do not broadcast.
+pub(super) fn broadcast(shapes: &[&[Dim]]) -> Option<(Dim, Dim)> {
+    let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+    let one = Dim::from(1);
+    (0..rank).find_map(|back| {
+        let mut at = shapes.iter().filter_map(|s| s.len().checked_sub(back + 1).map(|i| &s[i])).filter(|d| **d != one);
+        let first = at.next()?;
+        at.find(|d| *d != first).map(|d| (first.clone(), d.clone()))
+    })
+}
+
+/// A symbol and what it must be for the two extents to be equal.
+pub(super) fn solve(a: &Dim, b: &Dim, symbols: &[Arc<str>]) -> Option<(Arc<str>, Dim)> {
+    let lone = |s: &Dim, by: &Dim| s.as_symbol().filter(|s| !mentions(by, s)).map(|s| (s.clone(), by.clone()));
+    // Of two symbols the one that came later goes.
+    let later = |s: &Dim| s.as_symbol().and_then(|s| symbols.iter().position(|x| x == s));
+    let (a, b) = if later(b) > later(a) { (b, a) } else { (a, b) };
+    if let Some(found) = lone(a, b).or_else(|| lone(b, a)).filter(|(_, d)| d.as_const().is_none_or(|d| d >= 0)) {
+        return Some(found);
+    }
+    // One symbol and numbers: c * s + r = 0.
+    let difference = a.clone() - b.clone();
+    let mut terms = difference.terms();
+    let r: i64 = terms.iter().find(|(m, _)| m.is_empty()).map_or(0, |t| t.1);
+    terms.retain(|(m, _)| !m.is_empty());
+    match &terms[..] {
+        [(m, c)] => match &m[..] {
+            [Atom::Symbol(s)] if r % c == 0 && -r / c >= 0 => Some((s.clone(), (-r / c).into())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn mentions(d: &Dim, symbol: &Arc<str>) -> bool {
+    let mut found = false;
+    d.symbols(&mut |s| found |= s == symbol);
+    found
+}
+
+/// Whether an extent is small enough to compute with.
+pub(super) fn handy(d: &Dim) -> bool {
+    fn size(d: &Dim, budget: &mut usize) {
+        for (m, _) in d.terms() {
+            *budget = budget.saturating_sub(1 + m.len());
+            for a in m {
+                if let (Atom::FloorDiv(x, y) | Atom::Max(x, y), true) = (&a, *budget > 0) {
+                    size(x, budget);
+                    size(y, budget);
+                }
+            }
+            if *budget == 0 {
+                return;
+            }
+        }
+    }
+    let mut budget = MAX_SIZE;
+    d.as_const().is_some() || {
+        size(d, &mut budget);
+        budget > 0
+    }
+}
+
+/// An error when a shape has too many axes, or extents too involved to compute with.
+pub(super) fn check(shape: &[Dim]) -> Result<(), Diagnostic> {
+    if shape.len() > 32 {
+        return Err(Diagnostic::error("O0009", format!("rank {} is above 32", shape.len())));
+    }
+    let terms = |d: &Dim| if d.as_const().is_some() { 1 } else { d.terms().len() };
+    let product = shape.iter().try_fold(1usize, |a, d| a.checked_mul(terms(d)));
+    if shape.iter().all(handy) && product.is_some_and(|p| p <= MAX_TERMS) {
+        return Ok(());
+    }
+    Err(Diagnostic::error("O0009", "an extent is too involved: fix dynamic extents with --dim").failure(Failure::Limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbols_are_solved_for() {
+        let order: Vec<Arc<str>> = ["N", "T", "past", "total"].map(Arc::from).into();
+        let solved = |a: Dim, b: Dim| solve(&a, &b, &order).map(|(s, d)| format!("{s} = {d}"));
+        let d = Dim::from;
+        assert_eq!(solved("N".into(), "T".into()).unwrap(), "T = N");
+        assert_eq!(solved("T".into(), "N".into()).unwrap(), "T = N");
+        assert_eq!(solved(d(4), "N".into()).unwrap(), "N = 4");
+        assert_eq!(solved("total".into(), Dim::from("past") + "T".into()).unwrap(), "total = T+past");
+        assert_eq!(solved(Dim::from("N") * d(6), d(12)).unwrap(), "N = 2");
+        assert_eq!(solved(Dim::from("N") * d(6), d(13)), None);
+        assert_eq!(solved(Dim::from("N") + d(1), "N".into()), None);
+        assert_eq!(solved("N".into(), d(-3)), None);
+    }
+
+    #[test]
+    fn involved_extents_are_refused() {
+        let mut d = Dim::from("N") + "M".into();
+        for _ in 0..40 {
+            assert!(handy(&d) || d.terms().len() > 20);
+            if !handy(&d) {
+                return;
+            }
+            d = d.clone() * d;
+        }
+        unreachable!("the square of a square is never refused");
+    }
+}

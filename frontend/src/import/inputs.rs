@@ -1,0 +1,127 @@
+//! Parameters of the function, and the symbols that their dynamic extents become.
+
+use super::{DimBinding, Importer, Meaning, clean};
+use crate::proto::{self, Extent, GraphProto};
+use crate::tensor;
+use std::sync::Arc;
+use tersor_ir::diag::Result;
+use tersor_ir::dim::SymbolInfo;
+use tersor_ir::{Diagnostic, Dim, Failure, Type};
+
+impl Importer<'_> {
+    pub(super) fn inputs(&mut self, g: &GraphProto) {
+        let body = self.b.func.body_id();
+        for i in &g.input {
+            // Before IR version 4 initializers had to be inputs as well; they are constants.
+            if self.scope.contains_key(&i.name) {
+                continue;
+            }
+            let ty = match self.input_type(i) {
+                Ok(ty) => ty,
+                Err(d) => {
+                    self.errors.push(d);
+                    continue;
+                }
+            };
+            let v = self.b.func.add_param(body, &clean(&i.name), ty);
+            self.b.func.inputs.push(i.name.as_str().into());
+            self.scope.insert(i.name.clone(), Meaning { value: Some(v), known: None });
+        }
+        for name in self.options.shapes.keys().filter(|n| !g.input.iter().any(|i| i.name == **n)) {
+            let d = Diagnostic::error(
+                "O0024",
+                format!("a shape is given for \"{}\", which is not an input", name.escape_debug()),
+            );
+            let names: Vec<&str> = self.b.func.inputs.iter().map(|n| &**n).collect();
+            self.errors.push(d.failure(Failure::Usage).with_help(format!("inputs are {}", names.join(", "))));
+        }
+        for name in self.options.dims.keys().filter(|n| !self.symbols.contains_key(n.as_str())) {
+            let used = g.input.iter().filter_map(proto::tensor_type).filter_map(|t| t.1).flatten();
+            if !used.into_iter().any(|e| matches!(e, Extent::Param(p) if symbol_name(&p) == *name || p == *name))
+                && !name.contains('.')
+            {
+                let d = Diagnostic::error("O0025", format!("no input has a dynamic extent named {name}"));
+                let all: Vec<&str> = self.symbols.keys().map(|n| &**n).collect();
+                self.errors
+                    .push(d.failure(Failure::Usage).with_help(format!("dynamic extents are {}", all.join(", "))));
+            }
+        }
+    }
+
+    fn input_type(&mut self, i: &proto::ValueInfoProto) -> Result<Type> {
+        let bad = |what: &str| Diagnostic::error("O0023", format!("input \"{}\" {what}", i.name.escape_debug()));
+        let (number, dims) =
+            proto::tensor_type(i).ok_or_else(|| bad("is not a tensor").failure(Failure::Unsupported))?;
+        let dtype = tensor::dtype(number).ok_or_else(|| {
+            bad(&format!("has element type {number}, which is not supported")).failure(Failure::Unsupported)
+        })?;
+        let given = self.options.shapes.get(&i.name);
+        let dims = match (given, dims) {
+            (Some(shape), Some(dims)) if shape.len() != dims.len() => {
+                return Err(bad(&format!("has {} axes, the given shape has {}", dims.len(), shape.len())));
+            }
+            (Some(shape), _) => shape.iter().map(|&n| Extent::Value(n)).collect(),
+            (None, Some(dims)) => dims,
+            (None, None) => return Err(bad("has no declared rank").with_help("give its shape with --shape")),
+        };
+        if dims.len() > 32 {
+            return Err(bad("has a rank above 32"));
+        }
+        let mut shape = vec![];
+        for (axis, d) in dims.into_iter().enumerate() {
+            shape.push(match d {
+                Extent::Value(n) if n < 0 => return Err(bad(&format!("has extent {n}"))),
+                Extent::Value(n) => Dim::Const(n),
+                Extent::Param(p) => self.param(&p),
+                Extent::Unknown => self.symbol(&format!("{}.{axis}", symbol_name(&i.name))),
+            });
+        }
+        Ok(Type::new(dtype, shape))
+    }
+
+    /// The symbol of a name in the file; names that only differ in what symbols cannot contain get symbols of their own.
+    fn param(&mut self, param: &str) -> Dim {
+        let base = symbol_name(param);
+        let mut name: Arc<str> = base.as_str().into();
+        for n in 2.. {
+            if self.params.entry(name.clone()).or_insert_with(|| param.into()) == param {
+                break;
+            }
+            name = format!("{base}_{n}").into();
+        }
+        self.symbol(&name)
+    }
+
+    fn symbol(&mut self, name: &str) -> Dim {
+        let given = self.options.dims.get(name);
+        if let Some(DimBinding::Fixed(n)) = given {
+            return Dim::Const(*n);
+        }
+        if let Some(d) = self.equal.aliases.get(name) {
+            return d.clone();
+        }
+        // Bounds given for a symbol hold for the one that replaces it.
+        let same = |(s, d): (&Arc<str>, &Dim)| {
+            d.as_symbol().is_some_and(|d| **d == *name).then(|| self.options.dims.get(&**s)).flatten()
+        };
+        let info = match given.or_else(|| self.equal.aliases.iter().find_map(same)) {
+            Some(DimBinding::Range(info)) => *info,
+            _ => SymbolInfo::default(),
+        };
+        let name: Arc<str> = name.into();
+        if self.symbols.insert(name.clone(), info).is_none() {
+            self.order.push(name.clone());
+        }
+        Dim::symbol(name)
+    }
+}
+
+/// A symbol's name as text allows it.
+fn symbol_name(param: &str) -> String {
+    let mut s: String =
+        param.chars().take(64).map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
+    if s.is_empty() || s.starts_with(|c: char| c.is_ascii_digit()) {
+        s.insert(0, 'd');
+    }
+    s
+}

@@ -1,0 +1,233 @@
+//! Files that are refused, and what is said about them.
+
+use tersor_frontend::testing::{Attr, Model, data_type, field, number, tensor};
+use tersor_frontend::{ImportOptions, import, import_bytes};
+use tersor_ir::{DType, Diagnostic, Failure, Tensor};
+
+fn errors(m: Model) -> Vec<Diagnostic> {
+    import_bytes(m.bytes(), "test", &ImportOptions::default()).expect_err("the model is refused")
+}
+
+/// One error that contains all the words.
+fn refused(m: Model, failure: Failure, words: &[&str]) {
+    let e = errors(m);
+    let text = e.iter().map(|d| d.to_string()).collect::<Vec<_>>().join("\n");
+    assert_eq!(e.len(), 1, "{text}");
+    assert_eq!(e[0].failure, failure, "{text}");
+    words.iter().for_each(|w| assert!(text.contains(w), "{w:?} is not in {text}"));
+}
+
+fn floats(shape: &[usize]) -> Tensor {
+    Tensor::from_f32(shape, &vec![1.0; shape.iter().product()])
+}
+
+fn numbers(v: &[i64]) -> Tensor {
+    Tensor::from_i64(DType::I64, [v.len()], v)
+}
+
+/// One node from `x: f32[N,8]` to `y`, with a constant as second input.
+fn one(op: &str, second: Option<Tensor>, attrs: &[(&str, Attr)]) -> Model {
+    on("f32[N,8]", op, second, attrs)
+}
+
+fn on(ty: &str, op: &str, second: Option<Tensor>, attrs: &[(&str, Attr)]) -> Model {
+    let m = Model::new(17).input("x", ty);
+    match second {
+        Some(t) => m.constant("c", &t).node(op, &["x", "c"], &["y"], attrs),
+        None => m.node(op, &["x"], &["y"], attrs),
+    }
+    .output("y", "f32[_]")
+}
+
+#[test]
+fn graphs_that_make_no_sense() {
+    let chain = Model::new(17).input("x", "f32[4]").output("c", "f32[4]");
+    let cycle = chain.clone().node("Add", &["x", "c"], &["a"], &[]).node("Relu", &["a"], &["b"], &[]);
+    refused(cycle.node("Relu", &["b"], &["c"], &[]), Failure::Model, &["cycle", "\"n_a\" -> ", "n_b", "n_c"]);
+    let m = chain.clone().node("Relu", &["x"], &["c"], &[]).node("Relu", &["x"], &["c"], &[]);
+    refused(m, Failure::Model, &["\"c\" is written twice"]);
+    refused(chain.clone().node("Relu", &["zzz"], &["c"], &[]), Failure::Model, &["\"zzz\" is not defined", "n_c"]);
+    refused(chain.clone(), Failure::Model, &["nothing makes the output \"c\""]);
+    let m = chain.clone().constant("w", &floats(&[4])).constant("w", &floats(&[4]));
+    refused(m.node("Relu", &["x"], &["c"], &[]), Failure::Model, &["two initializers are named \"w\""]);
+    let m = chain.clone().node("Relu", &["x", "x"], &["c"], &[]);
+    refused(m, Failure::Model, &["2 inputs, it takes 1"]);
+    refused(chain.clone().node("Add", &["x"], &["c"], &[]), Failure::Model, &["input 1 is missing"]);
+    refused(chain.node("Add", &["x", ""], &["c"], &[]), Failure::Model, &["input 1 is missing"]);
+    // All findings at once.
+    let m = Model::new(17).input("x", "f32[4]").node("Foo", &["x"], &["a"], &[]).node("Bar", &["x"], &["b"], &[]);
+    let e = errors(m.node("Add", &["a", "b"], &["c"], &[]).output("c", "f32[4]"));
+    assert!(e.len() >= 2 && e.iter().take(2).all(|d| d.failure == Failure::Unsupported), "{e:?}");
+    let m = Model::new(17).input("x", "f32[4]").node("com.corp:Relu", &["x"], &["y"], &[]).output("y", "f32[4]");
+    let e = errors(m);
+    assert!(e[0].message.contains("com.corp") && e[0].failure == Failure::Unsupported);
+}
+
+#[test]
+fn versions() {
+    for (opset, failure) in [(0, Failure::Model), (6, Failure::Unsupported), (9999, Failure::Model)] {
+        let m = Model::new(opset).input("x", "f32[4]").output("x", "f32[4]");
+        refused(m, failure, &["domain ai.onnx", &opset.to_string()]);
+    }
+}
+
+#[test]
+fn operators_with_bad_arguments() {
+    let image = |op, w: Option<Tensor>, attrs: &[(&str, Attr)]| on("f32[N,2,8,8]", op, w, attrs);
+    let kernel = || Some(floats(&[2, 2, 3, 3]));
+    let invalid = |m: Model, words: &[&str]| refused(m, Failure::Model, words);
+    invalid(image("Conv", kernel(), &[("group", 0.into())]), &["groups"]);
+    invalid(image("Conv", kernel(), &[("strides", [0, 0].into())]), &["strides"]);
+    invalid(image("Conv", kernel(), &[("pads", [i64::from(i32::MAX) + 2; 4].into())]), &["pads"]);
+    invalid(image("Conv", kernel(), &[("strides", 2.into())]), &["attribute strides must be of type INTS"]);
+    invalid(image("Conv", kernel(), &[("kernel_shape", [5, 5].into())]), &["kernel_shape"]);
+    invalid(image("DepthToSpace", None, &[("blocksize", 0.into())]), &["block 0"]);
+    invalid(one("Reshape", Some(numbers(&[1 << 62, 1 << 62])), &[]), &["reshape"]);
+    invalid(one("Reshape", Some(numbers(&[-1, -1])), &[]), &["more than one extent is -1"]);
+    invalid(one("Gather", Some(numbers(&[1_000_000_000])), &[("axis", 1.into())]), &["index 1000000000"]);
+    invalid(one("Gather", Some(numbers(&[0, -9])), &[("axis", 1.into())]), &["index -9"]);
+    invalid(one("Softmax", None, &[("axis", 2.into())]), &["axis 2"]);
+    invalid(one("Transpose", None, &[("perm", [0, 0].into())]), &["permut"]);
+    invalid(one("MatMul", Some(floats(&[7, 3])), &[]), &["inner extents differ", "8 and 7", "n_y"]);
+    invalid(one("Add", Some(floats(&[7])), &[]), &["8 and 7 do not broadcast"]);
+    let slice = Model::new(17).input("x", "f32[N,8]").output("y", "f32[_]").constant("z", &numbers(&[0]));
+    invalid(slice.node("Slice", &["x", "z", "z", "z", "z"], &["y"], &[]), &["step 0"]);
+    let split = Model::new(17).input("x", "f32[N,8]").output("y", "f32[_]").constant("s", &numbers(&[-1, 9]));
+    invalid(split.node("Split", &["x", "s"], &["y", "z"], &[("axis", 1.into())]), &["negative extent"]);
+    for bad in [f32::NAN, 0.0, -1.0, f32::INFINITY] {
+        invalid(one("QuantizeLinear", Some(Tensor::from_f32([], &[bad])), &[]), &["positive and finite"]);
+    }
+    let q = Model::new(17).input("q", "u8[4]").constant("s", &floats(&[])).output("y", "f32[4]");
+    let q = q.constant("z", &Tensor::scalar(DType::I8, 3.0));
+    invalid(q.node("DequantizeLinear", &["q", "s", "z"], &["y"], &[]), &["zero point is i8", "u8"]);
+}
+
+#[test]
+fn tensors_that_lie() {
+    let with = |t: Vec<u8>| Model::new(17).raw_initializer(&t).input("x", "f32[4]").output("x", "f32[4]");
+    let header = |dims: &[i64], dtype: u64| {
+        let mut t = vec![];
+        dims.iter().for_each(|&d| number(&mut t, 1, d as u64));
+        number(&mut t, 2, dtype);
+        field(&mut t, 8, b"weight");
+        t
+    };
+    let raw = |dims: &[i64], dtype: u64, bytes: usize| {
+        let mut t = header(dims, dtype);
+        field(&mut t, 9, &vec![0; bytes]);
+        t
+    };
+    let f32 = data_type(DType::F32);
+    for t in [raw(&[4], f32, 15), raw(&[4], f32, 17), raw(&[4], f32, 0), raw(&[3], data_type(DType::I4), 1)] {
+        refused(with(t), Failure::Model, &["\"weight\"", "bytes of data"]);
+    }
+    refused(with(raw(&[4], 99, 16)), Failure::Model, &["\"weight\"", "99"]);
+    refused(with(raw(&[-4], f32, 16)), Failure::Model, &["negative extent"]);
+    refused(with(raw(&[1 << 40, 1 << 40], f32, 16)), Failure::Model, &["more elements"]);
+    refused(with(raw(&[1; 20_000], f32, 4)), Failure::Model, &["rank 20000"]);
+    let mut twice = raw(&[1], f32, 4);
+    field(&mut twice, 4, &[0; 4]);
+    refused(with(twice), Failure::Model, &["more than one field"]);
+    let mut typed = header(&[1], f32);
+    field(&mut typed, 4, &[0; 4]);
+    field(&mut typed, 7, &[1]);
+    refused(with(typed), Failure::Model, &["more than one field"]);
+    assert!(import_bytes(with(raw(&[3], data_type(DType::I4), 2)).bytes(), "t", &Default::default()).is_ok());
+}
+
+#[test]
+fn hidden_explosions() {
+    // Extents that square themselves forty times.
+    let mut m = Model::new(17).input("x", "f32[N,M]").node("Shape", &["x"], &["s0"], &[]);
+    m = m.node("ReduceSum", &["s0"], &["t"], &[]);
+    for i in 0..40 {
+        let (a, b) = (format!("s{i}"), format!("s{}", i + 1));
+        m = m.node("Mul", &[&a, &a], &[&b], &[]);
+    }
+    let m = m.node("ConstantOfShape", &["s40"], &["y"], &[]).output("y", "f32[_]");
+    assert!(!errors(m).is_empty());
+    // A tensor that doubles forty times, and one of terabytes, are values like others as long as nobody computes them.
+    let mut m = Model::new(17).constant("c0", &floats(&[1 << 10]));
+    for i in 0..40 {
+        let (a, b) = (format!("c{i}"), format!("c{}", i + 1));
+        m = m.node("Concat", &[&a, &a], &[&b], &[("axis", 0.into())]);
+    }
+    let m = m.constant("shape", &numbers(&[1 << 20, 1 << 20])).node("ConstantOfShape", &["shape"], &["z"], &[]);
+    let i = import_bytes(m.output("c40", "f32[_]").output("z", "f32[_]").bytes(), "t", &Default::default()).unwrap();
+    assert!(i.module.constant_bytes() < 1 << 20);
+}
+
+#[test]
+fn every_cut_of_a_file_is_refused_without_a_panic() {
+    let m = one("MatMul", Some(floats(&[8, 3])), &[]).bytes();
+    for n in 0..m.len() {
+        assert!(import_bytes(m[..n].to_vec(), "cut", &Default::default()).is_err(), "{n}");
+    }
+    // Nor does any changed byte make one.
+    for i in 0..m.len() {
+        for bit in 0..8 {
+            let mut m = m.clone();
+            m[i] ^= 1 << bit;
+            let _ = import_bytes(m, "changed", &Default::default());
+        }
+    }
+}
+
+/// A model with one weight in another file, and that file.
+fn external(dir: &std::path::Path, entries: &[(&str, &str)]) -> Result<Tensor, Vec<Diagnostic>> {
+    let mut t = tensor("w", &Tensor::from_f32([0], &[]));
+    t = t[2..t.len() - 2].to_vec();
+    let mut head = vec![];
+    number(&mut head, 1, 4);
+    head.extend(t);
+    for (k, v) in entries {
+        let mut e = vec![];
+        field(&mut e, 1, k.as_bytes());
+        field(&mut e, 2, v.as_bytes());
+        field(&mut head, 13, &e);
+    }
+    number(&mut head, 14, 1);
+    let m = Model::new(17).raw_initializer(&head).output("w", "f32[4]");
+    std::fs::write(dir.join("model.onnx"), m.bytes()).unwrap();
+    let i = import(&dir.join("model.onnx"), &Default::default())?;
+    Ok(tersor_ir::interp::run(&i.module, &[]).unwrap().remove(0))
+}
+
+#[test]
+fn external_data_stay_in_the_folder() {
+    let top = tempfile::tempdir().unwrap();
+    let dir = top.path().join("model");
+    std::fs::create_dir_all(dir.join("sub")).unwrap();
+    let bytes: Vec<u8> = (0..8).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    std::fs::write(dir.join("w.bin"), &bytes).unwrap();
+    std::fs::write(dir.join("sub/w.bin"), &bytes).unwrap();
+    std::fs::write(top.path().join("outside.bin"), &bytes).unwrap();
+    std::os::unix::fs::symlink(top.path().join("outside.bin"), dir.join("link.bin")).unwrap();
+    std::os::unix::fs::symlink(dir.join("w.bin"), dir.join("inner.bin")).unwrap();
+    let good = |entries: &[(&str, &str)]| external(&dir, entries).unwrap().to_f32();
+    assert_eq!(good(&[("location", "w.bin"), ("offset", "4"), ("length", "16")]), [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(good(&[("location", "./sub/w.bin")]), [0.0, 1.0, 2.0, 3.0]);
+    assert_eq!(good(&[("location", "inner.bin")]), [0.0, 1.0, 2.0, 3.0]);
+    let outside = top.path().join("outside.bin").display().to_string();
+    let bad: &[&[(&str, &str)]] = &[
+        &[("location", "../outside.bin")],
+        &[("location", "sub/../../outside.bin")],
+        &[("location", &outside)],
+        &[("location", "link.bin")],
+        &[("location", "")],
+        &[("location", "sub")],
+        &[("location", "/dev/zero")],
+        &[("location", "w.bin"), ("length", "1125899906842624")],
+        &[("location", "w.bin"), ("offset", "-4")],
+        &[("location", "w.bin"), ("offset", "20")],
+        &[("location", "w.bin"), ("offset", "18446744073709551615")],
+        &[("location", "w.bin"), ("surprise", "1")],
+        &[],
+    ];
+    for entries in bad {
+        let e = external(&dir, entries).expect_err(&format!("{entries:?} is refused"));
+        assert!(e.len() == 1 && e[0].message.contains("\"w\"") && e[0].failure == Failure::Model, "{entries:?} {e:?}");
+    }
+    let e = external(&dir, &[("location", "gone.bin")]).expect_err("missing");
+    assert!(e[0].to_string().contains("gone.bin") && e[0].help.is_some(), "{e:?}");
+}
