@@ -48,7 +48,9 @@ fn check(dir: &Path) -> Outcome {
             if got.shape() != want.shape() || got.dtype() != want.dtype() {
                 return Err(format!("output {i} is {}, expected {}", got.ty(), want.ty()));
             }
-            let near = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-4 + 1e-3 * b.abs();
+            // Half-width results are rounded after each of the file's operators, which is not always where the ops here round.
+            let rtol = if want.dtype().bits() < 32 { 2e-2 } else { 1e-3 };
+            let near = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-4 + rtol * b.abs();
             let (a, b) = (got.to_f64(), want.to_f64());
             if let Some(j) = (0..a.len()).find(|&j| !near(a[j], b[j])) {
                 return Err(format!("output {i}: element {j} is {}, expected {}", a[j], b[j]));

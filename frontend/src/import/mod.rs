@@ -269,7 +269,8 @@ impl Importer<'_> {
                     self.absent.insert(name.clone(), loc_of(node));
                 }
                 for (name, m) in node.output.iter().zip(results) {
-                    self.scope.insert(name.clone(), m);
+                    let known = m.known.or_else(|| self.known_constant(m.value?));
+                    self.scope.insert(name.clone(), Meaning { known, ..m });
                 }
             }
             // Operands that failed before are not reported again.
@@ -282,8 +283,17 @@ impl Importer<'_> {
 
     /// A constant, looked into if it may take part in shape arithmetic.
     fn constant(&mut self, name: &str, t: &Tensor) -> Meaning {
-        let known = (t.dtype().is_int() && t.len() <= KNOWN_LIMIT && t.shape().len() <= 1).then(|| Known::of(t));
-        Meaning { value: Some(self.b.constant(name, t)), known }
+        let v = self.b.constant(name, t);
+        Meaning { value: Some(v), known: self.known_constant(v) }
+    }
+
+    /// The integers of a small constant.
+    fn known_constant(&self, v: ValueId) -> Option<Known> {
+        let ty = self.b.ty(v);
+        if !ty.dtype.is_int() || ty.rank() > 1 || ty.static_elements().is_none_or(|n| n > KNOWN_LIMIT) {
+            return None;
+        }
+        self.b.consts[self.b.func.def_const(v)?].tensor().map(Known::of)
     }
 
     /// Appends an op; computes it here when all operands are small constants.

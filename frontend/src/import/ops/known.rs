@@ -20,7 +20,9 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
     let Some(k) = all.filter(|k| !k.is_empty()) else { return Ok(None) };
     let op = cx.node.op_type.as_str();
     let result = match op {
-        "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" if k.len() == 2 => zip(&k[0], &k[1], |a, b| arithmetic(op, a, b)),
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" if k.len() == 2 => {
+            zip(&k[0], &k[1], |a, b| arithmetic(op, a, b))
+        }
         "Equal" if k.len() == 2 => zip(&k[0], &k[1], |a, b| equal(&a, &b)).map(|r| Known { dtype: DType::Bool, ..r }),
         "Neg" => Some(Known { items: k[0].items.iter().map(|d| Dim::from(0) - d.clone()).collect(), ..k[0].clone() }),
         "Cast" => match crate::tensor::dtype(cx.int("to", 0) as i32) {
@@ -42,10 +44,17 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
             Some(Known { shape, ..k[0].clone() })
         }
         "Slice" if k[0].shape.len() == 1 => slice(&k),
-        "ReduceProd" if k[0].shape.len() == 1 => {
-            let product = k[0].items.iter().try_fold(Dim::from(1), |a, d| Some(a * d.clone()).filter(handy));
+        "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" if k[0].shape.len() == 1 && !k[0].items.is_empty() => {
+            let op = match op {
+                "ReduceProd" => "Mul",
+                "ReduceSum" => "Add",
+                "ReduceMax" => "Max",
+                _ => "Min",
+            };
+            let first = k[0].items[0].clone();
+            let all = k[0].items[1..].iter().try_fold(first, |a, d| arithmetic(op, a, d.clone()).filter(handy));
             let shape = if cx.int("keepdims", 1) == 1 { vec![1] } else { vec![] };
-            product.map(|p| Known { dtype: k[0].dtype, shape, items: vec![p] })
+            all.map(|d| Known { dtype: k[0].dtype, shape, items: vec![d] })
         }
         "Where" if k.len() == 3 => where_(&k),
         _ => None,
@@ -81,8 +90,14 @@ fn arithmetic(op: &str, a: Dim, b: Dim) -> Option<Dim> {
             (Some(x), Some(y)) => (x >= 0).then(|| Dim::Const(x / y)),
             _ => Some(a.floor_div(b)),
         },
+        "Mod" => match (a.as_const(), b.as_const()) {
+            (_, Some(y)) if y <= 0 => None,
+            (Some(x), Some(y)) => (x >= 0).then(|| Dim::Const(x % y)),
+            _ => Some(a.clone() - a.floor_div(b.clone()) * b),
+        },
         "Max" => Some(a.max(b)),
-        _ => Some(Dim::Const(a.as_const()?.min(b.as_const()?))),
+        // min(a, b) + max(a, b) = a + b
+        _ => Some(a.clone() + b.clone() - a.max(b)),
     }
 }
 
