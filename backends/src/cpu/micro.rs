@@ -17,6 +17,8 @@ pub enum Scheme {
     Half(Scalar),
     /// Pairs of `i16`: bytes of any sign, exact.
     Pairs,
+    /// The same with weights that are pairs already (see [`prepare`]).
+    ReadyPairs,
     /// Four unsigned by signed bytes at once. Signed rows have 128 added, which the starting sums take back.
     Quads,
     /// Tiles of bytes; whether those of the rows are unsigned.
@@ -53,7 +55,7 @@ impl Scheme {
         match self {
             Scheme::Plain(s) => s,
             Scheme::Half(_) => Scalar::F32,
-            Scheme::Pairs => Scalar::I16,
+            Scheme::Pairs | Scheme::ReadyPairs => Scalar::I16,
             Scheme::Quads | Scheme::TileBytes(_) => Scalar::I8,
             Scheme::TileHalf => Scalar::BF16,
         }
@@ -63,9 +65,25 @@ impl Scheme {
         match self {
             Scheme::Plain(_) => 1,
             Scheme::Half(_) => 2,
-            Scheme::Pairs | Scheme::Quads => 4,
+            Scheme::Pairs | Scheme::ReadyPairs | Scheme::Quads => 4,
             Scheme::TileBytes(_) => 64,
             Scheme::TileHalf => 32,
+        }
+    }
+    /// What multiplies weights that [`prepare`] has widened for several tiles of rows, where that pays.
+    pub fn ready(self) -> Option<Scheme> {
+        match self {
+            Scheme::Half(_) => Some(Scheme::Plain(Scalar::F32)),
+            Scheme::Pairs => Some(Scheme::ReadyPairs),
+            _ => None,
+        }
+    }
+    /// Bytes of one column's element of weights.
+    pub fn weight_bytes(self) -> i64 {
+        match self {
+            Scheme::Plain(s) => s.bytes().into(),
+            Scheme::Half(_) | Scheme::TileHalf | Scheme::ReadyPairs => 2,
+            _ => 1,
         }
     }
     /// Whether tile registers are used: rows are then read 16 at a time, whether they exist or not.
@@ -117,7 +135,7 @@ pub struct Tile<'a> {
     pub depth: Val,
     /// `depth` where it is known.
     pub known: Option<i64>,
-    /// What sums start from: 16 lanes for each panel.
+    /// What sums start from: 16 lanes for each panel. Not with tile registers.
     pub start: Option<&'a [Val]>,
     /// Asks for weights this many bytes ahead, where they come from far away.
     pub ahead: Option<i64>,
@@ -126,18 +144,25 @@ pub struct Tile<'a> {
 const LANES: u32 = 16;
 
 impl Tile<'_> {
-    /// The sums, row by row of each panel, stored 16 lanes each at `to`: panels side by side, rows one after the other.
-    pub fn run(&self, k: &mut KernelBuilder, to: Val) {
+    /// The sums, 16 lanes for each panel, panels side by side and rows `pitch` bytes apart, stored at `to` or added to what is there.
+    pub fn run(&self, k: &mut KernelBuilder, to: Val, pitch: Val, add: bool) {
         if self.scheme.tiles() {
-            return self.tile_registers(k, to);
+            return self.tile_registers(k, to, pitch, add);
         }
         let sums = self.sums(k);
-        let panels = self.panels.len();
         for (i, v) in sums.into_iter().enumerate() {
-            let (panel, row) = (i / self.rows as usize, i % self.rows as usize);
+            let (panel, row) = (i as i64 / self.rows, k.i64(i as i64 % self.rows));
             let bytes = i64::from(v.ty().bytes());
-            let at = k.offset(to, (row * panels + panel) as i64 * bytes);
-            k.store_aligned(v, at, 32);
+            let skip = k.mul(row, pitch);
+            let at = k.gep(to, skip);
+            let at = k.offset(at, panel * bytes);
+            let v = if add {
+                let before = k.load_aligned(at, v.ty(), 64);
+                k.add(before, v)
+            } else {
+                v
+            };
+            k.store_aligned(v, at, 64);
         }
     }
 
@@ -222,7 +247,7 @@ impl Tile<'_> {
 
     /// Sums of pairs are kept in the order in which weights are cheapest to widen.
     fn in_order(&self, k: &mut KernelBuilder, v: Val) -> Val {
-        if self.scheme != Scheme::Pairs {
+        if !matches!(self.scheme, Scheme::Pairs | Scheme::ReadyPairs) {
             return v;
         }
         let order: Vec<u32> = (0..16).map(|c| c / 8 * 8 + [0, 1, 4, 5, 2, 3, 6, 7][c as usize % 8]).collect();
@@ -248,11 +273,7 @@ impl Tile<'_> {
 
     /// A unit of the weights of each panel, in as many values as there are multiplications.
     fn weights(&self, k: &mut KernelBuilder, i: Val, skip: i64) -> Vec<Vec<Val>> {
-        let (size, ty) = match self.scheme {
-            Scheme::Plain(s) => (i64::from(s.bytes()), s.x(LANES)),
-            Scheme::Half(s) => (2, s.x(2 * LANES)),
-            _ => (1, Scalar::I8.x(4 * LANES)),
-        };
+        let size = self.scheme.weight_bytes();
         let bytes = k.i64(size * i64::from(LANES));
         let offset = k.mul(i, bytes);
         let mut out = vec![];
@@ -263,44 +284,15 @@ impl Tile<'_> {
                 let far = k.offset(at, ahead);
                 k.prefetch(far, 3);
             }
-            let w = k.load_aligned(at, ty, 64.min(ty.bytes()));
             out.push(match self.scheme {
-                Scheme::Half(Scalar::BF16) => {
-                    let bits = Scalar::I32.x(LANES);
-                    let (both, sixteen, high) =
-                        (k.bitcast(w, bits), k.int(bits, 16), k.int(bits, 0xffff_0000u32 as i32 as i64));
-                    let (low, high) = (k.shl(both, sixteen), k.and(both, high));
-                    vec![k.bitcast(low, Scalar::F32.x(LANES)), k.bitcast(high, Scalar::F32.x(LANES))]
-                }
-                Scheme::Half(_) => [0, 1]
-                    .map(|odd| {
-                        let v = k.shuffle(w, w, &(0..LANES).map(|l| 2 * l + odd).collect::<Vec<_>>());
-                        k.to_float_type(v, Scalar::F32)
+                Scheme::ReadyPairs => (0..4)
+                    .map(|i| {
+                        let at = k.offset(at, i * 32);
+                        k.load_aligned(at, Scalar::I16.x(16), 32)
                     })
-                    .to_vec(),
-                Scheme::Pairs => self.widened(k, w),
-                _ => vec![w],
+                    .collect(),
+                scheme => widened(k, scheme, at),
             });
-        }
-        out
-    }
-
-    /// Pairs of `i16` from quads of bytes: for elements 0 and 1 of each column and for 2 and 3, in two halves of 8 columns.
-    fn widened(&self, k: &mut KernelBuilder, w: Val) -> Vec<Val> {
-        let mut out = vec![];
-        for half in 0..2 {
-            let quads: Vec<Val> = (0..2)
-                .map(|q| {
-                    let v = k.slice(w, half * 32 + q * 16, 16);
-                    let v = k.sext(v, Scalar::I16);
-                    k.bitcast(v, Scalar::F32.x(8))
-                })
-                .collect();
-            for odd in [0, 1] {
-                let lanes: Vec<u32> = [0, 2, 8, 10, 4, 6, 12, 14].map(|l| l + odd).to_vec();
-                let v = k.shuffle(quads[0], quads[1], &lanes);
-                out.push(k.bitcast(v, Scalar::I16.x(16)));
-            }
         }
         out
     }
@@ -325,7 +317,7 @@ impl Tile<'_> {
                     k.splat(x, LANES)
                 })
                 .to_vec(),
-            Scheme::Pairs => [0, 4]
+            Scheme::Pairs | Scheme::ReadyPairs => [0, 4]
                 .map(|o| {
                     let at = k.offset(at, o);
                     let x = k.load_aligned(at, Ty::I32, 2);
@@ -348,7 +340,7 @@ impl Tile<'_> {
                 k.add(sum, product)
             }
             Scheme::Plain(_) | Scheme::Half(_) => x.iter().zip(w).fold(sum, |sum, (&x, &w)| k.fma(x, w, sum)),
-            Scheme::Pairs => {
+            Scheme::Pairs | Scheme::ReadyPairs => {
                 let halves = [0u32, 1].map(|half| {
                     let mut part = k.slice(sum, half * 8, 8);
                     for odd in 0..2 {
@@ -364,7 +356,7 @@ impl Tile<'_> {
     }
 
     /// Up to two by two tile registers.
-    fn tile_registers(&self, k: &mut KernelBuilder, to: Val) {
+    fn tile_registers(&self, k: &mut KernelBuilder, to: Val, pitch: Val, add: bool) {
         let (blocks, panels) = (self.rows as usize / 16, self.panels.len());
         let dot = match self.scheme {
             Scheme::TileBytes(true) => Dot::US,
@@ -373,7 +365,21 @@ impl Tile<'_> {
         };
         let row_bytes = 64;
         let size = i64::from(self.scheme.row().bytes());
-        let start: Vec<Val> = (0..blocks * panels).map(|_| k.tile_zero(16, row_bytes)).collect();
+        let place = |k: &mut KernelBuilder, i: usize| {
+            let (panel, row) = (i / blocks, k.i64((i % blocks * 16) as i64));
+            let skip = k.mul(row, pitch);
+            let at = k.gep(to, skip);
+            k.offset(at, panel as i64 * 64)
+        };
+        let start: Vec<Val> = (0..blocks * panels)
+            .map(|i| {
+                if !add {
+                    return k.tile_zero(16, row_bytes);
+                }
+                let at = place(k, i);
+                k.tile_load(at, pitch, 16, row_bytes)
+            })
+            .collect();
         let (zero, unit) = (k.i64(0), k.i64(self.scheme.unit()));
         let stride = k.i64(64);
         let sums = k.for_(zero, self.depth, unit, &start, |k, i, sums| {
@@ -402,13 +408,73 @@ impl Tile<'_> {
             }
             out
         });
-        let pitch = k.i64(64 * panels as i64);
         for (i, sum) in sums.into_iter().enumerate() {
-            let (panel, block) = (i / blocks, i % blocks);
-            let at = k.offset(to, (block * 16 * panels + panel) as i64 * 64);
+            let at = place(k, i);
             k.tile_store(sum, at, pitch, 16, row_bytes);
         }
     }
+}
+
+/// A unit of sixteen columns of weights at `at`, in as many values as there are multiplications.
+fn widened(k: &mut KernelBuilder, scheme: Scheme, at: Val) -> Vec<Val> {
+    match scheme {
+        Scheme::Half(s) => {
+            let w = k.load_aligned(at, s.x(2 * LANES), 64);
+            if s == Scalar::BF16 {
+                let bits = Scalar::I32.x(LANES);
+                let (both, sixteen, high) = (k.bitcast(w, bits), k.int(bits, 16), k.int(bits, 0xffff_0000));
+                let (low, high) = (k.shl(both, sixteen), k.and(both, high));
+                return vec![k.bitcast(low, Scalar::F32.x(LANES)), k.bitcast(high, Scalar::F32.x(LANES))];
+            }
+            [0, 1]
+                .map(|odd| {
+                    let v = k.shuffle(w, w, &(0..LANES).map(|l| 2 * l + odd).collect::<Vec<_>>());
+                    k.to_float_type(v, Scalar::F32)
+                })
+                .to_vec()
+        }
+        Scheme::Pairs => {
+            let w = k.load_aligned(at, Scalar::I8.x(4 * LANES), 64);
+            pairs(k, w)
+        }
+        Scheme::Plain(s) => vec![k.load_aligned(at, s.x(LANES), (s.bytes() * LANES).min(64))],
+        _ => vec![k.load_aligned(at, Scalar::I8.x(4 * LANES), 64)],
+    }
+}
+
+/// Pairs of `i16` from quads of bytes, in two halves of 8 columns: for elements 0 and 1 of each column, then for 2 and 3.
+fn pairs(k: &mut KernelBuilder, w: Val) -> Vec<Val> {
+    let mut out = vec![];
+    for half in 0..2 {
+        let quads: Vec<Val> = (0..2)
+            .map(|q| {
+                let v = k.slice(w, half * 32 + q * 16, 16);
+                let v = k.sext(v, Scalar::I16);
+                k.bitcast(v, Scalar::F32.x(8))
+            })
+            .collect();
+        for odd in [0, 1] {
+            let lanes: Vec<u32> = [0, 2, 8, 10, 4, 6, 12, 14].map(|l| l + odd).to_vec();
+            let v = k.shuffle(quads[0], quads[1], &lanes);
+            out.push(k.bitcast(v, Scalar::I16.x(16)));
+        }
+    }
+    out
+}
+
+/// Widens `depth` elements of a panel's columns into what `scheme.ready()` multiplies.
+pub fn prepare(k: &mut KernelBuilder, scheme: Scheme, panel: Val, depth: Val, to: Val) {
+    let ready = scheme.ready().expect("a scheme that widens").weight_bytes();
+    let zero = k.i64(0);
+    k.loop_(zero, depth, scheme.unit(), |k, i| {
+        let (from, out) = (k.i64(scheme.weight_bytes() * i64::from(LANES)), k.i64(ready * i64::from(LANES)));
+        let (from, out) = (k.mul(i, from), k.mul(i, out));
+        let (from, mut out) = (k.gep(panel, from), k.gep(to, out));
+        for v in widened(k, scheme, from) {
+            k.store_aligned(v, out, 32);
+            out = k.offset(out, v.ty().bytes().into());
+        }
+    });
 }
 
 /// An element in the type of the sums.

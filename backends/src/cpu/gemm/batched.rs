@@ -139,6 +139,8 @@ pub fn build(cx: &GroupCx, op: &MatMul, fused: &Fused, (a, w, y): (ValueId, Valu
             depth: k,
             known: depth.as_const(),
             start: None,
+            ready: None,
+            stay: None,
             stack,
             finish: &finish,
         };

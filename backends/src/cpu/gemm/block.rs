@@ -3,7 +3,7 @@
 //! A tile's sums go through a few lines of stack on their way to the epilogue, which is thus emitted once for whole vectors and once for a last partial one,
 //! whatever the number of tile shapes.
 
-use crate::cpu::micro::{Scheme, Tile};
+use crate::cpu::micro::{Scheme, Tile, prepare};
 use crate::cpu::pack::PANEL;
 use crate::emit::{Scalar, Val};
 use crate::kernel::LaunchBuilder;
@@ -39,8 +39,12 @@ pub struct Block<'a> {
     pub partial: bool,
     pub depth: Val,
     pub known: Option<i64>,
-    /// Where sums start, for the first panel's columns.
+    /// Where sums start, for the first panel's columns. Not for sums that stay.
     pub start: Option<Val>,
+    /// Room for one tile's panels, widened.
+    pub ready: Option<Val>,
+    /// Sums that stay for another part of K, instead of an epilogue: the first row's, for the first panel, and bytes between rows.
+    pub stay: Option<(Val, Val)>,
     /// Stack for one tile.
     pub stack: Val,
     pub finish: &'a Finish<'a>,
@@ -81,7 +85,7 @@ impl Block<'_> {
         let sixteen = b.i64(PANEL as i64);
         let skip = b.mul(panel, sixteen);
         let column = b.add(self.first_column, skip);
-        let start = self.start.map(|p| {
+        let start = self.start.filter(|_| self.stay.is_none()).map(|p| {
             let ty = self.scheme.acc().x(PANEL as u32);
             let at = b.elem(p, skip, self.scheme.acc());
             (0..wide)
@@ -93,24 +97,39 @@ impl Block<'_> {
         });
         let most = self.tile.0;
         let zero = b.i64(0);
-        let tile = |b: &mut LaunchBuilder, from: Val, rows: i64, exist: Val| {
+        let unready = (self.scheme, &panels[..]);
+        let tile = |b: &mut LaunchBuilder, (scheme, panels): (Scheme, &[Val]), from: Val, rows: i64, exist: Val| {
             let skip = b.mul(from, self.pitch);
             let row = b.gep(self.row, skip);
             let t = Tile {
-                scheme: self.scheme,
+                scheme,
                 row,
                 pitch: self.pitch,
                 step: self.step,
                 stored: self.stored,
                 rows,
-                panels: &panels,
+                panels,
                 depth: self.depth,
                 known: self.known,
                 start: start.as_deref(),
                 ahead: (rows <= 2).then_some(2048),
             };
-            t.run(b, self.stack);
-            self.epilogue(b, from, exist, column, wide);
+            let bytes = i64::from(self.scheme.acc().x(PANEL as u32).bytes());
+            match self.stay {
+                Some((sums, pitch)) => {
+                    let (down, size) = (b.mul(from, pitch), b.i64(bytes));
+                    let across = b.mul(panel, size);
+                    let to = b.gep(sums, down);
+                    let to = b.gep(to, across);
+                    t.run(b, to, pitch, true);
+                }
+                None => {
+                    let pitch = b.i64(wide * bytes);
+                    t.run(b, self.stack, pitch, false);
+                    let count = b.i64(wide);
+                    self.epilogue(b, (self.stack, pitch), (from, exist), column, count);
+                }
+            }
         };
         // Whole tiles, then what is left.
         let by = b.i64(most);
@@ -118,7 +137,26 @@ impl Block<'_> {
         let whole = b.div(self.rows, by);
         let whole = b.mul(whole, by);
         if fits(most) {
-            b.loop_(zero, whole, most, |b, r| tile(b, r, most, by));
+            match (self.ready, self.scheme.ready()) {
+                (Some(room), Some(ready)) => {
+                    let some = b.gt(whole, zero);
+                    let size = b.i64(ready.weight_bytes() * PANEL as i64);
+                    let bytes = b.mul(self.depth, size);
+                    let mut to = room;
+                    let mut widened = vec![];
+                    for _ in 0..wide {
+                        widened.push(to);
+                        to = b.gep(to, bytes);
+                    }
+                    b.when(some, |b| {
+                        for (&from, &to) in panels.iter().zip(&widened) {
+                            prepare(b, self.scheme, from, self.depth, to);
+                        }
+                    });
+                    b.loop_(zero, whole, most, |b, r| tile(b, (ready, &widened), r, most, by));
+                }
+                _ => b.loop_(zero, whole, most, |b, r| tile(b, unready, r, most, by)),
+            }
         }
         let rest = |n: i64| self.counts.is_none_or(|c| c.iter().any(|&r| r % most == n));
         let left = b.sub(self.rows, whole);
@@ -129,7 +167,7 @@ impl Block<'_> {
                     let (low, high) = (b.i64(low), b.i64(high));
                     let (above, below) = (b.ge(left, low), b.le(left, high));
                     let this = b.and(above, below);
-                    b.when(this, |b| tile(b, whole, if half { 16 } else { 32 }, left));
+                    b.when(this, |b| tile(b, unready, whole, if half { 16 } else { 32 }, left));
                 }
             }
             return;
@@ -139,7 +177,7 @@ impl Block<'_> {
                 if rest(n) {
                     let count = b.i64(n);
                     let this = b.eq(left, count);
-                    b.when(this, |b| tile(b, whole, n, count));
+                    b.when(this, |b| tile(b, unready, whole, n, count));
                 }
             } else if self.counts.is_none_or(|c| c.iter().any(|&r| (r % most) & n != 0)) {
                 let count = b.i64(n);
@@ -149,31 +187,66 @@ impl Block<'_> {
                 let mask = b.i64(-2 * n);
                 let before = b.and(left, mask);
                 let from = b.add(whole, before);
-                b.when(this, |b| tile(b, from, n, count));
+                b.when(this, |b| tile(b, unready, from, n, count));
             }
         }
     }
 
-    /// Hands `rows` rows of the tile on the stack to the epilogue.
-    fn epilogue(&self, b: &mut LaunchBuilder, from: Val, rows: Val, column: Val, wide: i64) {
+    /// Gives sums that stay their first values.
+    pub fn begin(&self, b: &mut LaunchBuilder) {
+        let Some((sums, pitch)) = self.stay else { return };
         let (zero, ty) = (b.i64(0), self.scheme.acc().x(PANEL as u32));
-        let row_bytes = b.i64(wide * i64::from(ty.bytes()));
+        b.loop_(zero, self.panels, 1, |b, p| {
+            let bytes = b.i64(ty.bytes().into());
+            let across = b.mul(p, bytes);
+            let first = match self.start {
+                Some(start) => {
+                    let at = b.gep(start, across);
+                    b.load_aligned(at, ty, 64)
+                }
+                None => b.zero(ty),
+            };
+            let column = b.gep(sums, across);
+            b.loop_(zero, self.rows, 1, |b, r| {
+                let down = b.mul(r, pitch);
+                let at = b.gep(column, down);
+                b.store_aligned(first, at, 64);
+            });
+        });
+    }
+
+    /// Hands all sums that stayed to the epilogue.
+    pub fn end(&self, b: &mut LaunchBuilder) {
+        let Some(stay) = self.stay else { return };
+        let zero = b.i64(0);
+        self.epilogue(b, stay, (zero, self.rows), self.first_column, self.panels);
+    }
+
+    /// Hands rows `from..from + rows` of `panels` panels to the epilogue.
+    fn epilogue(
+        &self,
+        b: &mut LaunchBuilder,
+        (sums, pitch): (Val, Val),
+        (from, rows): (Val, Val),
+        column: Val,
+        panels: Val,
+    ) {
+        let (zero, ty) = (b.i64(0), self.scheme.acc().x(PANEL as u32));
         b.loop_(zero, rows, 1, |b, r| {
-            let skip = b.mul(r, row_bytes);
-            let at = b.gep(self.stack, skip);
+            let down = b.mul(r, pitch);
+            let line = b.gep(sums, down);
             let row = b.add(from, r);
             let row = b.add(self.first_row, row);
-            for i in 0..wide {
-                let at = b.offset(at, i * i64::from(ty.bytes()));
-                let sums = b.load_aligned(at, ty, 32);
-                let skip = b.i64(i * PANEL as i64);
+            b.loop_(zero, panels, 1, |b, p| {
+                let (bytes, sixteen) = (b.i64(ty.bytes().into()), b.i64(PANEL as i64));
+                let (across, skip) = (b.mul(p, bytes), b.mul(p, sixteen));
+                let at = b.gep(line, across);
+                let sums = b.load_aligned(at, ty, 64);
                 let column = b.add(column, skip);
                 if !self.partial {
-                    (self.finish)(b, sums, row, column, None);
-                    continue;
+                    return (self.finish)(b, sums, row, column, None);
                 }
                 let left = b.sub(self.columns, column);
-                let sixteen = b.i64(PANEL as i64);
                 let whole = b.ge(left, sixteen);
                 b.if_(
                     whole,
@@ -186,7 +259,7 @@ impl Block<'_> {
                         vec![]
                     },
                 );
-            }
+            });
         });
     }
 }

@@ -147,3 +147,40 @@ fn operands_of_run_time_agree_with_the_evaluator() {
         check(&m_, &whole(&m_), g.one_of(&Isa::ALL), super::build, &random_inputs(&m_, &env, seed), 1e-5);
     }
 }
+
+#[test]
+fn long_rows_are_cut_along_k() {
+    let base = Case {
+        types: (DType::F32, DType::F32),
+        wide: false,
+        trans_b: false,
+        lead: None,
+        m: 15,
+        k: 1600,
+        n: 35,
+        symbolic: true,
+    };
+    run(&base, Isa::V3, 1);
+    run(&Case { k: 2050, n: 80, symbolic: false, ..base.clone() }, Isa::V4, 2);
+    run(&Case { k: 6150, types: (DType::I8, DType::I8), ..base.clone() }, Isa::V4, 3);
+    run(&Case { k: 6400, m: 40, types: (DType::U8, DType::I8), ..base.clone() }, Isa::Amx, 4);
+    run(&Case { k: 3204, types: (DType::I8, DType::I8), ..base.clone() }, Isa::V3, 5);
+    run(&Case { k: 3600, types: (DType::BF16, DType::BF16), wide: true, ..base }, Isa::Amx, 6);
+}
+
+#[cfg(feature = "mlir")]
+#[test]
+fn compiled_code_agrees_with_the_evaluator() {
+    use crate::cpu::testing::{Engine, check_on};
+    let mut g = Gen::new(33);
+    for (seed, (a, b, wide)) in TYPES.into_iter().enumerate() {
+        for (m, k, n, symbolic) in [(13, 65, 50, true), (1, 64, 40, false), (20, 1700, 33, true)] {
+            let c = Case { types: (a, b), wide, trans_b: g.flip(), lead: None, m, k, n, symbolic };
+            let (module, env) = module(&c, &mut g);
+            let inputs = random_inputs(&module, &env, seed as u64);
+            for isa in Isa::ALL {
+                check_on(Engine::Native, &module, &whole(&module), isa, super::build, &inputs, 1e-5);
+            }
+        }
+    }
+}

@@ -15,8 +15,10 @@ use tersor_ir::{Dim, Tensor};
 const THREAD_WORK: i64 = 1 << 19;
 /// Multiply-adds of a grid point, where there is a choice.
 const POINT_WORK: i64 = 1 << 22;
+/// Bytes of a panel that stay in the caches nearby while rows pass: longer ones are cut along K.
+const PANEL_BYTES: i64 = 64 << 10;
 /// Bytes of rows that stay in the second-level cache.
-const ROW_BYTES: i64 = 160 << 10;
+const ROW_BYTES: i64 = 192 << 10;
 
 /// Where rows come from.
 pub enum Left<'a> {
@@ -67,11 +69,24 @@ impl Product<'_> {
             _ => (rows, panels),
         }
     }
+    /// Elements of a part of K, and whether all parts have as many.
+    fn part(&self) -> (i64, bool) {
+        let (depth, unit) = (self.depth(), self.scheme.unit());
+        let size = self.scheme.ready().unwrap_or(self.scheme).weight_bytes();
+        let most = PANEL_BYTES / (PANEL as i64 * size);
+        if depth <= most * 3 / 2 || self.m.as_const().is_some_and(|m| m <= self.tile().0) {
+            return (depth, true);
+        }
+        let parts = (depth + most - 1) / most;
+        let each = ((depth + parts - 1) / parts + unit - 1) / unit * unit;
+        (each, each * parts == depth)
+    }
     /// Rows of a block.
     fn rows(&self) -> i64 {
         let tile = self.tile().0;
         let work = (self.matrix.n * self.matrix.k).max(1) as i64;
-        let most = (ROW_BYTES / self.row_bytes().max(1)).min((POINT_WORK / work).max(4 * tile)).max(tile);
+        let bytes = self.part().0 * i64::from(self.scheme.row().bytes());
+        let most = (ROW_BYTES / bytes.max(1)).min((POINT_WORK / work).max(4 * tile)).max(tile);
         let most = most / tile * tile;
         match self.m.as_const() {
             Some(m) => {
@@ -104,6 +119,13 @@ impl Product<'_> {
         });
         let stack = b.alloca(stack_bytes(self.scheme, tile), 64);
         let scratch = b.scratch();
+        // Scratch: packed rows, widened panels, sums that stay.
+        let packed = if matches!(left, Left::Packed(..)) { self.pitch() * ((rows + 31) / 32 * 32) } else { 0 };
+        let (part, even_parts) = self.part();
+        let widened = self.scheme.ready().filter(|_| self.m.as_const().is_none_or(|m| m >= tile.0));
+        let room = widened.map_or(0, |s| s.weight_bytes() * part * PANEL as i64 * tile.1);
+        let sum_bytes = PANEL as i64 * i64::from(self.scheme.acc().bytes());
+        let sums = if part < self.depth() { (rows + 31) / 32 * 32 * columns * sum_bytes } else { 0 };
         let (begin, end) = b.range();
         let (one, none) = (b.i64(1), b.i64(-1));
         let panel_bytes = self.layout.panel_bytes(self.matrix.k) as i64;
@@ -147,12 +169,14 @@ impl Product<'_> {
                 b.elem(p, skip, self.scheme.acc())
             });
             let (group_column, within) = (b.mul(group, width), b.mul(first, sixteen));
-            let block = Block {
+            let step = b.i64(self.scheme.row().bytes().into());
+            let stay = (sums > 0).then(|| (b.offset(scratch, packed + room), b.i64(columns * sum_bytes)));
+            let mut block = Block {
                 scheme: self.scheme,
                 tile,
                 row,
                 pitch,
-                step: b.i64(self.scheme.row().bytes().into()),
+                step,
                 stored: None,
                 first_row,
                 rows: count,
@@ -164,23 +188,43 @@ impl Product<'_> {
                 first_column: b.add(group_column, within),
                 columns: b.add(group_column, width),
                 partial: n % PANEL as i64 != 0,
-                depth: b.i64(self.depth()),
-                known: Some(self.depth()),
+                depth: b.i64(part),
+                known: Some(part),
                 start,
+                ready: widened.map(|_| b.offset(scratch, packed)),
+                stay,
                 stack,
                 finish,
             };
-            block.run(b);
+            if stay.is_none() {
+                block.run(b);
+                return vec![strip];
+            }
+            block.begin(b);
+            let (zero, all) = (b.i64(0), b.i64(self.depth()));
+            b.loop_(zero, all, part, |b, from| {
+                let skip = b.mul(from, step);
+                block.row = b.gep(row, skip);
+                let across = b.i64(self.scheme.weight_bytes() * PANEL as i64);
+                let skip = b.mul(from, across);
+                block.panel = b.gep(panel, skip);
+                if !even_parts {
+                    let left = b.sub(all, from);
+                    let most = b.i64(part);
+                    (block.depth, block.known) = (b.min(left, most), None);
+                }
+                block.run(b);
+            });
+            block.end(b);
             vec![strip]
         });
-        let packed = if matches!(left, Left::Packed(..)) { self.pitch() * (rows + 31) / 32 * 32 } else { 0 };
         let work = columns * PANEL as i64 * self.matrix.k as i64;
         let most = self.m.as_const().map_or(rows, |m| m.min(rows));
         let grain = match self.m.as_const() {
             Some(_) => Dim::from((THREAD_WORK / (most * work + 1)).max(1)),
             None => Dim::from(THREAD_WORK).floor_div(self.m.clone() * work.into() + 1.into()).max(1.into()),
         };
-        b.launch(self.m.clone().ceil_div(rows) * Dim::from(split * groups), packed, grain)
+        b.launch(self.m.clone().ceil_div(rows) * Dim::from(split * groups), packed + room + sums, grain)
     }
 
     fn pack(
