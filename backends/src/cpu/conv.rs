@@ -266,4 +266,30 @@ mod tests {
             check(&m, &whole(&m), g.one_of(&Isa::ALL), super::build, &random_inputs(&m, &env, seed), 1e-5);
         }
     }
+
+    #[cfg(feature = "mlir")]
+    #[test]
+    fn compiled_code_agrees_with_the_evaluator() {
+        use crate::cpu::testing::{Engine, check_on};
+        let mut g = Gen::new(42);
+        for types in [(DType::F32, DType::F32), (DType::U8, DType::I8), (DType::BF16, DType::BF16)] {
+            for groups in [1, 2] {
+                let op = Conv {
+                    strides: vec![2, 1],
+                    pads: vec![1; 4],
+                    dilations: vec![1; 2],
+                    groups,
+                    channels_last: true,
+                    wide: false,
+                };
+                let x = ["N".into(), "H".into(), 9.into(), 10.into()].to_vec();
+                let m = module(types, x, &[20, 10 / groups as usize, 3, 3], op, &mut g);
+                let env = Bindings::from([("N".into(), 2), ("H".into(), 7)]);
+                let inputs = random_inputs(&m, &env, 7);
+                for isa in Isa::ALL {
+                    check_on(Engine::Native, &m, &whole(&m), isa, super::build, &inputs, 1e-5);
+                }
+            }
+        }
+    }
 }

@@ -64,8 +64,8 @@ impl Scheme {
     pub fn unit(self) -> i64 {
         match self {
             Scheme::Plain(_) => 1,
-            Scheme::Half(_) => 2,
-            Scheme::Pairs | Scheme::ReadyPairs | Scheme::Quads => 4,
+            Scheme::Half(_) | Scheme::ReadyPairs => 2,
+            Scheme::Pairs | Scheme::Quads => 4,
             Scheme::TileBytes(_) => 64,
             Scheme::TileHalf => 32,
         }
@@ -285,7 +285,7 @@ impl Tile<'_> {
                 k.prefetch(far, 3);
             }
             out.push(match self.scheme {
-                Scheme::ReadyPairs => (0..4)
+                Scheme::ReadyPairs => (0..2)
                     .map(|i| {
                         let at = k.offset(at, i * 32);
                         k.load_aligned(at, Scalar::I16.x(16), 32)
@@ -317,14 +317,14 @@ impl Tile<'_> {
                     k.splat(x, LANES)
                 })
                 .to_vec(),
-            Scheme::Pairs | Scheme::ReadyPairs => [0, 4]
-                .map(|o| {
-                    let at = k.offset(at, o);
+            Scheme::Pairs | Scheme::ReadyPairs => (0..self.scheme.unit() / 2)
+                .map(|pair| {
+                    let at = k.offset(at, pair * 4);
                     let x = k.load_aligned(at, Ty::I32, 2);
                     let x = k.splat(x, 8);
                     k.bitcast(x, Scalar::I16.x(16))
                 })
-                .to_vec(),
+                .collect(),
             _ => {
                 let x = k.load_aligned(at, Ty::I32, 1);
                 let x = k.splat(x, LANES);
@@ -342,12 +342,11 @@ impl Tile<'_> {
             Scheme::Plain(_) | Scheme::Half(_) => x.iter().zip(w).fold(sum, |sum, (&x, &w)| k.fma(x, w, sum)),
             Scheme::Pairs | Scheme::ReadyPairs => {
                 let halves = [0u32, 1].map(|half| {
-                    let mut part = k.slice(sum, half * 8, 8);
-                    for odd in 0..2 {
-                        let products = k.intrinsic(Intrinsic::Vpmaddwd256, &[x[odd], w[half as usize * 2 + odd]]);
-                        part = k.add(part, products);
-                    }
-                    part
+                    let part = k.slice(sum, half * 8, 8);
+                    x.iter().enumerate().fold(part, |part, (pair, &x)| {
+                        let products = k.intrinsic(Intrinsic::Vpmaddwd256, &[x, w[pair * 2 + half as usize]]);
+                        k.add(part, products)
+                    })
                 });
                 k.concat(halves[0], halves[1])
             }
@@ -442,24 +441,21 @@ fn widened(k: &mut KernelBuilder, scheme: Scheme, at: Val) -> Vec<Val> {
     }
 }
 
-/// Pairs of `i16` from quads of bytes, in two halves of 8 columns: for elements 0 and 1 of each column, then for 2 and 3.
+/// Pairs of `i16` from quads of bytes: elements 0 and 1 of each column, in two halves of 8 columns, then elements 2 and 3.
 fn pairs(k: &mut KernelBuilder, w: Val) -> Vec<Val> {
-    let mut out = vec![];
-    for half in 0..2 {
-        let quads: Vec<Val> = (0..2)
-            .map(|q| {
-                let v = k.slice(w, half * 32 + q * 16, 16);
-                let v = k.sext(v, Scalar::I16);
-                k.bitcast(v, Scalar::F32.x(8))
-            })
-            .collect();
-        for odd in [0, 1] {
-            let lanes: Vec<u32> = [0, 2, 8, 10, 4, 6, 12, 14].map(|l| l + odd).to_vec();
-            let v = k.shuffle(quads[0], quads[1], &lanes);
-            out.push(k.bitcast(v, Scalar::I16.x(16)));
-        }
-    }
-    out
+    let quads: Vec<Val> = (0..4)
+        .map(|q| {
+            let v = k.slice(w, q * 16, 16);
+            let v = k.sext(v, Scalar::I16);
+            k.bitcast(v, Scalar::F32.x(8))
+        })
+        .collect();
+    let pick = |(pair, half): (u32, usize)| {
+        let lanes = [0, 2, 8, 10, 4, 6, 12, 14].map(|l| l + pair);
+        let v = k.shuffle(quads[2 * half], quads[2 * half + 1], &lanes);
+        k.bitcast(v, Scalar::I16.x(16))
+    };
+    [(0, 0), (0, 1), (1, 0), (1, 1)].map(pick).to_vec()
 }
 
 /// Widens `depth` elements of a panel's columns into what `scheme.ready()` multiplies.

@@ -13,6 +13,11 @@ fn natural(ty: Ty) -> u32 {
     }
 }
 
+/// What masked accesses move elements as: machines without 16-bit floats would convert single ones on the way.
+fn whole(elem: Scalar) -> Scalar {
+    if matches!(elem, Scalar::F16 | Scalar::BF16) { Scalar::I16 } else { elem }
+}
+
 #[track_caller]
 fn check_ptr(ptr: Val) {
     assert!(ptr.ty().is_ptr(), "{} is not a pointer", ptr.ty());
@@ -103,8 +108,10 @@ impl KernelBuilder {
     pub fn load_mask(&mut self, ptr: Val, ty: Ty, mask: Val) -> Val {
         check_ptr(ptr);
         assert_eq!(mask.ty(), ty.with(Scalar::I1), "mask of a load of {ty}");
-        let other = self.zero(ty);
-        self.push1(Op::MaskedLoad { align: natural(ty) }, vec![ptr, mask, other], ty)
+        let raw = ty.with(whole(ty.elem()));
+        let other = self.zero(raw);
+        let v = self.push1(Op::MaskedLoad { align: natural(ty) }, vec![ptr, mask, other], raw);
+        self.bitcast(v, ty)
     }
 
     /// Stores the lanes that are on in `mask` and leaves other memory alone.
@@ -112,6 +119,7 @@ impl KernelBuilder {
     pub fn store_mask(&mut self, value: Val, ptr: Val, mask: Val) {
         check_ptr(ptr);
         assert_eq!(mask.ty(), value.ty().with(Scalar::I1), "mask of a store of {}", value.ty());
+        let value = self.bitcast(value, value.ty().with(whole(value.elem())));
         self.push0(Op::MaskedStore { align: natural(value.ty()) }, vec![value, ptr, mask]);
     }
 

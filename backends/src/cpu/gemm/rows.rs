@@ -19,6 +19,14 @@ impl Change {
         self.from == self.to && self.bias == 0
     }
 
+    /// What an element is loaded as: a number of that many bits where it is only copied, for machines without such floats.
+    fn loaded(&self) -> Scalar {
+        match (self.from, self.from == self.to) {
+            (Scalar::BF16 | Scalar::F16, true) => Scalar::I16,
+            (from, _) => from,
+        }
+    }
+
     fn apply(&self, k: &mut KernelBuilder, v: Val) -> Val {
         let v = match (self.from, self.to) {
             (a, b) if a == b => v,
@@ -39,7 +47,7 @@ impl Change {
         let (zero, whole) = (k.i64(0), k.i64(count / lanes * lanes));
         let step = |k: &mut KernelBuilder, i: Val, n: i64| {
             let (a, b) = (k.elem(from, i, self.from), k.elem(to, i, self.to));
-            let v = k.load(a, self.from.x(n as u32));
+            let v = k.load(a, self.loaded().x(n as u32));
             let v = self.apply(k, v);
             k.store(v, b);
         };
