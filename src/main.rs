@@ -1,1 +1,3 @@
+//! The `tersor` command.
+
 fn main() {}

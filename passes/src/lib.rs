@@ -11,6 +11,7 @@ pub mod manager;
 pub mod pipeline;
 pub mod propose;
 pub mod random;
+pub mod reference;
 pub mod sample;
 pub mod selector;
 pub mod statistics;

@@ -14,6 +14,7 @@ use crate::wire;
 use extents::Aliases;
 pub use known::Known;
 use node::NodeCx;
+pub use ops::operators;
 use order::order;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

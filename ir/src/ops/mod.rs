@@ -26,6 +26,7 @@ pub mod pad;
 pub mod pool;
 pub mod quant;
 pub mod reduce;
+pub mod reference;
 pub mod reshape;
 pub mod rope;
 pub mod select;

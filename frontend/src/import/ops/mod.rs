@@ -27,8 +27,7 @@ const TOPICS: &[Topic] =
     &[elementwise::OPS, known::OPS, movement::OPS, nn::OPS, quantized::OPS, reduce::OPS, resize::OPS];
 
 /// Every operator that is imported, by name.
-#[cfg(test)]
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+pub fn operators() -> impl Iterator<Item = &'static str> {
     TOPICS.iter().flat_map(|t| t.iter().map(|(n, _)| *n))
 }
 
@@ -55,7 +54,7 @@ pub(super) fn import(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 mod tests {
     #[test]
     fn every_operator_has_one_entry() {
-        let mut names: Vec<_> = super::names().collect();
+        let mut names: Vec<_> = super::operators().collect();
         let n = names.len();
         names.sort_unstable();
         names.dedup();

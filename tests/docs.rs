@@ -1,0 +1,116 @@
+//! The documents agree with the code: generated pages are what the code generates (`TERSOR_BLESS=1` writes them), every op and pass is documented, and what
+//! `README.md` and its companions name exists.
+
+use std::path::Path;
+use tersor_ir::OpKind;
+use tersor_passes::PASSES;
+
+const DOCUMENTS: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn generated(path: &str, text: &str) {
+    if std::env::var_os("TERSOR_BLESS").is_some() {
+        std::fs::create_dir_all(root().join(path).parent().expect("a folder")).expect("a folder to write to");
+        std::fs::write(root().join(path), text).unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+    let there = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+    assert!(there == text, "{path} is out of date; TERSOR_BLESS=1 cargo test --test docs writes it");
+}
+
+#[test]
+fn ops_page_is_generated() {
+    generated("docs/ops.md", &tersor_ir::ops::reference::reference());
+}
+
+#[test]
+fn passes_page_is_generated() {
+    generated("docs/passes.md", &tersor_passes::reference::reference());
+}
+
+#[test]
+fn operators_page_is_generated() {
+    let mut names: Vec<&str> = tersor_frontend::operators().collect();
+    names.sort_unstable();
+    let text = format!(
+        "# ONNX operators\n\nGenerated from the tables in `frontend/src/import/ops`; do not edit. Operators of the domain `ai.onnx` that are imported, in every \
+         version that the supported opsets have. A form of one that is not supported is an error that names the node.\n\n{} operators:\n\n- `{}`\n",
+        names.len(),
+        names.join("`\n- `")
+    );
+    generated("docs/onnx.md", &text);
+}
+
+#[test]
+fn ops_and_passes_are_documented() {
+    let mut bare = vec![];
+    for kind in OpKind::ALL {
+        let spec = kind.spec();
+        bare.extend(spec.doc.is_empty().then(|| format!("{kind:?}")));
+        bare.extend(spec.attrs.iter().filter(|a| a.1.is_empty()).map(|a| format!("{kind:?} attribute {}", a.0)));
+    }
+    for spec in PASSES {
+        bare.extend(spec.doc.is_empty().then(|| spec.name.to_string()));
+        bare.extend(
+            spec.options.iter().filter(|o| o.doc.is_empty()).map(|o| format!("{} option {}", spec.name, o.name())),
+        );
+    }
+    assert!(bare.is_empty(), "without a doc comment: {}", bare.join(", "));
+}
+
+/// The code in a document: what stands between backticks, and the lines of fenced blocks.
+fn code(text: &str) -> Vec<String> {
+    let mut out = vec![];
+    for (i, block) in text.split("```").enumerate() {
+        if i % 2 == 1 {
+            out.extend(block.lines().skip(1).map(str::to_string));
+        } else {
+            out.extend(block.split('`').skip(1).step_by(2).map(str::to_string));
+        }
+    }
+    out
+}
+
+/// A path of this repository: it starts with a folder or file at the top, and has neither placeholders nor blanks.
+fn as_path(word: &str) -> Option<&str> {
+    let word = word.trim_start_matches("./").trim_end_matches(['.', ',', ';']);
+    let top = word.split('/').next()?;
+    let tops = [
+        "ir",
+        "frontend",
+        "passes",
+        "backends",
+        "runtime",
+        "src",
+        "tests",
+        "examples",
+        "docs",
+        ".ci",
+        ".cargo",
+        "Cargo.toml",
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+    ];
+    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'));
+    (plain && tops.contains(&top) && (word.contains('/') || word.contains('.'))).then_some(word)
+}
+
+#[test]
+fn paths_in_documents_exist() {
+    let mut missing = vec![];
+    for document in DOCUMENTS {
+        let text = read(document);
+        let (code, links) = (code(&text), text.split("](").skip(1).filter_map(|l| l.split(')').next()));
+        let words = code.iter().flat_map(|c| c.split_whitespace()).chain(links);
+        missing
+            .extend(words.filter_map(as_path).filter(|p| !root().join(p).exists()).map(|p| format!("{document}: {p}")));
+    }
+    assert!(missing.is_empty(), "named, but not there:\n{}", missing.join("\n"));
+}
