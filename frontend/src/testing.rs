@@ -62,6 +62,13 @@ impl Model {
         field(&mut self.outputs, 12, &value_info(name, &parse(ty)));
         self
     }
+    /// An output without a declared type.
+    pub fn untyped_output(mut self, name: &str) -> Model {
+        let mut info = vec![];
+        field(&mut info, 1, name.as_bytes());
+        field(&mut self.outputs, 12, &info);
+        self
+    }
     /// A constant with raw data.
     pub fn constant(self, name: &str, t: &Tensor) -> Model {
         let bytes = tensor(name, t);

@@ -91,7 +91,7 @@ pub(super) fn solve(a: &Dim, b: &Dim, symbols: &[Arc<str>]) -> Option<(Arc<str>,
     // Of two symbols the one that came later goes.
     let later = |s: &Dim| s.as_symbol().and_then(|s| symbols.iter().position(|x| x == s));
     let (a, b) = if later(b) > later(a) { (b, a) } else { (a, b) };
-    if let Some(found) = lone(a, b).or_else(|| lone(b, a)).filter(|(_, d)| d.as_const().is_none_or(|d| d >= 0)) {
+    if let Some(found) = lone(a, b).or_else(|| lone(b, a)).filter(|(_, d)| d.as_const().is_none_or(|d| d > 0)) {
         return Some(found);
     }
     // One symbol and numbers: c * s + r = 0.
@@ -101,7 +101,7 @@ pub(super) fn solve(a: &Dim, b: &Dim, symbols: &[Arc<str>]) -> Option<(Arc<str>,
     terms.retain(|(m, _)| !m.is_empty());
     match &terms[..] {
         [(m, c)] => match &m[..] {
-            [Atom::Symbol(s)] if r % c == 0 && -r / c >= 0 => Some((s.clone(), (-r / c).into())),
+            [Atom::Symbol(s)] if r % c == 0 && -r / c > 0 => Some((s.clone(), (-r / c).into())),
             _ => None,
         },
         _ => None,

@@ -12,6 +12,24 @@ use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, Tensor, Type, ValueId};
 /// Code of errors that follow from an error reported before.
 pub const UNDEFINED_OPERAND: &str = "O0000";
 
+/// Attributes that change nothing here: of training, of precision inside of an operator, of results that are refused elsewhere.
+const HARMLESS: &[&str] = &[
+    "consumed_inputs",
+    "extrapolation_value",
+    "is_test",
+    "momentum",
+    "output_dtype",
+    "precision",
+    "qk_matmul_output_mode",
+    "ratio",
+    "round_mode",
+    "saturate",
+    "seed",
+    "softmax_precision",
+    "stash_type",
+    "storage_order",
+];
+
 /// The end of an import that starts again.
 pub(super) fn again() -> Diagnostic {
     Diagnostic::error(UNDEFINED_OPERAND, "the graph is read again")
@@ -26,6 +44,8 @@ pub struct NodeCx<'i, 'a, 'n> {
     inputs: Vec<Option<Meaning>>,
     /// How many inputs were asked for.
     asked: Cell<usize>,
+    /// Attributes that were asked for.
+    read: RefCell<Vec<String>>,
     /// Attributes of a wrong type.
     faults: RefCell<Vec<Diagnostic>>,
 }
@@ -49,7 +69,18 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         if extra {
             return Err(vec![cx.invalid(format!("{} inputs, it takes {}", cx.inputs.len(), cx.asked.get()))]);
         }
+        // Something that nobody looked at may change what the operator means.
+        let read = cx.read.borrow();
+        let unread = |name: &&str| !read.iter().any(|r| r == name) && !HARMLESS.contains(name);
+        if let Some(name) = node.attribute.iter().map(|a| a.name.as_str()).find(unread) {
+            return Err(vec![cx.unsupported(format!("attribute {}", name.escape_debug()))]);
+        }
         Ok(results)
+    }
+
+    /// Says that no attribute matters.
+    pub fn ignores_attributes(&self) {
+        self.read.borrow_mut().extend(self.node.attribute.iter().map(|a| a.name.clone()));
     }
 
     fn new(importer: &'i mut Importer<'a>, node: &'n NodeProto) -> Result<Self> {
@@ -64,7 +95,15 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
             });
         }
         let opset = importer.opset;
-        Ok(NodeCx { importer, node, opset, inputs, asked: Cell::new(0), faults: RefCell::default() })
+        Ok(NodeCx {
+            importer,
+            node,
+            opset,
+            inputs,
+            asked: Cell::new(0),
+            read: RefCell::default(),
+            faults: RefCell::default(),
+        })
     }
 
     /// Two extents must be equal; a symbol among them becomes what makes them so. `what` says of what they are extents.
@@ -185,6 +224,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     // ---- attributes
 
     fn attribute(&self, name: &str, kind: AttributeKind) -> Option<&'n AttributeProto> {
+        self.read.borrow_mut().push(name.into());
         let a = self.node.attribute.iter().find(|a| a.name == name)?;
         if proto::attribute_kind(a).is_none_or(|k| k == kind) {
             return Some(a);
@@ -194,6 +234,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// Whether an attribute is there.
     pub fn has(&self, name: &str) -> bool {
+        self.read.borrow_mut().push(name.into());
         self.node.attribute.iter().any(|a| a.name == name)
     }
     /// An integer attribute.

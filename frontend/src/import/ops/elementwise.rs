@@ -9,7 +9,7 @@ use tersor_ir::ops::binary::BinaryKind::{self, *};
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::unary::UnaryKind::{self, *};
 use tersor_ir::ops::{Compare, Reshape, Select};
-use tersor_ir::{DType, Dim, ValueId};
+use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 fn done(v: ValueId) -> Result<Vec<Meaning>> {
     Ok(vec![value(v)])
@@ -130,6 +130,27 @@ fn is_nan(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     done(cx.op(Compare { kind: CompareKind::Ne }, &[x, x])?)
 }
 
+/// `(e^x ± e^-x) / 2`
+fn hyperbolic(cx: &mut NodeCx, kind: BinaryKind) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let n = cx.unary(Neg, x)?;
+    let (a, b) = (cx.unary(Exp, x)?, cx.unary(Exp, n)?);
+    let y = cx.binary(kind, a, b)?;
+    done(cx.with_scalar(Mul, y, 0.5)?)
+}
+
+fn is_inf(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let mut x = cx.input(0)?;
+    match (cx.int("detect_negative", 1) == 1, cx.int("detect_positive", 1) == 1) {
+        (true, true) => x = cx.unary(Abs, x)?,
+        (true, false) => x = cx.unary(Neg, x)?,
+        (false, true) => {}
+        (false, false) => return Err(cx.unsupported("detection of nothing")),
+    }
+    let infinity = cx.scalar_like(x, f64::INFINITY);
+    done(cx.op(Compare { kind: CompareKind::Eq }, &[x, infinity])?)
+}
+
 fn identity(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok(vec![cx.meaning(0)?])
 }
@@ -149,7 +170,7 @@ fn dropout(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         return Ok(vec![m]);
     }
     let x = cx.input(0)?;
-    let one = cx.emit_constant(&tersor_ir::Tensor::scalar(DType::Bool, 1.0));
+    let one = cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0));
     let shape = cx.ty(x).shape.to_vec();
     let mask = cx.broadcast(one, shape)?;
     Ok(vec![m, value(mask)])
@@ -256,6 +277,31 @@ pub(super) const OPS: Topic = &[
         let y = cx.unary(Softplus, x)?;
         let y = cx.unary(Tanh, y)?;
         done(cx.binary(Mul, x, y)?)
+    }),
+    ("Tan", |cx| {
+        let x = cx.input(0)?;
+        let (s, c) = (cx.unary(Sin, x)?, cx.unary(Cos, x)?);
+        done(cx.binary(Div, s, c)?)
+    }),
+    ("Sinh", |cx| hyperbolic(cx, Sub)),
+    ("Cosh", |cx| hyperbolic(cx, Add)),
+    ("Shrink", |cx| {
+        let (x, lambda, bias) = (cx.input(0)?, cx.float("lambd", 0.5), cx.float("bias", 0.0));
+        let (low, high) = (cx.scalar_like(x, -lambda), cx.scalar_like(x, lambda));
+        let below = cx.op(Compare { kind: CompareKind::Lt }, &[x, low])?;
+        let above = cx.op(Compare { kind: CompareKind::Gt }, &[x, high])?;
+        let (up, down, zero) = (cx.with_scalar(Add, x, bias)?, cx.with_scalar(Sub, x, bias)?, cx.scalar_like(x, 0.0));
+        let y = cx.op(Select {}, &[above, down, zero])?;
+        done(cx.op(Select {}, &[below, up, y])?)
+    }),
+    ("IsInf", is_inf),
+    ("BitwiseAnd", |cx| zip(cx, And)),
+    ("BitwiseOr", |cx| zip(cx, Or)),
+    ("BitwiseXor", |cx| zip(cx, Xor)),
+    ("BitwiseNot", |cx| {
+        let x = cx.input(0)?;
+        let ones = cx.emit_constant(&Tensor::from_i64(cx.ty(x).dtype, [], &[-1]));
+        done(cx.binary(Xor, x, ones)?)
     }),
     ("Cast", cast),
     ("CastLike", cast),

@@ -62,6 +62,7 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
     let result = result.filter(|r| r.items.len() <= KNOWN_LIMIT && r.items.iter().all(handy));
     if result.is_some() {
         cx.takes(n - 1);
+        cx.ignores_attributes();
     }
     Ok(result.map(|r| vec![known(r)]))
 }

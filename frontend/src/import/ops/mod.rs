@@ -2,6 +2,8 @@
 //!
 //! To add an operator that is a composition of existing ops, add one entry to the topic file that it belongs to.
 
+mod attention;
+mod einsum;
 mod elementwise;
 mod known;
 mod movement;
@@ -9,6 +11,7 @@ mod nn;
 mod quantized;
 mod reduce;
 mod resize;
+mod transposed;
 
 use super::Meaning;
 use super::node::NodeCx;
@@ -23,8 +26,18 @@ type Import = fn(&mut NodeCx) -> Result<Vec<Meaning>>;
 /// Operators of one topic.
 type Topic = &'static [(&'static str, Import)];
 
-const TOPICS: &[Topic] =
-    &[elementwise::OPS, known::OPS, movement::OPS, nn::OPS, quantized::OPS, reduce::OPS, resize::OPS];
+const TOPICS: &[Topic] = &[
+    attention::OPS,
+    einsum::OPS,
+    elementwise::OPS,
+    known::OPS,
+    movement::OPS,
+    nn::OPS,
+    quantized::OPS,
+    reduce::OPS,
+    resize::OPS,
+    transposed::OPS,
+];
 
 /// Every operator that is imported, by name.
 pub fn operators() -> impl Iterator<Item = &'static str> {

@@ -9,7 +9,7 @@ use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::{Rsqrt, Sqrt};
-use tersor_ir::ops::{Compare, Conv, LayerNorm, MatMul, Pad, Pool, Real, Reduce, RmsNorm, Select, Softmax};
+use tersor_ir::ops::{Compare, Conv, LayerNorm, MatMul, Pool, Real, Reduce, RmsNorm, Select, Softmax};
 use tersor_ir::{Dim, ValueId};
 
 fn done(v: ValueId) -> Result<Vec<Meaning>> {
@@ -118,7 +118,7 @@ fn window(cx: &NodeCx, x: &[Dim], kernel: Vec<i64>) -> Result<Window> {
     Ok(Window { kernel, strides, dilations, pads, extra })
 }
 
-fn conv_bias(cx: &mut NodeCx, y: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
+pub(super) fn conv_bias(cx: &mut NodeCx, y: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
     let Some(b) = bias else { return Ok(y) };
     let mut shape = cx.ty(b).shape.to_vec();
     shape.extend(vec![Dim::from(1); cx.ty(y).rank() - 2]);
@@ -126,8 +126,8 @@ fn conv_bias(cx: &mut NodeCx, y: ValueId, bias: Option<ValueId>) -> Result<Value
     cx.binary(Add, y, b)
 }
 
-fn conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, w, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2)?);
+/// The convolution that the node's attributes describe, without bias.
+pub(super) fn convolve(cx: &mut NodeCx, x: ValueId, w: ValueId) -> Result<ValueId> {
     let kernel = cx
         .ty(w)
         .static_shape()
@@ -138,77 +138,13 @@ fn conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         return Err(cx.invalid(format!("kernel_shape differs from the weights' {kernel:?}")));
     }
     let Window { strides, dilations, pads, .. } = window(cx, &cx.ty(x).shape, kernel)?;
-    let y = cx.op(
-        Conv { strides, pads, dilations, groups: cx.int("group", 1), channels_last: false, wide: false },
-        &[x, w],
-    )?;
-    done(conv_bias(cx, y, bias)?)
+    let groups = cx.int("group", 1);
+    cx.op(Conv { strides, pads, dilations, groups, channels_last: false, wide: false }, &[x, w])
 }
 
-/// Transposed convolution: zeros between the elements, then an ordinary convolution with the turned kernel.
-fn conv_transpose(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (mut x, bias, groups) = (cx.input(0)?, cx.optional(2)?, cx.int("group", 1));
-    let w = cx.constant(1)?.ok_or_else(|| cx.unsupported("a kernel that is not constant"))?;
-    let s = w.shape().to_vec();
-    if s.len() < 3
-        || groups < 1
-        || !s[0].is_multiple_of(groups as usize)
-        || cx.string("auto_pad", "NOTSET") != "NOTSET"
-        || cx.has("output_shape")
-    {
-        return Err(
-            cx.unsupported("automatic padding, a given output shape, or groups that do not divide the channels")
-        );
-    }
-    let n = s.len() - 2;
-    let kernel: Vec<i64> = s[2..].iter().map(|&k| k as i64).collect();
-    let Window { strides, dilations, pads, .. } = window(cx, &cx.ty(x).shape, kernel.clone())?;
-    let extra = cx.ints("output_padding").unwrap_or_else(|| vec![0; n]);
-    let (mut lo, mut hi) = (vec![0; n + 2], vec![0; n + 2]);
-    for i in 0..n {
-        if strides[i] > 1 {
-            // [.., d, ..] -> [.., d, 1, ..] -> [.., d, stride, ..] -> [.., d*stride, ..]; the zeros after the last element go again.
-            let mut shape = cx.ty(x).shape.to_vec();
-            let d = shape[2 + i].clone();
-            shape.insert(3 + i, 1.into());
-            x = cx.reshape(x, shape.clone())?;
-            let mut after = vec![0; n + 3];
-            after[3 + i] = strides[i] - 1;
-            x = cx.op(
-                Pad { lo: vec![0; n + 3], hi: after, mode: tersor_ir::ops::pad::PadMode::Constant, value: Real(0.0) },
-                &[x],
-            )?;
-            shape.remove(3 + i);
-            shape[2 + i] = d * strides[i].into();
-            x = cx.reshape(x, shape)?;
-        }
-        let reach = dilations[i] * (kernel[i] - 1);
-        lo[2 + i] = reach - pads[i];
-        hi[2 + i] = reach - pads[n + i] + extra.get(i).copied().unwrap_or(0) - (strides[i] - 1);
-    }
-    // Negative padding cuts off.
-    for a in 2..n + 2 {
-        let (start, end) = ((-lo[a]).max(0), (-hi[a]).max(0));
-        if start + end > 0 {
-            let len = cx.ty(x).shape[a].clone() - (start + end).into();
-            x = cx.op(tersor_ir::ops::Slice { axis: a as u8, start: start.into(), len, step: 1 }, &[x])?;
-        }
-    }
-    let pads: Vec<i64> = lo[2..].iter().chain(&hi[2..]).map(|p| p.max(&0)).copied().collect();
-    // [C, O/g, k…] -> [O, C/g, k…], taps in reverse.
-    let (g, cg, og) = (groups as usize, s[0] / groups as usize, s[1]);
-    let taps: usize = s[2..].iter().product();
-    let mut at = Vec::with_capacity(w.len());
-    for (gi, o) in (0..g).flat_map(|gi| (0..og).map(move |o| (gi, o))) {
-        for c in 0..cg {
-            at.extend((0..taps).rev().map(|t| ((gi * cg + c) * og + o) * taps + t));
-        }
-    }
-    let mut turned = vec![g * og, cg];
-    turned.extend(&s[2..]);
-    let w = cx.emit_constant(&w.gathered(turned, &at));
-    let op = Conv { strides: vec![1; n], pads, dilations, groups, channels_last: false, wide: false };
-    let y = cx.op(op, &[x, w])?;
+fn conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, w, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2)?);
+    let y = convolve(cx, x, w)?;
     done(conv_bias(cx, y, bias)?)
 }
 
@@ -248,6 +184,9 @@ fn batch_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     if cx.int("training_mode", 0) == 1 || cx.node.output.iter().skip(1).any(|o| !o.is_empty()) && cx.opset >= 14 {
         return Err(cx.unsupported("training mode"));
     }
+    if cx.int("spatial", 1) == 0 {
+        return Err(cx.unsupported("parameters for each element"));
+    }
     let x = cx.input(0)?;
     let rank = cx.ty(x).rank();
     let mut p = vec![];
@@ -267,15 +206,20 @@ fn batch_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     done(cx.binary(Add, y, summand)?)
 }
 
-/// `(x - mean) / sqrt(var + eps)` over the given axes, kept.
-fn normalize(cx: &mut NodeCx, x: ValueId, axes: Vec<u8>, eps: f64) -> Result<ValueId> {
+/// Mean, distance from it, and `1 / sqrt(var + eps)` over the given axes, kept.
+fn moments(cx: &mut NodeCx, x: ValueId, axes: Vec<u8>, eps: f64) -> Result<(ValueId, ValueId, ValueId)> {
     let mean = cx.op(Reduce { kind: ReduceKind::Mean, axes: axes.clone(), keep: true }, &[x])?;
     let centred = cx.binary(Sub, x, mean)?;
     let square = cx.binary(Mul, centred, centred)?;
     let variance = cx.op(Reduce { kind: ReduceKind::Mean, axes, keep: true }, &[square])?;
     let variance = cx.with_scalar(Add, variance, eps)?;
-    let r = cx.unary(Rsqrt, variance)?;
-    cx.binary(Mul, centred, r)
+    Ok((mean, centred, cx.unary(Rsqrt, variance)?))
+}
+
+/// `(x - mean) / sqrt(var + eps)` over the given axes, kept.
+fn normalize(cx: &mut NodeCx, x: ValueId, axes: Vec<u8>, eps: f64) -> Result<ValueId> {
+    let (_, centred, factor) = moments(cx, x, axes, eps)?;
+    cx.binary(Mul, centred, factor)
 }
 
 fn per_channel(cx: &mut NodeCx, y: ValueId, first: usize) -> Result<ValueId> {
@@ -301,8 +245,8 @@ fn instance_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn group_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let (t, groups) = (cx.ty(x), cx.int("num_groups", 0));
-    if cx.opset < 21 || t.rank() < 3 || groups < 1 {
-        return Err(cx.unsupported("scales for each group (before opset 21)"));
+    if t.rank() < 3 || groups < 1 {
+        return Err(cx.invalid(format!("{groups} groups of a tensor of rank {}", t.rank())));
     }
     let per = t.shape[1]
         .exact_div(&groups.into())
@@ -311,7 +255,12 @@ fn group_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     split.extend(t.shape[2..].iter().cloned());
     let g = cx.reshape(x, split)?;
     let axes = (2..cx.ty(g).rank() as u8).collect();
-    let y = normalize(cx, g, axes, cx.float("epsilon", 1e-5))?;
+    let mut y = normalize(cx, g, axes, cx.float("epsilon", 1e-5))?;
+    // Before opset 21 there was one scale for each group.
+    if cx.opset < 21 {
+        y = per_channel(cx, y, 1)?;
+        return done(cx.reshape(y, t.shape.to_vec())?);
+    }
     let y = cx.reshape(y, t.shape.to_vec())?;
     done(per_channel(cx, y, 1)?)
 }
@@ -319,12 +268,17 @@ fn group_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
-    if cx.node.output.iter().skip(1).any(|o| !o.is_empty()) {
-        return Err(cx.unsupported("mean and deviation as outputs"));
-    }
+    let eps = cx.float("epsilon", 1e-5);
     let mut operands = vec![x, cx.input(1)?];
     operands.extend(cx.optional(2)?);
-    done(cx.op(LayerNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &operands)?)
+    let y = cx.op(LayerNorm { axis, eps: Real(eps) }, &operands)?;
+    let axes: Vec<u8> = (axis..cx.ty(x).rank() as u8).collect();
+    let mut results = vec![value(y)];
+    if cx.node.output.iter().skip(1).any(|o| !o.is_empty()) {
+        let (mean, _, deviation) = moments(cx, x, axes, eps)?;
+        results.extend([value(mean), value(deviation)]);
+    }
+    Ok(results)
 }
 
 fn rms_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -407,7 +361,6 @@ pub(super) const OPS: Topic = &[
     ("MatMul", matmul),
     ("Gemm", gemm),
     ("Conv", conv),
-    ("ConvTranspose", conv_transpose),
     ("MaxPool", |cx| pool(cx, PoolKind::Max)),
     ("AveragePool", |cx| pool(cx, PoolKind::Avg)),
     ("GlobalAveragePool", |cx| global_pool(cx, ReduceKind::Mean)),
@@ -417,6 +370,11 @@ pub(super) const OPS: Topic = &[
     ("GroupNormalization", group_norm),
     ("LayerNormalization", layer_norm),
     ("RMSNormalization", rms_norm),
+    ("MeanVarianceNormalization", |cx| {
+        let x = cx.input(0)?;
+        let axes = cx.axes(&cx.ints("axes").unwrap_or_else(|| vec![0, 2, 3]), cx.ty(x).rank())?;
+        done(normalize(cx, x, axes, 1e-9)?)
+    }),
     ("LpNormalization", lp_normalization),
     ("LRN", lrn),
     ("Softmax", |cx| softmax(cx, false)),

@@ -4,8 +4,11 @@ use super::Topic;
 use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
-use tersor_ir::ops::binary::BinaryKind::Sub;
-use tersor_ir::ops::{Conv, DecodeAffine, Quant};
+use tersor_ir::ops::binary::BinaryKind::{Div, Max, Min, Mul, Sub};
+use tersor_ir::ops::compare::CompareKind;
+use tersor_ir::ops::reduce::ReduceKind;
+use tersor_ir::ops::unary::UnaryKind;
+use tersor_ir::ops::{Compare, DecodeAffine, Quant, Reduce, Select};
 use tersor_ir::{DType, Dim, ValueId};
 
 /// A per-axis parameter of rank 1 as one that broadcasts to rank `rank` at `axis`.
@@ -24,7 +27,8 @@ fn along(cx: &mut NodeCx, p: ValueId, axis: usize, rank: usize) -> Result<ValueI
 
 /// Axis and block of a QDQ operator.
 fn axis_and_block(cx: &NodeCx, rank: usize) -> Result<(usize, u32)> {
-    let axis = if rank == 0 { 0 } else { cx.axis(cx.int("axis", 1).min(rank as i64 - 1), rank)? };
+    let axis = cx.int("axis", 1).min(rank as i64 - 1);
+    let axis = if rank == 0 { 0 } else { cx.axis(axis, rank)? };
     let block = u32::try_from(cx.int("block_size", 0)).map_err(|_| cx.invalid("a negative block size"))?;
     Ok((axis, block))
 }
@@ -89,7 +93,12 @@ fn dequantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         operands.push(if group > 0 { z } else { along(cx, z, axis, rank)? });
     }
     // 32-bit codes (biases) have no zero point.
-    Ok(vec![value(cx.op(DecodeAffine { axis: axis as u8, group }, &operands)?)])
+    let y = cx.op(DecodeAffine { axis: axis as u8, group }, &operands)?;
+    let to = match cx.int("output_dtype", 0) {
+        0 => cx.ty(y).dtype,
+        n => crate::tensor::dtype(n as i32).ok_or_else(|| cx.unsupported(format!("element type {n}")))?,
+    };
+    Ok(vec![value(cx.cast(y, to)?)])
 }
 
 /// Whether a constant input holds nothing but zeros.
@@ -110,30 +119,73 @@ fn centred(cx: &mut NodeCx, i: usize, zero: usize, axis: usize) -> Result<(Value
     Ok((cx.binary(Sub, x, z)?, true))
 }
 
-/// Both operands; wide where one of them had to be.
-fn both_centred(cx: &mut NodeCx, axes: [usize; 2]) -> Result<(ValueId, ValueId)> {
-    let ((a, wide_a), (b, wide_b)) = (centred(cx, 0, 2, axes[0])?, centred(cx, 1, 3, axes[1])?);
+/// Both operands (input, zero point and its axis); wide where one of them had to be.
+fn both_centred(cx: &mut NodeCx, at: [(usize, usize, usize); 2]) -> Result<(ValueId, ValueId)> {
+    let [(a, za, axis_a), (b, zb, axis_b)] = at;
+    let ((a, wide_a), (b, wide_b)) = (centred(cx, a, za, axis_a)?, centred(cx, b, zb, axis_b)?);
     if wide_a || wide_b { Ok((cx.cast(a, DType::I32)?, cx.cast(b, DType::I32)?)) } else { Ok((a, b)) }
 }
 
 fn matmul_integer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (a, b) = (cx.input(0)?, cx.input(1)?);
     // Rows of the first operand, columns of the second.
-    let axes = [cx.ty(a).rank().saturating_sub(2), cx.ty(b).rank().saturating_sub(1)];
-    let (a, b) = both_centred(cx, axes)?;
+    let (row, column) = (cx.ty(a).rank().saturating_sub(2), cx.ty(b).rank().saturating_sub(1));
+    let (a, b) = both_centred(cx, [(0, 2, row), (1, 3, column)])?;
     Ok(vec![value(super::nn::product(cx, a, b)?)])
 }
 
 fn conv_integer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, w) = both_centred(cx, [1, 0])?;
-    let n = cx.ty(w).rank().saturating_sub(2);
-    if cx.string("auto_pad", "NOTSET") != "NOTSET" {
-        return Err(cx.unsupported("automatic padding"));
-    }
-    let list = |name: &str, count: usize, default: i64| cx.ints(name).unwrap_or_else(|| vec![default; count]);
-    let (strides, pads, dilations) = (list("strides", n, 1), list("pads", 2 * n, 0), list("dilations", n, 1));
-    let op = Conv { strides, pads, dilations, groups: cx.int("group", 1), channels_last: false, wide: false };
-    Ok(vec![value(cx.op(op, &[x, w])?)])
+    let (x, w) = both_centred(cx, [(0, 2, 1), (1, 3, 0)])?;
+    Ok(vec![value(super::nn::convolve(cx, x, w)?)])
+}
+
+/// Codes of one unsigned byte with a scale and a zero point that the operand's range determines.
+fn dynamic_quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let axes: Vec<u8> = (0..cx.ty(x).rank() as u8).collect();
+    let low = cx.op(Reduce { kind: ReduceKind::Min, axes: axes.clone(), keep: false }, &[x])?;
+    let high = cx.op(Reduce { kind: ReduceKind::Max, axes, keep: false }, &[x])?;
+    let (low, high) = (cx.with_scalar(Min, low, 0.0)?, cx.with_scalar(Max, high, 0.0)?);
+    let range = cx.binary(Sub, high, low)?;
+    let scale = cx.with_scalar(Div, range, 255.0)?;
+    let (none, one) = (cx.scalar_like(scale, 0.0), cx.scalar_like(scale, 1.0));
+    let empty = cx.op(Compare { kind: CompareKind::Eq }, &[scale, none])?;
+    let scale = cx.op(Select {}, &[empty, one, scale])?;
+    let below = cx.unary(UnaryKind::Neg, low)?;
+    let zero = cx.op(Quant { to: DType::U8, narrow: false }, &[below, scale])?;
+    let q = cx.op(Quant { to: DType::U8, narrow: false }, &[x, scale, zero])?;
+    Ok(vec![value(q), value(scale), value(zero)])
+}
+
+/// The exact integer product as floats, then codes of it. Scales of the operands are inputs 1 and 4, scale and zero point of the result 6 and 7.
+fn requantize(cx: &mut NodeCx, sum: ValueId, axes: [usize; 2]) -> Result<Vec<Meaning>> {
+    let rank = cx.ty(sum).rank();
+    let (a, b) = (cx.input(1)?, cx.input(4)?);
+    let (a, b) = (along(cx, a, axes[0], rank)?, along(cx, b, axes[1], rank)?);
+    let scale = cx.binary(Mul, a, b)?;
+    let (to_scale, zero) = (cx.input(6)?, cx.input(7)?);
+    let y = cx.cast(sum, cx.ty(scale).dtype)?;
+    let y = cx.binary(Mul, y, scale)?;
+    let (to_scale, zero) = (along(cx, to_scale, axes[1], rank)?, along(cx, zero, axes[1], rank)?);
+    let to = cx.ty(zero).dtype;
+    Ok(vec![value(cx.op(Quant { to, narrow: false }, &[y, to_scale, zero])?)])
+}
+
+fn qlinear_matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (a, b) = (cx.input(0)?, cx.input(3)?);
+    let (ra, rb) = (cx.ty(a).rank(), cx.ty(b).rank());
+    let (a, b) = both_centred(cx, [(0, 2, ra.saturating_sub(2)), (3, 5, rb.saturating_sub(1))])?;
+    let y = super::nn::product(cx, a, b)?;
+    let rank = cx.ty(y).rank();
+    requantize(cx, y, [rank.saturating_sub(2), rank.saturating_sub(1)])
+}
+
+fn qlinear_conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, w) = both_centred(cx, [(0, 2, 1), (3, 5, 0)])?;
+    let y = super::nn::convolve(cx, x, w)?;
+    let bias = cx.optional(8)?;
+    let y = super::nn::conv_bias(cx, y, bias)?;
+    requantize(cx, y, [1, 1])
 }
 
 pub(super) const OPS: Topic = &[
@@ -141,4 +193,7 @@ pub(super) const OPS: Topic = &[
     ("DequantizeLinear", dequantize),
     ("MatMulInteger", matmul_integer),
     ("ConvInteger", conv_integer),
+    ("DynamicQuantizeLinear", dynamic_quantize),
+    ("QLinearMatMul", qlinear_matmul),
+    ("QLinearConv", qlinear_conv),
 ];

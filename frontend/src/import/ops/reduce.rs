@@ -3,23 +3,24 @@
 use super::Topic;
 use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
-use tersor_ir::ValueId;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{Add, Sub};
+use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::reduce::{ArgKind, ReduceKind};
 use tersor_ir::ops::unary::UnaryKind::{Abs, Exp, Log, Sqrt};
-use tersor_ir::ops::{ArgReduce, Reduce};
+use tersor_ir::ops::{ArgReduce, Compare, Iota, Reduce};
+use tersor_ir::{DType, Dim, ValueId};
 
 /// Axes and whether they stay; `None` for a reduction of nothing.
 fn axes(cx: &mut NodeCx, x: ValueId) -> Result<Option<(Vec<u8>, bool)>> {
     let rank = cx.ty(x).rank();
     let since = if cx.node.op_type == "ReduceSum" { 13 } else { 18 };
     let given = cx.axes_arg(1, since)?;
-    let keep = cx.int("keepdims", 1) == 1;
+    let (keep, nothing) = (cx.int("keepdims", 1) == 1, cx.int("noop_with_empty_axes", 0) == 1);
     match given {
-        Some(a) if a.is_empty() && cx.int("noop_with_empty_axes", 0) == 1 => Ok(None),
+        Some(a) if a.is_empty() && nothing => Ok(None),
         Some(a) if !a.is_empty() => Ok(Some((cx.axes(&a, rank)?, keep))),
-        None if cx.int("noop_with_empty_axes", 0) == 1 => Ok(None),
+        None if nothing => Ok(None),
         _ => Ok(Some(((0..rank as u8).collect(), keep))),
     }
 }
@@ -69,6 +70,23 @@ fn arg(cx: &mut NodeCx, kind: ArgKind) -> Result<Vec<Meaning>> {
     Ok(vec![value(cx.op(op, &[x])?)])
 }
 
+/// 1 at the first largest element along an axis, 0 elsewhere. Before opset 13 over all axes from one on, as a matrix.
+fn hardmax(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let t = cx.ty(x);
+    let axis = cx.axis(cx.int("axis", if cx.opset >= 13 { -1 } else { 1 }), t.rank())?;
+    if cx.opset < 13 && axis + 1 < t.rank() {
+        return Err(cx.unsupported("several axes (before opset 13)"));
+    }
+    let best = cx.op(ArgReduce { kind: ArgKind::Max, axis: axis as u8, keep: true, last: false }, &[x])?;
+    let index = cx.op(Iota { len: t.shape[axis].clone(), dtype: DType::I64 }, &[])?;
+    let mut along = vec![Dim::from(1); t.rank()];
+    along[axis] = t.shape[axis].clone();
+    let index = cx.reshape(index, along)?;
+    let hit = cx.op(Compare { kind: CompareKind::Eq }, &[best, index])?;
+    Ok(vec![value(cx.cast(hit, t.dtype)?)])
+}
+
 pub(super) const OPS: Topic = &[
     ("ReduceSum", |cx| reduce(cx, ReduceKind::Sum, same, same)),
     ("ReduceMean", |cx| reduce(cx, ReduceKind::Mean, same, same)),
@@ -81,5 +99,6 @@ pub(super) const OPS: Topic = &[
     ("ReduceLogSum", |cx| reduce(cx, ReduceKind::Sum, same, |cx, x| cx.unary(Log, x))),
     ("ReduceLogSumExp", log_sum_exp),
     ("ArgMax", |cx| arg(cx, ArgKind::Max)),
+    ("Hardmax", hardmax),
     ("ArgMin", |cx| arg(cx, ArgKind::Min)),
 ];

@@ -6,7 +6,7 @@ use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::Gather;
 use tersor_ir::ops::binary::BinaryKind::{Add, Mul};
-use tersor_ir::{DType, Tensor, ValueId};
+use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 /// How output positions map to input positions.
 struct Mapping {
@@ -72,6 +72,22 @@ impl Mapping {
         (0..to).map(one).collect()
     }
 
+    /// How often each element of an axis of unknown extent stands in the result, where that is all there is to it.
+    fn repeats(&self, from: &Dim, scale: Option<f64>, size: Option<&Dim>) -> Option<i64> {
+        let times = match (scale, size) {
+            (Some(s), _) if s.fract() == 0.0 && (1.0..65536.0).contains(&s) => s as i64,
+            (None, Some(d)) => d.exact_div(from)?.as_const().filter(|n| (1..65536).contains(n))?,
+            _ => return None,
+        };
+        let place = (self.coordinates.as_str(), self.nearest.as_str());
+        let plain = matches!(
+            place,
+            ("asymmetric", "floor")
+                | ("half_pixel" | "half_pixel_symmetric", "round_prefer_floor" | "round_prefer_ceil")
+        );
+        (from.as_const().is_none() && self.mode == "nearest" && plain).then_some(times)
+    }
+
     /// Keys' cubic convolution over four neighbours (1981).
     fn cubic(&self, x: f64, from: usize) -> Vec<(usize, f64)> {
         let (a, base) = (self.cubic, x.floor());
@@ -116,6 +132,19 @@ fn along(cx: &mut NodeCx, x: ValueId, axis: usize, taps: &[Vec<(usize, f64)>]) -
         });
     }
     sum.ok_or_else(|| cx.invalid("an empty axis"))
+}
+
+/// Each element of an axis several times: `[…, d, …] -> […, d, 1, …] -> […, d, times, …] -> […, d*times, …]`.
+fn repeat(cx: &mut NodeCx, x: ValueId, axis: usize, times: i64) -> Result<ValueId> {
+    let mut shape = cx.ty(x).shape.to_vec();
+    let d = shape[axis].clone();
+    shape.insert(axis + 1, 1.into());
+    let x = cx.reshape(x, shape.clone())?;
+    shape[axis + 1] = times.into();
+    let x = cx.broadcast(x, shape.clone())?;
+    shape.remove(axis + 1);
+    shape[axis] = d * times.into();
+    cx.reshape(x, shape)
 }
 
 fn resize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -165,6 +194,12 @@ fn resize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             _ => true,
         };
         if same {
+            continue;
+        }
+        if let Some(times) =
+            mapping.repeats(&t.shape[axis], scales.as_ref().map(|s| s[i]), sizes.as_ref().map(|s| &s[i]))
+        {
+            x = repeat(cx, x, axis, times)?;
             continue;
         }
         let from = t.shape[axis]
