@@ -13,6 +13,9 @@ fn read_with(m: &Model, options: &ImportOptions) -> Imported {
     let i = import_bytes(m.bytes(), "shapes", options).unwrap_or_else(|e| panic!("{}", e[0]));
     let errors = verify(&i.module);
     assert!(errors.is_empty(), "{}", errors[0]);
+    let text = tersor_ir::text::print(&i.module);
+    let again = tersor_ir::text::parse(&text, &Default::default()).unwrap_or_else(|e| panic!("{}\n{text}", e[0]));
+    assert_eq!(tersor_ir::text::print(&again), text);
     i
 }
 
@@ -170,6 +173,20 @@ fn tracing_noise_disappears_and_names_stay() {
 }
 
 #[test]
+fn lies_and_strange_weights_are_warned_of() {
+    let m = Model::new(17)
+        .input("x", "f32[N,3]")
+        .constant("w", &Tensor::from_f32([3], &[1.0, f32::NAN, f32::INFINITY]))
+        .node("Add", &["x", "w"], &["y"], &[])
+        .output("y", "f32[N,4]");
+    let text: Vec<String> = read(&m).notes.iter().map(|d| d.to_string()).collect();
+    assert!(text.len() == 2 && text[0].contains("\"w\"") && text[1].contains("[N,4], it is f32[N,3]"), "{text:?}");
+    let m = Model::new(17).input("x", "f32[N]").node("Relu", &["x"], &["y"], &[]).output("y", "i64[N]");
+    let e = import_bytes(m.bytes(), "t", &Default::default()).unwrap_err();
+    assert!(e[0].message.contains("declared as i64, it is f32"), "{e:?}");
+}
+
+#[test]
 fn nearest_resizing_of_unknown_extents_repeats() {
     let m = Model::new(13)
         .input("x", "f32[1,1,H,2]")
@@ -195,7 +212,9 @@ fn chains_take_linear_time() {
         m = m.node("Add", &[&a, "c"], &[&b], &[]);
     }
     let start = std::time::Instant::now();
-    let i = read(&m.output("x30000", "f32[N,4]"));
+    let m = m.output("x30000", "f32[N,4]");
+    let i = import_bytes(m.bytes(), "chain", &Default::default()).unwrap();
+    assert!(verify(&i.module).is_empty());
     assert_eq!(i.nodes, 30_000);
     // Quadratic would be minutes.
     assert!(start.elapsed().as_secs() < 20);

@@ -5,7 +5,7 @@ use crate::proto::{self, Extent, GraphProto, ModelProto, ValueInfoProto};
 use crate::tensor;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::diag::Result;
-use tersor_ir::{Diagnostic, Failure, ValueId};
+use tersor_ir::{DType, Diagnostic, Failure, Tensor, ValueId};
 
 /// The opset versions that operators are decoded for.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=23;
@@ -95,6 +95,21 @@ fn short(name: &str) -> String {
         s.push('…');
     }
     s
+}
+
+/// A warning about a weight that is infinite or not a number in places.
+pub(super) fn finite(name: &str, t: &Tensor) -> Option<Diagnostic> {
+    // The largest exponent stands for both. Taking the maximum of all magnitudes goes at the speed of memory.
+    let magnitude32 = |c: &[u8]| u32::from_le_bytes([c[0], c[1], c[2], c[3]]) & 0x7fff_ffff;
+    let magnitude16 = |c: &[u8]| u16::from_le_bytes([c[0], c[1]]) & 0x7fff;
+    let largest16 = || t.bytes().chunks_exact(2).map(magnitude16).fold(0, u16::max);
+    let odd = match t.dtype() {
+        DType::F32 => t.bytes().chunks_exact(4).map(magnitude32).fold(0, u32::max) >= 0x7f80_0000,
+        DType::BF16 => largest16() >= 0x7f80,
+        DType::F16 => largest16() >= 0x7c00,
+        _ => false,
+    };
+    odd.then(|| Diagnostic::warning("O0029", format!("tensor \"{}\" holds infinite elements or NaN", short(name))))
 }
 
 impl Importer<'_> {

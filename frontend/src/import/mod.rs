@@ -197,6 +197,7 @@ impl Importer<'_> {
             self.b.loc = Loc::Onnx { node: t.name.as_str().into(), op: "initializer".into() };
             match self.sources.tensor(t, &t.name) {
                 Ok(tensor) => {
+                    self.notes.extend(check::finite(&t.name, &tensor));
                     let m = self.constant(&clean(&t.name), &tensor);
                     self.scope.insert(t.name.clone(), m);
                 }
@@ -244,14 +245,16 @@ impl Importer<'_> {
     fn equate(&mut self, a: &Dim, b: &Dim) -> bool {
         let aliases = &mut self.equal.aliases;
         let (a, b) = (extents::resolve(a, aliases), extents::resolve(b, aliases));
-        if a != b {
-            let Some((symbol, dim)) = extents::solve(&a, &b, &self.order) else { return false };
-            let one = Aliases::from([(symbol.clone(), dim.clone())]);
-            aliases.values_mut().for_each(|d| *d = extents::resolve(d, &one));
-            let message = format!("extent {symbol} is taken to be {dim}: nothing else fits this node");
-            self.equal.notes.push(Diagnostic::note("O0040", message).at_loc(&self.b.loc));
-            aliases.insert(symbol, dim);
+        if a == b {
+            // By what this round found. If it found nothing, reading again would change nothing.
+            return self.equal.again;
         }
+        let Some((symbol, dim)) = extents::solve(&a, &b, &self.order) else { return false };
+        let one = Aliases::from([(symbol.clone(), dim.clone())]);
+        aliases.values_mut().for_each(|d| *d = extents::resolve(d, &one));
+        let message = format!("extent {symbol} is taken to be {dim}: nothing else fits this node");
+        self.equal.notes.push(Diagnostic::note("O0040", message).at_loc(&self.b.loc));
+        aliases.insert(symbol, dim);
         self.equal.again = true;
         true
     }
