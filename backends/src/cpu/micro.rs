@@ -195,6 +195,8 @@ impl Tile<'_> {
         let unit = self.scheme.unit();
         let unroll = match self.scheme {
             Scheme::Plain(_) => 4,
+            // Integer sums of one lane in a row would be reassociated, which takes more registers than there are.
+            Scheme::ReadyPairs => sets as i64,
             _ => (8 / unit).max(sets as i64),
         };
         let step = unit * unroll;

@@ -122,7 +122,7 @@ impl Product<'_> {
         // Scratch: packed rows, widened panels, sums that stay.
         let packed = if matches!(left, Left::Packed(..)) { self.pitch() * ((rows + 31) / 32 * 32) } else { 0 };
         let (part, even_parts) = self.part();
-        let widened = self.scheme.ready().filter(|_| self.m.as_const().is_none_or(|m| m >= tile.0));
+        let widened = self.scheme.ready().filter(|_| self.m.as_const().is_none_or(|m| m >= 2 * tile.0));
         let room = widened.map_or(0, |s| s.weight_bytes() * part * PANEL as i64 * tile.1);
         let sum_bytes = PANEL as i64 * i64::from(self.scheme.acc().bytes());
         let sums = if part < self.depth() { (rows + 31) / 32 * 32 * columns * sum_bytes } else { 0 };
