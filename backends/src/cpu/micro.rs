@@ -157,12 +157,12 @@ impl Tile<'_> {
             let at = k.gep(to, skip);
             let at = k.offset(at, panel * bytes);
             let v = if add {
-                let before = k.load_aligned(at, v.ty(), 64);
+                let before = k.load_aligned(at, v.ty(), v.ty().bytes().min(64));
                 k.add(before, v)
             } else {
                 v
             };
-            k.store_aligned(v, at, 64);
+            k.store_aligned(v, at, v.ty().bytes().min(64));
         }
     }
 

@@ -91,7 +91,7 @@ impl Block<'_> {
             (0..wide)
                 .map(|i| {
                     let at = b.offset(at, i * i64::from(ty.bytes()));
-                    b.load_aligned(at, ty, 64)
+                    b.load_aligned(at, ty, ty.bytes().min(64))
                 })
                 .collect::<Vec<_>>()
         });
@@ -202,7 +202,7 @@ impl Block<'_> {
             let first = match self.start {
                 Some(start) => {
                     let at = b.gep(start, across);
-                    b.load_aligned(at, ty, 64)
+                    b.load_aligned(at, ty, ty.bytes().min(64))
                 }
                 None => b.zero(ty),
             };
@@ -210,7 +210,7 @@ impl Block<'_> {
             b.loop_(zero, self.rows, 1, |b, r| {
                 let down = b.mul(r, pitch);
                 let at = b.gep(column, down);
-                b.store_aligned(first, at, 64);
+                b.store_aligned(first, at, ty.bytes().min(64));
             });
         });
     }
@@ -241,7 +241,7 @@ impl Block<'_> {
                 let (bytes, sixteen) = (b.i64(ty.bytes().into()), b.i64(PANEL as i64));
                 let (across, skip) = (b.mul(p, bytes), b.mul(p, sixteen));
                 let at = b.gep(line, across);
-                let sums = b.load_aligned(at, ty, 64);
+                let sums = b.load_aligned(at, ty, ty.bytes().min(64));
                 let column = b.add(column, skip);
                 if !self.partial {
                     return (self.finish)(b, sums, row, column, None);

@@ -46,7 +46,8 @@ fn run(c: &Case, isa: Isa, seed: u64) {
     check(&m, &whole(&m), isa, super::build, &random_inputs(&m, &env, seed), 1e-5);
 }
 
-const TYPES: [(DType, DType, bool); 10] = [
+const TYPES: [(DType, DType, bool); 11] = [
+    (DType::I16, DType::I16, false),
     (DType::F32, DType::F32, false),
     (DType::F32, DType::F32, false),
     (DType::U8, DType::I8, false),
@@ -126,6 +127,7 @@ fn operands_of_run_time_agree_with_the_evaluator() {
         (DType::BF16, DType::BF16, true),
         (DType::U8, DType::I8, false),
         (DType::I32, DType::I32, false),
+        (DType::U16, DType::U16, false),
         (DType::F64, DType::F64, false),
     ];
     for seed in 0..60 {
