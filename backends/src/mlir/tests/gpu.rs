@@ -19,8 +19,8 @@ fn ptxas() -> Option<PathBuf> {
 
 #[test]
 fn gemm_becomes_ptx() {
-    let activations: [(&str, fn(&mut KernelBuilder, Val) -> Val); 3] =
-        [("none", |_, x| x), ("gelu", math::gelu), ("silu", math::silu)];
+    type Activation = fn(&mut KernelBuilder, Val) -> Val;
+    let activations: [(&str, Activation); 3] = [("none", |_, x| x), ("gelu", math::gelu), ("silu", math::silu)];
     let kernels =
         activations.map(|(name, f)| bf16_gemm(&format!("bf16_bf16_gemm_{name}__sm80"), Shape { n: 384, k: 1536 }, f));
     let text = ptx(&kernels, 80).unwrap();
