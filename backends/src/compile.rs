@@ -98,3 +98,6 @@ pub fn compile<W: Write + Seek>(
     writer.section("tir", tir.as_bytes()).map_err(runtime_error)?;
     Ok((manifest, reports))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Modules compiled, loaded and run on this machine, against the reference interpreter.
+
+use super::*;
+use tersor_ir::testing::{Gen, max_abs, rel_l2};
+use tersor_ir::{Bindings, DType, Tensor, interp, text};
+use tersor_runtime::{LoadOptions, Model, TensorView};
+
+/// Compiles a module for this CPU and runs it on inputs.
+fn run(m: &Module, inputs: &[Tensor], threads: usize) -> Vec<Tensor> {
+    let mut writer = ArtifactWriter::in_memory();
+    let options =
+        Options { isas: vec![Isa::V3], threads: 1, tool: "test".into(), source: String::new(), plan: String::new() };
+    let (manifest, _) =
+        compile(m, &options, &mut writer, &mut |_| Ok(())).unwrap_or_else(|d| panic!("{d}\n{}", text::print(m)));
+    let model = Model::from_bytes(&writer.into_bytes(manifest).unwrap(), &LoadOptions::default()).unwrap();
+    let views: Vec<(String, tersor_runtime::Tensor)> =
+        model.inputs().iter().zip(inputs).map(|(v, t)| (v.name.clone(), runtime_tensor(t))).collect();
+    let views: Vec<(&str, TensorView)> = views.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+    let out = model.session(threads).run(&views).unwrap_or_else(|e| panic!("{e}\n{}", text::print(m)));
+    let back = |t: &tersor_runtime::Tensor| {
+        let dtype = DType::from_name(t.dtype().name()).unwrap();
+        Tensor::from_blob(dtype, t.shape().to_vec(), t.bytes().to_vec().into()).unwrap()
+    };
+    out.iter().map(back).collect()
+}
+
+fn runtime_tensor(t: &Tensor) -> tersor_runtime::Tensor {
+    tersor_runtime::Tensor::from_bytes(crate::lower::runtime_dtype(t.dtype()).unwrap(), t.shape(), t.bytes()).unwrap()
+}
+
+fn check(text: &str, bindings: &[(&str, i64)]) {
+    let m = text::parse(text, &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]));
+    let f = &m.funcs[m.main().unwrap()];
+    let env: Bindings = bindings.iter().map(|(n, v)| ((*n).into(), *v)).collect();
+    let mut g = Gen::new(7);
+    let mut input = |v: &tersor_ir::ValueId| {
+        let mut ty = f.values[*v].ty.clone();
+        ty.shape.iter_mut().for_each(|d| *d = d.substitute(&env));
+        g.tensor(&ty)
+    };
+    let inputs: Vec<Tensor> = f.body().params.iter().map(&mut input).collect();
+    let want = interp::run(&m, &inputs).unwrap();
+    for threads in [1, 2] {
+        for (a, b) in run(&m, &inputs, threads).iter().zip(&want) {
+            assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()));
+            assert!(rel_l2(a, b) < 1e-5, "{} {}\n{text}", rel_l2(a, b), max_abs(a, b));
+        }
+    }
+}
+
+#[test]
+fn fused_loops_and_rows_with_open_extents() {
+    check(
+        "module @m {
+  const @s : f32[8] = rng normal(0, 1) seed 1
+  func @main(%x: f32[B,T,8], %ids: i64[B,T]) -> (%y: f32[B,T,8], %n: f32[B,T,8], %again: f32[B,T,8], %turned: f32[T,B,8]) {
+    %e = exp %x : f32[B,T,8]
+    %a = add %e, %x : f32[B,T,8]
+    %n = layer_norm %a, @s, @s {axis=2} : f32[B,T,8]
+    %i = cast %ids {to=f32} : f32[B,T]
+    %u = reshape %i {shape=[B,T,1]} : f32[B,T,1]
+    %y = mul %n, %u : f32[B,T,8]
+    %turned = transpose %y {perm=[1,0,2]} : f32[T,B,8]
+    return %y, %n, %n, %turned
+  }
+}",
+        &[("B", 3), ("T", 5)],
+    );
+}
+
+#[test]
+fn a_small_convolutional_network() {
+    check(
+        "module @m {
+  const @w1 : f32[20,3,3,3] = rng normal(0, 0.3) seed 1
+  const @w2 : f32[24,20,1,1] = rng normal(0, 0.3) seed 2
+  const @w3 : f32[24,1,3,3] = rng normal(0, 0.3) seed 5
+  const @b : f32[20,1,1] = rng normal(0, 1) seed 3
+  const @fc : f32[24,10] = rng normal(0, 1) seed 4
+  func @main(%x: f32[N,3,13,13]) -> (%y: f32[N,10]) {
+    %c1 = conv %x, @w1 {strides=[1,1], pads=[1,1,1,1], dilations=[1,1]} : f32[N,20,13,13]
+    %a1 = add %c1, @b : f32[N,20,13,13]
+    %r1 = relu %a1 : f32[N,20,13,13]
+    %p = pool.max %r1 {kernel=[2,2], strides=[2,2], pads=[0,0,0,0], dilations=[1,1]} : f32[N,20,6,6]
+    %c2 = conv %p, @w2 {strides=[2,2], pads=[0,0,0,0], dilations=[1,1]} : f32[N,24,3,3]
+    %c3 = conv %c2, @w3 {strides=[1,1], pads=[1,1,1,1], dilations=[1,1], groups=24} : f32[N,24,3,3]
+    %s = add %c2, %c3 : f32[N,24,3,3]
+    %g = reduce.mean %s {axes=[2,3], keep} : f32[N,24,1,1]
+    %flat = reshape %g {shape=[N,24]} : f32[N,24]
+    %y = matmul %flat, @fc : f32[N,10]
+    return %y
+  }
+}",
+        &[("N", 2)],
+    );
+}
+
+#[test]
+fn an_attention_block() {
+    check(
+        "module @m {
+  const @w : f32[16,48] = rng normal(0, 0.3) seed 1
+  const @b : f32[48] = rng normal(0, 0.3) seed 2
+  const @o : f32[16,16] = rng normal(0, 0.3) seed 3
+  const @u : f32[16] = rng normal(0, 0.3) seed 3
+  func @main(%x: f32[B,T,16]) -> (%y: f32[B,T,16]) {
+    %n = layer_norm %x, @u, @u {axis=2} : f32[B,T,16]
+    %qkv0 = matmul %n, @w : f32[B,T,48]
+    %qkv = add %qkv0, @b : f32[B,T,48]
+    %q0 = slice %qkv {axis=2, len=16} : f32[B,T,16]
+    %k0 = slice %qkv {axis=2, start=16, len=16} : f32[B,T,16]
+    %v0 = slice %qkv {axis=2, start=32, len=16} : f32[B,T,16]
+    %q1 = reshape %q0 {shape=[B,T,4,4]} : f32[B,T,4,4]
+    %k1 = reshape %k0 {shape=[B,T,4,4]} : f32[B,T,4,4]
+    %v1 = reshape %v0 {shape=[B,T,4,4]} : f32[B,T,4,4]
+    %q = transpose %q1 {perm=[0,2,1,3]} : f32[B,4,T,4]
+    %k = transpose %k1 {perm=[0,2,1,3]} : f32[B,4,T,4]
+    %v = transpose %v1 {perm=[0,2,1,3]} : f32[B,4,T,4]
+    %a = attention %q, %k, %v {scale=0.5, causal} : f32[B,4,T,4]
+    %at = transpose %a {perm=[0,2,1,3]} : f32[B,T,4,4]
+    %ar = reshape %at {shape=[B,T,16]} : f32[B,T,16]
+    %p = matmul %ar, @o : f32[B,T,16]
+    %y = add %p, %x : f32[B,T,16]
+    return %y
+  }
+}",
+        &[("B", 2), ("T", 7)],
+    );
+}
