@@ -141,8 +141,9 @@ impl Fuser<'_> {
 
     fn node(&mut self, n: NodeId) {
         let operands = &self.f.nodes[n].operands;
-        if !operands.is_empty() && operands.iter().all(|v| self.weights.contains(v)) {
-            let results = self.f.nodes[n].results.clone();
+        let results = self.f.nodes[n].results.clone();
+        let known = results.iter().all(|&v| self.f.values[v].ty.static_elements().is_some());
+        if known && !operands.is_empty() && operands.iter().all(|v| self.weights.contains(v)) {
             self.weights.extend(results);
             return;
         }

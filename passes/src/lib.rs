@@ -17,6 +17,7 @@ pub mod selector;
 pub mod statistics;
 pub mod suggest;
 
+pub mod egraph;
 pub mod normalize;
 pub mod precision;
 pub mod quantize;
@@ -24,4 +25,5 @@ pub mod quantize;
 use declare::PassSpec;
 
 /// Every pass.
-pub const PASSES: &[&PassSpec] = &[&normalize::Normalize::SPEC, &quantize::Quantize::SPEC, &precision::Precision::SPEC];
+pub const PASSES: &[&PassSpec] =
+    &[&normalize::Normalize::SPEC, &egraph::Saturate::SPEC, &quantize::Quantize::SPEC, &precision::Precision::SPEC];

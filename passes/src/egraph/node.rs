@@ -1,0 +1,140 @@
+//! The e-graph's language: ops over classes, with constants and values from outside as leaves. Types are the analysis.
+
+use egg::{Analysis, DidMerge, EGraph, Id, Language};
+use tersor_ir::constant::Constant;
+use tersor_ir::entity::PrimaryMap;
+use tersor_ir::{ConstId, DType, Loc, Op, Tensor, Type, ValueId};
+
+/// A node: an op with its attributes, a result of an op that has several, or a leaf.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Node {
+    /// A constant of the module.
+    Const(ConstId),
+    /// A value from outside the region.
+    Value(ValueId),
+    /// An op. One with several results stands for all of them.
+    Op(Op, Vec<Id>),
+    /// Result `.0` of an op that has several.
+    Result(u32, [Id; 1]),
+}
+
+impl Language for Node {
+    type Discriminant = std::mem::Discriminant<Node>;
+    fn discriminant(&self) -> Self::Discriminant {
+        std::mem::discriminant(self)
+    }
+    fn matches(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Node::Op(a, x), Node::Op(b, y)) => a == b && x.len() == y.len(),
+            (Node::Result(a, _), Node::Result(b, _)) => a == b,
+            _ => self == other,
+        }
+    }
+    fn children(&self) -> &[Id] {
+        match self {
+            Node::Op(_, c) => c,
+            Node::Result(_, c) => c,
+            _ => &[],
+        }
+    }
+    fn children_mut(&mut self) -> &mut [Id] {
+        match self {
+            Node::Op(_, c) => c,
+            Node::Result(_, c) => c,
+            _ => &mut [],
+        }
+    }
+}
+
+/// What is known of a class.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    /// Result types; one but for ops with several results.
+    pub types: Vec<Type>,
+    /// The one value of all elements, if it is known.
+    pub splat: Option<f64>,
+    /// Depends on constants alone: costs nothing at run time.
+    pub weight: bool,
+}
+
+/// The analysis, and the constants that leaves name.
+#[derive(Default)]
+pub struct Types {
+    /// Constants of the module; rules add to them.
+    pub consts: PrimaryMap<ConstId, Constant>,
+    /// Types of values from outside, by leaf.
+    pub values: std::collections::HashMap<ValueId, Type>,
+}
+
+impl Analysis<Node> for Types {
+    type Data = Facts;
+    fn make(g: &mut EGraph<Node, Self>, node: &Node, _: Id) -> Facts {
+        match node {
+            Node::Const(c) => {
+                let c = &g.analysis.consts[*c];
+                Facts { types: vec![c.ty.clone()], splat: c.splat(), weight: true }
+            }
+            Node::Value(v) => Facts { types: vec![g.analysis.values[v].clone()], splat: None, weight: false },
+            Node::Op(op, children) => {
+                let types: Vec<&Type> = children.iter().map(|&c| &g[c].data.types[0]).collect();
+                let weight = !children.is_empty() && children.iter().all(|&c| g[c].data.weight);
+                Facts { types: op.infer(&types).expect("nodes are checked before they are added"), splat: None, weight }
+            }
+            Node::Result(i, [of]) => {
+                let of = &g[*of].data;
+                Facts { types: vec![of.types[*i as usize].clone()], splat: None, weight: of.weight }
+            }
+        }
+    }
+    fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
+        debug_assert_eq!(a.types, b.types, "only values of one type are equal");
+        let before = (a.splat, a.weight);
+        a.splat = a.splat.or(b.splat);
+        a.weight |= b.weight;
+        DidMerge(before != (a.splat, a.weight), (b.splat, b.weight) != (a.splat, a.weight))
+    }
+}
+
+/// The e-graph.
+pub type Graph = EGraph<Node, Types>;
+
+/// What a rule sees: the graph, to look at classes and to add to it.
+pub struct Build<'a> {
+    pub(super) g: &'a mut Graph,
+}
+
+impl Build<'_> {
+    /// The type of a class.
+    pub fn ty(&self, id: Id) -> &Type {
+        &self.g[id].data.types[0]
+    }
+    /// The one value of all elements of a class.
+    pub fn splat(&self, id: Id) -> Option<f64> {
+        self.g[id].data.splat
+    }
+    /// Whether a class depends on constants alone.
+    pub fn is_weight(&self, id: Id) -> bool {
+        self.g[id].data.weight
+    }
+    /// Adds an op with one result; `None` when its operands do not fit.
+    pub fn op(&mut self, op: impl Into<Op>, children: &[Id]) -> Option<Id> {
+        let op = op.into();
+        let types: Vec<&Type> = children.iter().map(|&c| &self.g[c].data.types[0]).collect();
+        (op.infer(&types).ok()?.len() == 1).then(|| self.g.add(Node::Op(op, children.to_vec())))
+    }
+    /// Adds a scalar constant.
+    pub fn scalar(&mut self, dtype: DType, v: f64) -> Id {
+        let t = Tensor::scalar(dtype, v);
+        let found =
+            self.g.analysis.consts.iter().find(|(_, c)| c.ty.rank() == 0 && c.tensor() == Some(&t)).map(|(id, _)| id);
+        let id = found.unwrap_or_else(|| {
+            let name = format!("saturate.c{}", self.g.analysis.consts.len());
+            self.g.analysis.consts.push(Constant::from_tensor(
+                name,
+                &t,
+                Loc::Made { by: "saturate".into(), from: Default::default() },
+            ))
+        });
+        self.g.add(Node::Const(id))
+    }
+}

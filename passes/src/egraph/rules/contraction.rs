@@ -1,0 +1,157 @@
+//! Scales into weights, and chains of products.
+
+use super::Rule;
+use super::algebra::binary;
+use crate::egraph::node::Build;
+use crate::egraph::pattern::Bind;
+use egg::Id;
+use tersor_ir::ops::binary::BinaryKind;
+use tersor_ir::ops::{Conv, MatMul, Reshape};
+use tersor_ir::{Dim, Op};
+
+/// A factor on the channels of a convolution's result, as one on its kernel `[O, I, …]`.
+fn on_kernel(b: &mut Build, c: &Conv, s: Id, w: Id) -> Option<Id> {
+    let (t, rank, out) = (b.ty(s).clone(), b.ty(w).rank(), b.ty(w).shape[0].clone());
+    let one = Dim::from(1);
+    if t.elements() == one {
+        return b.op(Reshape { shape: vec![] }, &[s]);
+    }
+    let channel = if c.channels_last { rank - 1 } else { 1 };
+    let at = |i: usize| i + t.rank() >= rank && t.shape[i + t.rank() - rank] != one;
+    if t.rank() > rank || (0..rank).any(|i| i != channel && at(i)) || t.elements() != out {
+        return None;
+    }
+    let mut shape = vec![one; rank];
+    shape[0] = out;
+    b.op(Reshape { shape }, &[s])
+}
+
+/// `conv(x, w) * s` with `s` for each channel as `conv(x, w * s)`.
+fn scale_conv(b: &mut Build, m: &Bind) -> Option<Id> {
+    let Op::Conv(c) = m.op("c") else { return None };
+    let (x, w, s) = (m.var("x"), m.var("w"), m.var("s"));
+    if b.is_weight(x) || !b.ty(w).dtype.is_float() || b.ty(w).dtype != b.ty(s).dtype {
+        return None;
+    }
+    let s = on_kernel(b, c, s, w)?;
+    let w = binary(b, BinaryKind::Mul, w, s)?;
+    b.op(c.clone(), &[x, w])
+}
+
+/// `x w * s` with `s` for each column as `x (w * s)`.
+fn scale_matmul(b: &mut Build, m: &Bind) -> Option<Id> {
+    let Op::MatMul(p) = m.op("m") else { return None };
+    let (x, w, s) = (m.var("x"), m.var("w"), m.var("s"));
+    let t = b.ty(s).clone();
+    if b.is_weight(x) || b.ty(w).rank() != 2 || !b.ty(w).dtype.is_float() || t.dtype != b.ty(w).dtype || p.wide {
+        return None;
+    }
+    let columns = t.shape.split_last().is_none_or(|(_, lead)| lead.iter().all(|d| *d == Dim::Const(1)));
+    if !columns {
+        return None;
+    }
+    let n = t.elements();
+    let shape = if n == Dim::Const(1) {
+        vec![]
+    } else if p.trans_b {
+        vec![n, 1.into()]
+    } else {
+        vec![n]
+    };
+    let s = b.op(Reshape { shape }, &[s])?;
+    let w = binary(b, BinaryKind::Mul, w, s)?;
+    b.op(p.clone(), &[x, w])
+}
+
+/// `(y + c) * s` as `y * s + c * s`, so that the scale meets what makes `y`.
+fn distribute(b: &mut Build, m: &Bind) -> Option<Id> {
+    let Op::Conv(c) = m.op("c") else { return None };
+    let (x, w, bias, s) = (m.var("x"), m.var("w"), m.var("b"), m.var("s"));
+    let y = b.op(c.clone(), &[x, w])?;
+    if b.ty(y).rank() < b.ty(bias).rank() || b.ty(y).rank() < b.ty(s).rank() {
+        return None;
+    }
+    let (y, bias) = (binary(b, BinaryKind::Mul, y, s)?, binary(b, BinaryKind::Mul, bias, s)?);
+    binary(b, BinaryKind::Add, y, bias)
+}
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "conv/fold-scale",
+        pattern: "(mul (conv:c ?x ?w:const) ?s:const)",
+        apply: scale_conv,
+        examples: &[
+            "(%x: f32[{A},{B},6,7]) -> (%y: f32[{A},{C},6,7]) {
+            const w = f32[{C},{B},3,3]; const s = f32[{C},1,1];
+            %c = conv %x, @w {strides=[1,1], pads=[1,1,1,1], dilations=[1,1]} : f32[{A},{C},6,7]
+            %y = mul %c, @s : f32[{A},{C},6,7] }",
+            "(%x: f32[{A},5,{B}]) -> (%y: f32[{A},4,{C}]) {
+            const w = f32[{C},{B},2]; const s = f32[{C}];
+            %c = conv %x, @w {strides=[1], pads=[0,0], dilations=[1], channels_last} : f32[{A},4,{C}]
+            %y = mul @s, %c : f32[{A},4,{C}] }",
+        ],
+    },
+    Rule {
+        name: "conv/distribute-scale",
+        pattern: "(mul (add (conv:c ?x ?w:const) ?b:const) ?s:const)",
+        apply: distribute,
+        examples: &["(%x: f32[{A},{B},5,5]) -> (%y: f32[{A},{C},5,5]) {
+            const w = f32[{C},{B},1,1]; const s = f32[{C},1,1]; const b = f32[{C},1,1];
+            %c = conv %x, @w {strides=[1,1], pads=[0,0,0,0], dilations=[1,1]} : f32[{A},{C},5,5]
+            %a = add %c, @b : f32[{A},{C},5,5]
+            %y = mul %a, @s : f32[{A},{C},5,5] }"],
+    },
+    Rule {
+        name: "matmul/fold-scale",
+        pattern: "(mul (matmul:m ?x ?w:const) ?s:const)",
+        apply: scale_matmul,
+        examples: &[
+            "(%x: f32[{A},{B}]) -> (%y: f32[{A},{C}]) {
+            const w = f32[{B},{C}]; const s = f32[{C}];
+            %p = matmul %x, @w : f32[{A},{C}]
+            %y = mul %p, @s : f32[{A},{C}] }",
+            "(%x: f32[{A},{B}]) -> (%y: f32[{A},{C}]) {
+            const w = f32[{C},{B}]; const s = f32[1,{C}];
+            %p = matmul %x, @w {trans_b} : f32[{A},{C}]
+            %y = mul @s, %p : f32[{A},{C}] }",
+        ],
+    },
+    Rule {
+        name: "matmul/split-product",
+        pattern: "(matmul:m ?x (matmul:n ?u:const ?v:const))",
+        apply: |b, m| {
+            if b.is_weight(m.var("x")) || *m.op("m") != Op::from(plain()) || *m.op("n") != Op::from(plain()) {
+                return None;
+            }
+            let xu = b.op(plain(), &[m.var("x"), m.var("u")])?;
+            b.op(plain(), &[xu, m.var("v")])
+        },
+        examples: &["(%x: f32[{A},{B}]) -> (%y: f32[{A},{C}]) {
+            const u = f32[{B},{D}]; const v = f32[{D},{C}];
+            %w = matmul @u, @v : f32[{B},{C}]
+            %y = matmul %x, %w : f32[{A},{C}] }"],
+    },
+    Rule {
+        name: "matmul/join-product",
+        pattern: "(matmul:m (matmul:n ?x ?u:const) ?v:const)",
+        apply: |b, m| {
+            if b.is_weight(m.var("x"))
+                || *m.op("m") != Op::from(plain())
+                || *m.op("n") != Op::from(plain())
+                || b.ty(m.var("u")).rank() != 2
+            {
+                return None;
+            }
+            let uv = b.op(plain(), &[m.var("u"), m.var("v")])?;
+            b.op(plain(), &[m.var("x"), uv])
+        },
+        examples: &["(%x: f32[{A},{B}]) -> (%y: f32[{A},{C}]) {
+            const u = f32[{B},{D}]; const v = f32[{D},{C}];
+            %p = matmul %x, @u : f32[{A},{D}]
+            %y = matmul %p, @v : f32[{A},{C}] }"],
+    },
+];
+
+fn plain() -> MatMul {
+    MatMul { trans_a: false, trans_b: false, wide: false }
+}
