@@ -9,6 +9,8 @@ use crate::types::{DType, Type};
 pub(super) struct Cursor<'a> {
     text: &'a str,
     at: usize,
+    /// A position whose lines were counted, and how many end before it.
+    counted: (usize, u32),
 }
 
 /// Parentheses in extents nest no deeper.
@@ -16,7 +18,7 @@ const MAX_DEPTH: usize = 32;
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(text: &'a str) -> Cursor<'a> {
-        Cursor { text, at: 0 }
+        Cursor { text, at: 0, counted: (0, 0) }
     }
     pub(super) fn rest(&self) -> &'a str {
         &self.text[self.at..]
@@ -25,7 +27,10 @@ impl<'a> Cursor<'a> {
     pub(super) fn loc(&mut self) -> Loc {
         self.skip_space();
         let before = &self.text[..self.at];
-        let line = before.bytes().filter(|&b| b == b'\n').count() as u32 + 1;
+        let (from, lines) = if self.counted.0 <= self.at { self.counted } else { (0, 0) };
+        let lines = lines + before.as_bytes()[from..].iter().filter(|&&b| b == b'\n').count() as u32;
+        self.counted = (self.at, lines);
+        let line = lines + 1;
         let column = before.chars().rev().take_while(|&c| c != '\n').count() as u32 + 1;
         Loc::Text { line, column }
     }
