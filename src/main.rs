@@ -1,3 +1,5 @@
 //! The `tersor` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tersor::cli::main()
+}

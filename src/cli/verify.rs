@@ -1,0 +1,188 @@
+//! `verify`: what a program gives, against a reference; exit status 1 where they differ.
+
+use super::globals::JsonArg;
+use super::report::Reporter;
+use super::shared::{ShapeArgs, all_threads, usage};
+use super::{Globals, JsonMode, Outcome};
+use crate::driver::{self, Comparison, Interpreter, Limits, Loaded, Program, Result};
+use serde_json::json;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use tersor_ir::{Diagnostic, Failure};
+
+/// Arguments.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An artifact, or a model that is compiled in memory.
+    pub subject: PathBuf,
+    /// The reference: a model or artifact. Without it, the output_*.pb files in the data are.
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<PathBuf>,
+    /// Data: a folder of npy, an npz, a test_data_set_N folder, or a folder of such; beside the subject where nothing is named.
+    #[arg(long, value_name = "PATH")]
+    pub inputs: Option<PathBuf>,
+    /// Relative tolerance of an element.
+    #[arg(long, default_value_t = 1e-3)]
+    pub rtol: f64,
+    /// Absolute tolerance of an element.
+    #[arg(long, default_value_t = 1e-4)]
+    pub atol: f64,
+    /// Limits on figures instead of tolerances: rel-l2=0.01,max-abs=0.1,top1=0.5%.
+    #[arg(long, value_name = "FIGURE=LIMIT", value_delimiter = ',')]
+    pub max: Vec<String>,
+    /// Compare values inside, by name; both sides must be models.
+    #[arg(long)]
+    pub layers: bool,
+    /// Run models with the reference interpreter.
+    #[arg(long)]
+    pub interp: bool,
+    /// Threads that run; all CPUs where nothing is said.
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub shapes: ShapeArgs,
+    #[command(flatten)]
+    pub output: JsonArg,
+    #[command(flatten)]
+    pub globals: Globals,
+}
+
+impl Args {
+    pub fn json(&self) -> Option<JsonMode> {
+        self.output.json
+    }
+}
+
+pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
+    let limits = Limits { rtol: args.rtol, atol: args.atol, max: figures(&args.max)? };
+    let mut notes = vec![];
+    reporter.watch(|watch| {
+        let threads = args.threads.map_or_else(all_threads, usize::from);
+        let (mut subject, model) = open(args, &args.subject, threads, &mut notes)?;
+        let mut reference = args.against.as_deref().map(|p| open(args, p, threads, &mut notes)).transpose()?;
+        let (inputs, outputs) = subject.names();
+        let beside = || args.subject.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        let path =
+            args.inputs.clone().unwrap_or_else(|| if args.subject.is_dir() { args.subject.clone() } else { beside() });
+        let sets = driver::data_sets(&path)?;
+        let (mut text, mut rows, mut failures) = (String::new(), vec![], vec![]);
+        let _ = writeln!(text, "{:<34} {:>10} {:>10} {:>10}", "output", "rel-l2", "cosine", "max-abs");
+        for (n, set) in sets.iter().enumerate() {
+            watch.check().map_err(|d| vec![d])?;
+            let x = driver::inputs_of(set, &inputs)?;
+            if let (true, 0, Some((_, Some(r))), Some(m)) = (args.layers, n, &reference, &model) {
+                layer_table(m, r, &x, &limits, threads, &mut text)?;
+            }
+            let expected = match &mut reference {
+                Some((r, _)) => by_name(&outputs, &r.names().1, r.run(&x)?)?,
+                None => driver::outputs_of(set, &outputs)?,
+            };
+            let found = subject.run(&x)?;
+            for ((name, y), e) in outputs.iter().zip(&found).zip(&expected) {
+                let Some(e) = e else {
+                    return Err(vec![
+                        usage(format!("{} holds no expected output {name}", set.0.display()))
+                            .with_help("name a reference with --against"),
+                    ]);
+                };
+                let c = driver::compare(name, y, e, &limits)?;
+                let over = c.over(&limits);
+                let _ = writeln!(text, "{}", line(name, &c, over.is_some()));
+                rows.push(json!({
+                    "set": set.0.file_name().map(|n| n.to_string_lossy()), "output": name, "rel_l2": finite(c.rel_l2),
+                    "max_abs": finite(c.max_abs), "cosine": finite(c.cosine), "top1": c.top1, "pass": over.is_none(),
+                }));
+                failures.extend(over.map(|what| {
+                    let d = Diagnostic::error("B0201", format!("output {name}: {what}")).failure(Failure::Gate);
+                    d.in_file(set.0.display().to_string())
+                }));
+            }
+        }
+        let word = if failures.is_empty() { "PASS" } else { "FAIL" };
+        let _ = writeln!(
+            text,
+            "{word} {} of {} outputs over {} inputs",
+            rows.len() - failures.len(),
+            rows.len(),
+            sets.len()
+        );
+        let data = json!({ "pass": failures.is_empty(), "sets": sets.len(), "outputs": rows });
+        notes.append(&mut failures);
+        Ok(Outcome { data, text, diagnostics: std::mem::take(&mut notes), exit: 0 })
+    })
+}
+
+fn finite(v: f64) -> Option<f64> {
+    v.is_finite().then_some(v)
+}
+
+fn line(name: &str, c: &Comparison, over: bool) -> String {
+    let mark = if over { "  <--" } else { "" };
+    format!("{name:<34} {:>10.3e} {:>10.7} {:>10.3e}{mark}", c.rel_l2, c.cosine, c.max_abs)
+}
+
+fn layer_table(
+    a: &Loaded,
+    b: &Loaded,
+    x: &[tersor_ir::Tensor],
+    limits: &Limits,
+    threads: usize,
+    text: &mut String,
+) -> Result<()> {
+    for (name, c) in driver::layers(&a.module, &b.module, x, limits, threads)? {
+        let _ = writeln!(text, "{}", line(&format!("%{name}"), &c, c.over(limits).is_some()));
+    }
+    Ok(())
+}
+
+/// The reference's outputs in the subject's order.
+fn by_name(
+    wanted: &[String],
+    names: &[String],
+    outputs: Vec<tersor_ir::Tensor>,
+) -> Result<Vec<Option<tersor_ir::Tensor>>> {
+    let at = |w: &String| names.iter().position(|n| n == w).map(|i| outputs[i].clone());
+    let found: Vec<_> = wanted.iter().map(at).collect();
+    match wanted.iter().zip(&found).find(|(_, f)| f.is_none()) {
+        Some((name, _)) => Err(vec![
+            usage(format!("the reference has no output {name}")).with_help(format!("it has {}", names.join(", "))),
+        ]),
+        None => Ok(found),
+    }
+}
+
+fn open(args: &Args, path: &Path, threads: usize, notes: &mut Vec<Diagnostic>) -> Result<(Program, Option<Loaded>)> {
+    if path.extension().is_some_and(|e| e == "tsr") {
+        let model =
+            tersor_runtime::Model::load(path, &Default::default()).map_err(|e| vec![driver::runtime_error(e)])?;
+        if args.layers {
+            let d = usage(format!("--layers works from models, {} is an artifact", path.display()));
+            return Err(vec![d]);
+        }
+        return Ok((Program::Artifact(Box::new(model.session(threads))), None));
+    }
+    let loaded = super::shared::load_model(path, &args.shapes, notes)?;
+    let program = if args.interp {
+        Program::of_module(&loaded.module, &Interpreter)?
+    } else {
+        Program::of_module(&loaded.module, &*driver::evaluator(threads))?
+    };
+    Ok((program, Some(loaded)))
+}
+
+fn figures(text: &[String]) -> Result<Vec<(String, f64)>> {
+    let one = |t: &String| {
+        let (name, value) = t.split_once('=')?;
+        let (number, scale) = value.strip_suffix('%').map_or((value, 1.0), |n| (n, 0.01));
+        let limit = number.parse::<f64>().ok()? * scale;
+        driver::FIGURES.contains(&name).then(|| (name.to_string(), limit))
+    };
+    text.iter()
+        .map(|t| {
+            one(t).ok_or_else(|| {
+                let help = format!("write FIGURE=LIMIT; figures are {}", driver::FIGURES.join(", "));
+                vec![usage(format!("--max {t} is not understood")).with_help(help)]
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,294 @@
+//! From a model to an artifact with its lock, by way of the cache.
+
+use super::lock::Input;
+use super::{Cache, Loaded, Result, Samples, Source, Watch, file_error, usage};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tersor_backends::target::{self, Machine};
+use tersor_frontend::ImportOptions;
+use tersor_ir::{Diagnostic, Failure};
+use tersor_passes::manager::RunOptions;
+use tersor_passes::pipeline::Pipeline;
+
+/// What to compile and how.
+pub struct CompileOptions<'a> {
+    /// The model.
+    pub model: &'a Path,
+    /// The artifact to write.
+    pub output: &'a Path,
+    /// The passes.
+    pub pipeline: &'a Pipeline,
+    /// Extents and shapes.
+    pub import: ImportOptions,
+    /// `--dim` and `--shape` as they were written, for the lock.
+    pub bindings: (BTreeMap<String, String>, BTreeMap<String, String>),
+    /// Calibration.
+    pub samples: Option<Samples>,
+    /// Instruction sets.
+    pub targets: Vec<&'static Machine>,
+    /// How to run passes.
+    pub run: RunOptions,
+    /// Threads that generate code.
+    pub threads: usize,
+    /// Where finished artifacts are kept.
+    pub cache: Option<Cache>,
+    /// A lock that the result must agree with.
+    pub locked: Option<super::Lock>,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The artifact.
+    pub artifact: PathBuf,
+    /// Its lock.
+    pub lock_path: PathBuf,
+    /// What the lock says.
+    pub lock: super::Lock,
+    /// Whether it came from the cache.
+    pub cached: bool,
+    /// Bytes of the artifact.
+    pub bytes: u64,
+    /// Arena bytes of the variant named: at typical extents, and the least possible.
+    pub arena: Vec<(String, u64, u64)>,
+    /// Remarks and warnings.
+    pub notes: Vec<Diagnostic>,
+    /// Pass and module text, where asked for.
+    pub printed: Vec<(String, String)>,
+}
+
+/// What a compilation that was not cached gives beside its files.
+struct Built {
+    lock: super::Lock,
+    notes: Vec<Diagnostic>,
+    printed: Vec<(String, String)>,
+}
+
+/// The targets of a list; all that there are when nothing is said.
+pub fn targets(text: Option<&str>) -> Result<Vec<&'static Machine>> {
+    target::parse(text.unwrap_or("x86-64")).map_err(|d| vec![d])
+}
+
+/// `blake3:hex` of a model: the file, and its external data where it has some.
+pub fn source_hash(loaded: &Loaded) -> Result<String> {
+    let whole = |p: &Path| -> Result<blake3::Hash> {
+        let mut h = blake3::Hasher::new();
+        let file = std::fs::File::open(p).map_err(|e| vec![file_error(p, "read", &e)])?;
+        h.update_reader(file).map_err(|e| vec![file_error(p, "read", &e)])?;
+        Ok(h.finalize())
+    };
+    let mut h = blake3::Hasher::new();
+    match &loaded.source {
+        Source::Onnx(i) if i.external.is_empty() => return Ok(format!("blake3:{}", i.source_hash)),
+        Source::Onnx(i) => {
+            h.update(i.source_hash.as_bytes());
+            for p in &i.external {
+                h.update(whole(p)?.as_bytes());
+            }
+        }
+        Source::Tir | Source::Artifact => {
+            h.update(whole(&loaded.path)?.as_bytes());
+            let weights = loaded.path.with_extension("tirw");
+            if weights.exists() {
+                h.update(whole(&weights)?.as_bytes());
+            }
+        }
+    }
+    Ok(format!("blake3:{}", h.finalize().to_hex()))
+}
+
+/// `NAME.lock.toml` beside `NAME.tsr`.
+fn lock_path(output: &Path) -> PathBuf {
+    output.with_extension("lock.toml")
+}
+
+/// Refuses outputs that cannot be or must not be written, before any work.
+pub(crate) fn check_output(output: &Path, inputs: &[&Path]) -> Result<()> {
+    let refuse = |message: String| Err(vec![Diagnostic::error("C0305", message).failure(Failure::File)]);
+    if output.is_dir() {
+        return refuse(format!("{} is a folder; name a file", output.display()));
+    }
+    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return refuse(format!("the folder {} does not exist", folder.display()));
+    }
+    if let Ok(out) = output.canonicalize()
+        && inputs.iter().any(|i| i.canonicalize().is_ok_and(|i| i == out))
+    {
+        return refuse(format!("{} is the input and would be overwritten", output.display()));
+    }
+    Ok(())
+}
+
+/// Compiles a model to an artifact.
+pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
+    check_output(options.output, &[options.model])?;
+    check_output(&lock_path(options.output), &[options.model])?;
+    if !cfg!(feature = "mlir") {
+        let d = Diagnostic::error("C0501", "this tersor was built without its code generator");
+        return Err(vec![
+            d.failure(Failure::Target).with_help("build it with the feature `mlir`, or write IR with `tersor opt`"),
+        ]);
+    }
+    let one = |d: Diagnostic| vec![d];
+    let start = watch.begin("import").map_err(one)?;
+    let loaded = super::load(options.model, &options.import)?;
+    if let Source::Artifact = loaded.source {
+        let d = usage(format!("{} is an artifact already", options.model.display()));
+        return Err(vec![d.with_help("compile the model that it was made from")]);
+    }
+    let nodes: usize = loaded.module.funcs.values().map(|f| f.live_nodes().len()).sum();
+    watch.done("import", format!("{nodes} ops"), start);
+    let hash = source_hash(&loaded)?;
+    let calibration = options.samples.as_ref().map(Samples::hash).transpose()?;
+    let draft = super::Lock {
+        tersor: 1,
+        tool: super::TOOL.into(),
+        pipeline: options.pipeline.text(),
+        targets: options.targets.iter().map(|m| m.isa.name().to_string()).collect(),
+        model: Input {
+            hash,
+            bytes: if let Source::Onnx(i) = &loaded.source { Some(i.file_bytes as u64) } else { None },
+        },
+        dims: options.bindings.0.clone(),
+        shapes: options.bindings.1.clone(),
+        calibration: calibration.map(|h| Input { hash: format!("blake3:{}", h.to_hex()), bytes: None }),
+        artifact: Input::default(),
+        decisions: vec![],
+    };
+    if let Some(l) = &options.locked {
+        agree(l, &draft)?;
+    }
+    // Runs that print or stop between passes are not what a cache is for.
+    let plain = options.run.print_after.is_empty() && options.run.stop_after.is_none();
+    let cache = options.cache.as_ref().filter(|_| plain).zip(key(&draft, &loaded.module.name));
+    let start = watch.begin("cache").map_err(one)?;
+    let mut notes = loaded.notes;
+    let (built, cached) = match cache.as_ref().and_then(|(c, key)| from_cache(c, key, options)) {
+        Some(lock) => {
+            watch.done("cached", "", start);
+            (Built { lock, notes: vec![], printed: vec![] }, true)
+        }
+        None => {
+            let built = build(loaded.module, draft, options, watch)?;
+            if let Some((cache, key)) = &cache
+                && let Err(e) = cache.put(key, &built.lock.text(), options.output)
+            {
+                notes.push(Diagnostic::warning("C0310", format!("the result is not kept in the cache: {e}")));
+            }
+            (built, false)
+        }
+    };
+    let Built { lock, notes: more, printed } = built;
+    notes.extend(more);
+    if let Some(l) = options.locked.as_ref().filter(|l| l.artifact != lock.artifact) {
+        let d = Diagnostic::error("C0311", "the artifact differs from the one that the lock describes");
+        let d = d.with_note(format!("locked {}, made {}", l.artifact.hash, lock.artifact.hash));
+        return Err(vec![d.failure(Failure::Gate)]);
+    }
+    let arena = arenas(options.output)?;
+    let bytes = lock.artifact.bytes.unwrap_or_default();
+    let path = options.output.to_path_buf();
+    Ok(Compiled { artifact: path, lock_path: lock_path(options.output), lock, cached, bytes, arena, notes, printed })
+}
+
+fn agree(lock: &super::Lock, now: &super::Lock) -> Result<()> {
+    let mut errors = vec![];
+    let mut check = |what: &str, locked: &str, found: &str| {
+        if locked != found {
+            errors.push(usage(format!("the lock is for another {what}: {locked}, not {found}")));
+        }
+    };
+    check("tersor", &lock.tool, &now.tool);
+    check("model", &lock.model.hash, &now.model.hash);
+    let data = |l: &super::Lock| l.calibration.as_ref().map_or("none".to_string(), |c| c.hash.clone());
+    check("calibration", &data(lock), &data(now));
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// What decides the artifact's bytes: the draft of the lock, the model's name, and this program.
+fn key(draft: &super::Lock, name: &str) -> Option<blake3::Hash> {
+    let mut h = blake3::Hasher::new();
+    h.update_reader(std::fs::File::open(std::env::current_exe().ok()?).ok()?).ok()?;
+    h.update(draft.text().as_bytes());
+    h.update(name.as_bytes());
+    Some(h.finalize())
+}
+
+fn from_cache(cache: &Cache, key: &blake3::Hash, options: &CompileOptions) -> Option<super::Lock> {
+    use std::io::Write;
+    let (text, artifact) = cache.get(key)?;
+    let lock = super::Lock::parse(&text).ok()?;
+    let mut file = tersor_runtime::atomic::AtomicFile::create(options.output).ok()?;
+    file.write_all(&artifact).ok()?;
+    file.commit().ok()?;
+    super::load::write_text(&lock_path(options.output), &text).ok()?;
+    Some(lock)
+}
+
+fn arenas(path: &Path) -> Result<Vec<(String, u64, u64)>> {
+    let artifact = tersor_runtime::Artifact::open(path).map_err(|e| vec![super::runtime_error(e)])?;
+    let m = artifact.manifest();
+    let plan = |v: &tersor_runtime::artifact::Variant| {
+        let at = tersor_runtime::plan::at_hints(m, v).map_err(|e| vec![super::runtime_error(e)])?;
+        Ok((v.name.clone(), at.peak, at.lower_bound))
+    };
+    m.variants.iter().map(plan).collect()
+}
+
+#[cfg(not(feature = "mlir"))]
+fn build(_: tersor_ir::Module, _: super::Lock, _: &CompileOptions, _: &Watch) -> Result<Built> {
+    unreachable!("refused above")
+}
+
+#[cfg(feature = "mlir")]
+fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOptions, watch: &Watch) -> Result<Built> {
+    use tersor_backends::compile;
+    use tersor_runtime::ArtifactWriter;
+    let one = |d: Diagnostic| vec![d];
+    let runtime = |e| vec![super::runtime_error(e)];
+    let isa = options.targets.first().ok_or_else(|| vec![usage("no target")])?.isa;
+    let optimize = super::OptimizeOptions { isa, samples: options.samples.clone(), run: options.run.clone() };
+    let optimized = super::optimize(module, options.pipeline, &optimize, watch)?;
+    lock.decisions = super::lock::decisions(&optimized.steps);
+    let start = watch.begin("codegen").map_err(one)?;
+    let backend = compile::Options {
+        isas: options.targets.iter().map(|m| m.isa).collect(),
+        threads: options.threads.max(1),
+        tool: super::TOOL.into(),
+        source: lock.model.hash.clone(),
+        plan: plan_text(&lock.decisions),
+    };
+    let mut writer = ArtifactWriter::create(options.output).map_err(runtime)?;
+    let (manifest, reports) = compile::compile(&optimized.module, &backend, &mut writer, &mut |_| watch.check())
+        .map_err(|d| watch.explain(vec![d]))?;
+    watch.check().map_err(one)?;
+    let most = reports.iter().map(|r| r.kernels).max().unwrap_or_default();
+    let names: Vec<&str> = reports.iter().map(|r| r.isa.name()).collect();
+    watch.done("codegen", format!("{most} kernels for {}", names.join(", ")), start);
+    writer.save(manifest).map_err(runtime)?;
+    lock.artifact = hash_file(options.output)?;
+    super::load::write_text(&lock_path(options.output), &lock.text())?;
+    let mut built = Built { lock, notes: vec![], printed: vec![] };
+    for s in optimized.steps {
+        built.notes.extend(s.remarks);
+        built.printed.extend(s.text.map(|t| (s.pass, t)));
+    }
+    Ok(built)
+}
+
+#[cfg(feature = "mlir")]
+fn hash_file(path: &Path) -> Result<Input> {
+    let error = |e: std::io::Error| vec![file_error(path, "read", &e)];
+    let mut h = blake3::Hasher::new();
+    h.update_reader(std::fs::File::open(path).map_err(error)?).map_err(error)?;
+    let bytes = Some(h.count());
+    Ok(Input { hash: format!("blake3:{}", h.finalize().to_hex()), bytes })
+}
+
+/// Which alternative stands at each site, for the artifact.
+#[cfg(feature = "mlir")]
+fn plan_text(decisions: &[super::lock::Decision]) -> String {
+    let picks = decisions.iter().filter_map(|d| Some(format!("{}={}", d.site, d.picked.as_ref()?)));
+    picks.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,61 @@
+//! Running modules: compiled for this machine where there is a code generator, with the reference interpreter elsewhere.
+
+pub use tersor_passes::calibrate::Interpreter;
+
+use tersor_ir::target::Evaluate;
+
+/// Compiles modules in memory for this machine.
+pub struct Compiler {
+    /// Threads that run; 0 means all.
+    pub threads: usize,
+}
+
+/// The fastest evaluator that this build has and that runs here.
+pub fn evaluator(threads: usize) -> Box<dyn Evaluate> {
+    #[cfg(feature = "mlir")]
+    if tersor_backends::target::parse("native").is_ok() {
+        return Box::new(Compiler { threads });
+    }
+    let _ = threads;
+    Box::new(Interpreter)
+}
+
+#[cfg(feature = "mlir")]
+mod compiled {
+    use super::Compiler;
+    use crate::driver::{from_runtime, runtime_error, to_runtime};
+    use tersor_backends::{compile, target};
+    use tersor_ir::target::{Evaluate, Prepared};
+    use tersor_ir::{Module, Result, Tensor};
+    use tersor_runtime::{ArtifactWriter, LoadOptions, Model, Session};
+
+    struct Running(Session);
+
+    impl Evaluate for Compiler {
+        fn prepare(&self, m: &Module) -> Result<Box<dyn Prepared>> {
+            let isas = target::parse("native")?.iter().map(|m| m.isa).collect();
+            let options = compile::Options {
+                isas,
+                threads: self.threads.max(1),
+                tool: crate::driver::TOOL.into(),
+                source: String::new(),
+                plan: String::new(),
+            };
+            let mut writer = ArtifactWriter::in_memory();
+            let (manifest, _) = compile::compile(m, &options, &mut writer, &mut |_| Ok(()))?;
+            let bytes = writer.into_bytes(manifest).map_err(runtime_error)?;
+            let model = Model::from_bytes(&bytes, &LoadOptions::default()).map_err(runtime_error)?;
+            Ok(Box::new(Running(model.session(self.threads))))
+        }
+    }
+
+    impl Prepared for Running {
+        fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+            let inputs = inputs.iter().map(to_runtime).collect::<Result<Vec<_>>>()?;
+            let views: Vec<_> = inputs.iter().map(|t| t.view()).collect();
+            let mut outputs = self.0.prepare(&views).map_err(runtime_error)?;
+            self.0.run_into(&views, &mut outputs).map_err(runtime_error)?;
+            outputs.iter().map(from_runtime).collect()
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Models from files: ONNX, `.tir` with its weights beside it, the module inside an artifact, or a folder that holds one model.
+
+use super::{Result, file_error, runtime_error, usage};
+use std::path::{Path, PathBuf};
+use tersor_frontend::{DimBinding, ImportOptions, Imported};
+use tersor_ir::store::ConstStore;
+use tersor_ir::{Diagnostic, Failure, Module};
+
+/// Where a module comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// An ONNX file; the module is not in it.
+    Onnx(Box<Imported>),
+    /// Text.
+    Tir,
+    /// An artifact. Its module lacks the elements of large constants.
+    Artifact,
+}
+
+/// A module and its origin.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The file, where a folder was named the model in it.
+    pub path: PathBuf,
+    /// The module as it is in the file.
+    pub module: Module,
+    /// What it was read from.
+    pub source: Source,
+    /// Remarks and warnings.
+    pub notes: Vec<Diagnostic>,
+}
+
+/// Reads an ONNX model.
+pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
+    tersor_frontend::import(path, options)
+}
+
+/// The model that a path names: the file, or the only model in a folder.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let meta = std::fs::metadata(path).map_err(|e| vec![file_error(path, "read", &e)])?;
+    if meta.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(|e| vec![file_error(path, "read", &e)])?;
+        let mut models: Vec<PathBuf> =
+            entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
+        models.sort();
+        return match models.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(vec![usage(format!("{} holds no .onnx file", path.display()))]),
+            many => {
+                let names: Vec<String> = many.iter().map(|p| p.display().to_string()).collect();
+                let d = usage(format!("{} holds {} models", path.display(), many.len()));
+                Err(vec![d.with_help(format!("name one: {}", names.join(", ")))])
+            }
+        };
+    }
+    if !meta.is_file() {
+        let d = Diagnostic::error("C0302", format!("{} is not a regular file", path.display()));
+        return Err(vec![d.failure(Failure::Model)]);
+    }
+    Ok(path.to_path_buf())
+}
+
+/// Reads a model of any kind.
+pub fn load(path: &Path, options: &ImportOptions) -> Result<Loaded> {
+    let path = resolve(path)?;
+    let shown = path.display().to_string();
+    let in_file = |errors: Vec<Diagnostic>| errors.into_iter().map(|d| d.in_file(&*shown)).collect::<Vec<_>>();
+    let (module, source, notes) = match path.extension().and_then(|e| e.to_str()) {
+        Some("tir") => {
+            let text = std::fs::read_to_string(&path).map_err(|e| vec![file_error(&path, "read", &e)])?;
+            let store = load_weights(&path)?;
+            let mut module = tersor_ir::text::parse(&text, &store).map_err(in_file)?;
+            verified(&module).map_err(in_file)?;
+            bind(&mut module, options)?;
+            (module, Source::Tir, vec![])
+        }
+        Some("tsr") => {
+            let artifact = tersor_runtime::Artifact::open(&path).map_err(|e| vec![runtime_error(e.context(&shown))])?;
+            let text = artifact.section("tir").and_then(|s| std::str::from_utf8(s).ok()).ok_or_else(|| {
+                vec![Diagnostic::error("C0303", format!("{shown} holds no module")).failure(Failure::Unsupported)]
+            })?;
+            let mut module = tersor_ir::text::parse(text, &ConstStore::default()).map_err(in_file)?;
+            bind(&mut module, options)?;
+            (module, Source::Artifact, vec![])
+        }
+        _ => {
+            let mut imported = import(&path, options)?;
+            verified(&imported.module).map_err(in_file)?;
+            let module = std::mem::take(&mut imported.module);
+            let notes = std::mem::take(&mut imported.notes);
+            (module, Source::Onnx(Box::new(imported)), notes)
+        }
+    };
+    Ok(Loaded { path, module, source, notes })
+}
+
+/// The weights beside a `.tir` file; none when there is no such file.
+pub fn load_weights(tir: &Path) -> Result<ConstStore> {
+    let path = tir.with_extension("tirw");
+    if path.exists() { ConstStore::open(&path).map_err(|d| vec![d]) } else { Ok(ConstStore::default()) }
+}
+
+/// Writes a module as text, and its weights beside it.
+pub fn write_module(m: &Module, path: &Path) -> Result<()> {
+    ConstStore::write(m, &path.with_extension("tirw")).map_err(|d| vec![d])?;
+    write_text(path, &tersor_ir::text::print(m))
+}
+
+/// Writes a file that appears whole or not at all.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut file = tersor_runtime::atomic::AtomicFile::create(path).map_err(|e| vec![runtime_error(e)])?;
+    file.write_all(text.as_bytes()).map_err(|e| vec![file_error(path, "write", &e)])?;
+    file.commit().map_err(|e| vec![runtime_error(e)])
+}
+
+fn verified(m: &Module) -> Result<()> {
+    let errors = tersor_ir::verify::verify(m);
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Bounds from the command line for a module whose types are settled: ranges narrow symbols, numbers are ranges of one.
+fn bind(m: &mut Module, options: &ImportOptions) -> Result<()> {
+    if !options.shapes.is_empty() {
+        return Err(vec![usage("--shape works on ONNX models only").with_help("use --dim NAME=MIN..MAX@TYPICAL")]);
+    }
+    unknown_dims(m, options)?;
+    for (name, info) in &mut m.symbols {
+        match options.dims.get(&**name) {
+            Some(DimBinding::Range(r)) => *info = *r,
+            Some(&DimBinding::Fixed(n)) => *info = tersor_ir::dim::SymbolInfo { min: n, max: n, hint: n },
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// An extent that the module does not have is an error.
+fn unknown_dims(m: &Module, options: &ImportOptions) -> Result<()> {
+    let known: Vec<&str> = m.symbols.keys().map(|s| &**s).collect();
+    let unknown = options.dims.keys().filter(|n| !known.contains(&n.as_str()));
+    let errors: Vec<Diagnostic> = unknown
+        .map(|n| {
+            usage(format!("--dim {n}: the model has no such dynamic extent"))
+                .with_help(tersor_passes::suggest::did_you_mean(n, &known))
+        })
+        .collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}

@@ -1,0 +1,146 @@
+//! `NAME.lock.toml`: what an artifact was made from and what was decided, so that it can be made again.
+
+use super::{Result, file_error, usage};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A lock.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// Version of this format.
+    pub tersor: u32,
+    /// Version of the tool.
+    pub tool: String,
+    /// The passes.
+    pub pipeline: String,
+    /// Targets.
+    pub targets: Vec<String>,
+    /// The model.
+    pub model: Input,
+    /// `--dim`.
+    #[serde(default)]
+    pub dims: BTreeMap<String, String>,
+    /// `--shape`.
+    #[serde(default)]
+    pub shapes: BTreeMap<String, String>,
+    /// Calibration data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Input>,
+    /// What was written.
+    pub artifact: Input,
+    /// What was decided, pass by pass.
+    #[serde(default, rename = "decision")]
+    pub decisions: Vec<Decision>,
+}
+
+/// A file by content.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// `blake3:hex`.
+    pub hash: String,
+    /// Bytes, where it is one file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// What became of one site.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// The pass as pipeline text.
+    pub pass: String,
+    /// The site.
+    pub site: String,
+    /// The ONNX node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The op.
+    pub op: String,
+    /// The alternative that was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picked: Option<String>,
+    /// Bytes of constants, before.
+    pub bytes_before: u64,
+    /// And after.
+    pub bytes_after: u64,
+    /// Measured error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rel_l2: Option<f64>,
+    /// Why the exact op stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Lock {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Lock> {
+        let text = std::fs::read_to_string(path).map_err(|e| vec![file_error(path, "read", &e)])?;
+        Lock::parse(&text).map_err(|d| d.into_iter().map(|d| d.in_file(path.display().to_string())).collect())
+    }
+    /// Reads a text.
+    pub fn parse(text: &str) -> Result<Lock> {
+        let lock: Lock = toml::from_str(text).map_err(|e| vec![usage(format!("not a lock file: {}", e.message()))])?;
+        if lock.tersor != 1 {
+            return Err(vec![usage(format!("a lock of version {}; this tersor reads version 1", lock.tersor))]);
+        }
+        Ok(lock)
+    }
+    /// The file's text.
+    pub fn text(&self) -> String {
+        toml::to_string(self).expect("plain values")
+    }
+}
+
+/// The decisions of all passes.
+#[cfg(feature = "mlir")]
+pub fn decisions(steps: &[tersor_passes::manager::Step]) -> Vec<Decision> {
+    let one = |s: &tersor_passes::manager::Step, d: &tersor_passes::choose::Decision| Decision {
+        pass: s.pass.clone(),
+        site: d.site.clone(),
+        node: d.node.clone(),
+        op: d.op.clone(),
+        picked: d.picked.clone(),
+        bytes_before: d.bytes_before as u64,
+        bytes_after: d.bytes_after as u64,
+        rel_l2: d.rel_l2.filter(|e| e.is_finite()),
+        reason: d.reason.clone(),
+    };
+    steps.iter().flat_map(|s| s.decisions.iter().map(move |d| one(s, d))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_round_trip() {
+        let lock = Lock {
+            tersor: 1,
+            tool: "0.1.0".into(),
+            pipeline: "normalize".into(),
+            targets: vec!["x86-64-v3".into()],
+            model: Input { hash: "blake3:00".into(), bytes: Some(7) },
+            dims: [("N".to_string(), "1..8@4".to_string())].into(),
+            shapes: BTreeMap::new(),
+            calibration: None,
+            artifact: Input::default(),
+            decisions: vec![Decision {
+                pass: "quantize".into(),
+                site: "fc".into(),
+                node: None,
+                op: "matmul".into(),
+                picked: None,
+                bytes_before: 1,
+                bytes_after: 2,
+                rel_l2: Some(0.5),
+                reason: Some("too small".into()),
+            }],
+        };
+        assert_eq!(Lock::parse(&lock.text()).unwrap(), lock);
+        assert!(Lock::parse("x = 1").is_err());
+        assert!(Lock::parse(&lock.text().replace("tersor = 1", "tersor = 2")).is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! Pipelines over modules, with calibration where a pass asks for it.
+
+use super::{Result, Samples, Watch, calibrate, usage};
+use tersor_backends::kernel::Isa;
+use tersor_backends::target::Machine;
+use tersor_ir::Module;
+use tersor_passes::manager::{Context, RunOptions, Step, run};
+use tersor_passes::pipeline::Pipeline;
+
+/// How to optimize.
+#[derive(Clone, Debug)]
+pub struct OptimizeOptions {
+    /// The machine whose costs decide.
+    pub isa: Isa,
+    /// Calibration.
+    pub samples: Option<Samples>,
+    /// How to run passes.
+    pub run: RunOptions,
+}
+
+/// What the passes did.
+#[derive(Debug)]
+pub struct Optimized {
+    /// The module.
+    pub module: Module,
+    /// The passes' reports.
+    pub steps: Vec<Step>,
+}
+
+/// The pipeline that `-p` names. A budget in a file is refused: nothing here searches.
+pub fn pipeline(text: &str) -> Result<Pipeline> {
+    let p = Pipeline::find(text).map_err(|d| vec![d])?;
+    if let Some((quantity, limit)) = p.budget.first() {
+        let d = usage(format!("the pipeline's budget, {quantity} = {limit}, asks for a search"));
+        return Err(vec![d.with_help("leave [budget] out: this version runs passes as they are listed")]);
+    }
+    Ok(p)
+}
+
+/// Runs a pipeline.
+pub fn optimize(mut module: Module, p: &Pipeline, options: &OptimizeOptions, watch: &Watch) -> Result<Optimized> {
+    let calibrate = options.samples.as_ref().map(|s| move |m: &Module, taps: &[_]| calibrate(m, taps, s));
+    let cx = Context {
+        target: Machine::of(options.isa),
+        calibrate: calibrate.as_ref().map(|c| c as _),
+        interrupt: Some(&watch.stop),
+        options: options.run.clone(),
+    };
+    let steps = run(p, &mut module, &cx, &mut |s| report(s, watch)).map_err(|e| watch.explain(e))?;
+    Ok(Optimized { module, steps })
+}
+
+fn report(s: &Step, watch: &Watch) {
+    let name = s.pass.split('{').next().unwrap_or_default();
+    if !s.calibration.is_zero() {
+        watch.done_in("calibrate", "", s.calibration);
+    }
+    let mut parts: Vec<String> = vec![];
+    if !s.decisions.is_empty() {
+        let picked = s.decisions.iter().filter(|d| d.picked.is_some()).count();
+        parts.push(format!("{picked}/{} sites", s.decisions.len()));
+    }
+    parts.extend(s.counts.iter().filter(|c| c.1 > 0).map(|(n, v)| format!("{n} {v}")));
+    watch.done_in(name, if parts.is_empty() { "nothing to do".into() } else { parts.join(", ") }, s.time);
+}
