@@ -64,9 +64,9 @@ fn ops_and_passes_are_documented() {
     assert!(bare.is_empty(), "without a doc comment: {}", bare.join(", "));
 }
 
-/// The code in a document: what stands between backticks, and the lines of fenced blocks.
+/// The code in a document: what stands between backticks, and the lines of fenced and indented blocks.
 fn code(text: &str) -> Vec<String> {
-    let mut out = vec![];
+    let mut out: Vec<String> = text.lines().filter(|l| l.starts_with("    ")).map(str::to_string).collect();
     for (i, block) in text.split("```").enumerate() {
         if i % 2 == 1 {
             out.extend(block.lines().skip(1).map(str::to_string));
@@ -113,4 +113,41 @@ fn paths_in_documents_exist() {
             .extend(words.filter_map(as_path).filter(|p| !root().join(p).exists()).map(|p| format!("{document}: {p}")));
     }
     assert!(missing.is_empty(), "named, but not there:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn commands_in_documents_exist() {
+    let commands = read("src/cli/mod.rs");
+    let mut sources = String::new();
+    for dir in ["src/cli", "runtime/src/cli"] {
+        for entry in std::fs::read_dir(root().join(dir)).expect("the command line's sources").flatten() {
+            sources += &std::fs::read_to_string(entry.path()).unwrap_or_default();
+        }
+    }
+    let is_command = |word: &str| {
+        commands.lines().any(|l| l.starts_with("    ") && l.ends_with(&format!(" {word};")) && !l.contains("mod "))
+    };
+    let is_flag = |word: &str| {
+        let name = word.trim_start_matches("--").split('=').next().unwrap_or_default();
+        let field = format!("pub {}:", name.replace('-', "_"));
+        matches!(name, "help" | "version")
+            || sources.contains(&field)
+            || sources.contains(&format!("long = \"{name}\""))
+    };
+    let (mut unknown, mut found) = (vec![], 0);
+    for document in DOCUMENTS {
+        for line in code(&read(document)).iter().filter_map(|l| l.trim().strip_prefix("tersor ")) {
+            let mut words = line.split_whitespace();
+            let command = words.next().unwrap_or_default();
+            found += 1;
+            unknown.extend((!is_command(command)).then(|| format!("{document}: tersor {command}")));
+            unknown.extend(
+                words
+                    .filter(|w| w.starts_with("--") && !is_flag(w))
+                    .map(|w| format!("{document}: tersor {command} {w}")),
+            );
+        }
+    }
+    assert!(unknown.is_empty(), "named, but not there:\n{}", unknown.join("\n"));
+    assert!(found > 0, "no document shows a command");
 }
