@@ -27,7 +27,8 @@ impl Costs<'_> {
     fn node(&self, g: &Graph, class: Id, node: &Node) -> f64 {
         let facts = &g[class].data;
         let Node::Op(op, children) = node else { return NOTHING };
-        if facts.weight {
+        let decoded = || children.iter().any(|&c| g[c].data.encoded) && !matches!(op, Op::DecodeAffine(_));
+        if facts.weight && !decoded() {
             return NOTHING;
         }
         let ins: Vec<&Type> = children.iter().map(|&c| &g[c].data.types[0]).collect();

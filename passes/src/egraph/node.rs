@@ -3,6 +3,7 @@
 use egg::{Analysis, DidMerge, EGraph, Id, Language};
 use tersor_ir::constant::Constant;
 use tersor_ir::entity::PrimaryMap;
+use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::{ConstId, DType, Loc, Op, Tensor, Type, ValueId};
 
 /// A node: an op with its attributes, a result of an op that has several, or a leaf.
@@ -55,6 +56,8 @@ pub struct Facts {
     pub splat: Option<f64>,
     /// Depends on constants alone: costs nothing at run time.
     pub weight: bool,
+    /// Holds integer codes that would be lost if it were computed.
+    pub encoded: bool,
 }
 
 /// The analysis, and the constants that leaves name.
@@ -72,26 +75,38 @@ impl Analysis<Node> for Types {
         match node {
             Node::Const(c) => {
                 let c = &g.analysis.consts[*c];
-                Facts { types: vec![c.ty.clone()], splat: c.splat(), weight: true }
+                Facts { types: vec![c.ty.clone()], splat: c.splat(), weight: true, encoded: false }
             }
-            Node::Value(v) => Facts { types: vec![g.analysis.values[v].clone()], splat: None, weight: false },
+            Node::Value(v) => {
+                Facts { types: vec![g.analysis.values[v].clone()], splat: None, weight: false, encoded: false }
+            }
             Node::Op(op, children) => {
                 let types: Vec<&Type> = children.iter().map(|&c| &g[c].data.types[0]).collect();
                 let weight = !children.is_empty() && children.iter().all(|&c| g[c].data.weight);
-                Facts { types: op.infer(&types).expect("nodes are checked before they are added"), splat: None, weight }
+                let encoded =
+                    weight && (matches!(op, Op::DecodeAffine(_)) || children.iter().any(|&c| g[c].data.encoded));
+                let types = op.infer(&types).expect("nodes are checked before they are added");
+                Facts { types, splat: None, weight, encoded }
             }
             Node::Result(i, [of]) => {
                 let of = &g[*of].data;
-                Facts { types: vec![of.types[*i as usize].clone()], splat: None, weight: of.weight }
+                Facts {
+                    types: vec![of.types[*i as usize].clone()],
+                    splat: None,
+                    weight: of.weight,
+                    encoded: of.encoded,
+                }
             }
         }
     }
     fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
         debug_assert_eq!(a.types, b.types, "only values of one type are equal");
-        let before = (a.splat, a.weight);
+        let before = (a.splat, a.weight, a.encoded);
         a.splat = a.splat.or(b.splat);
         a.weight |= b.weight;
-        DidMerge(before != (a.splat, a.weight), (b.splat, b.weight) != (a.splat, a.weight))
+        a.encoded |= b.encoded;
+        let after = (a.splat, a.weight, a.encoded);
+        DidMerge(before != after, (b.splat, b.weight, b.encoded) != after)
     }
 }
 
@@ -115,6 +130,19 @@ impl Build<'_> {
     /// Whether a class depends on constants alone.
     pub fn is_weight(&self, id: Id) -> bool {
         self.g[id].data.weight
+    }
+    /// Weights `w` times constant factors `s`; those of codes go to their scales. `None` where codes would have to be decoded.
+    pub fn scaled(&mut self, w: Id, s: Id) -> Option<Id> {
+        if !self.g[w].data.encoded {
+            return self.op(Binary { kind: BinaryKind::Mul }, &[w, s]);
+        }
+        let decode = self.g[w].nodes.iter().find_map(|n| match n {
+            Node::Op(Op::DecodeAffine(d), children) => Some((d.clone(), children.clone())),
+            _ => None,
+        });
+        let (decode, mut children) = decode?;
+        children[1] = self.op(Binary { kind: BinaryKind::Mul }, &[children[1], s])?;
+        self.op(decode, &children)
     }
     /// Adds an op with one result; `None` when its operands do not fit.
     pub fn op(&mut self, op: impl Into<Op>, children: &[Id]) -> Option<Id> {

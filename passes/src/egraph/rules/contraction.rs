@@ -34,7 +34,7 @@ fn scale_conv(b: &mut Build, m: &Bind) -> Option<Id> {
         return None;
     }
     let s = on_kernel(b, c, s, w)?;
-    let w = binary(b, BinaryKind::Mul, w, s)?;
+    let w = b.scaled(w, s)?;
     b.op(c.clone(), &[x, w])
 }
 
@@ -59,7 +59,7 @@ fn scale_matmul(b: &mut Build, m: &Bind) -> Option<Id> {
         vec![n]
     };
     let s = b.op(Reshape { shape }, &[s])?;
-    let w = binary(b, BinaryKind::Mul, w, s)?;
+    let w = b.scaled(w, s)?;
     b.op(p.clone(), &[x, w])
 }
 
@@ -114,6 +114,11 @@ pub(super) const RULES: &[Rule] = &[
             const w = f32[{C},{B}]; const s = f32[1,{C}];
             %p = matmul %x, @w {trans_b} : f32[{A},{C}]
             %y = mul @s, %p : f32[{A},{C}] }",
+            "(%x: f32[{A},{B}]) -> (%y: f32[{A},{C}]) {
+            const q = i8[{C},{B}]; const f = f32[{C},1]; const s = f32[{C}];
+            %w = decode.affine @q, @f : f32[{C},{B}]
+            %p = matmul %x, %w {trans_b} : f32[{A},{C}]
+            %y = mul %p, @s : f32[{A},{C}] }",
         ],
     },
     Rule {

@@ -6,6 +6,8 @@
 mod algebra;
 mod composite;
 mod contraction;
+mod function;
+mod motion;
 mod movement;
 
 use super::node::Build;
@@ -27,7 +29,9 @@ pub struct Rule {
 
 /// All rules.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [algebra::RULES, contraction::RULES, composite::RULES, movement::RULES].into_iter().flatten()
+    [algebra::RULES, function::RULES, contraction::RULES, composite::RULES, movement::RULES, motion::RULES]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]
