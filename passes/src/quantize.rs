@@ -51,7 +51,7 @@ pass! {
             /// Bits of a weight's code: 8, or 4 where activations stay floats.
             bits: u8 = 8,
             /// Range of static activations: minmax, percentile or mse.
-            method: Method = Method::Percentile,
+            method: Method = Method::MinMax,
             /// For method=percentile: the share kept at each end.
             percentile: Real = Real(99.99),
             /// Clip each channel's weights where that lowers their squared error.

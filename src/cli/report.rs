@@ -15,6 +15,9 @@ use std::time::Duration;
 use tersor_ir::diag::Severity;
 use tersor_ir::{Diagnostic, Failure};
 
+/// Says that a step begins.
+type Begin = Box<dyn Fn(&Reporter, &str)>;
+
 /// What a command has to say.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -35,7 +38,7 @@ pub struct Reporter {
     globals: Globals,
     signal: Arc<AtomicBool>,
     spinner: RefCell<Option<ProgressBar>>,
-    begin: Box<dyn Fn(&Reporter, &str)>,
+    begin: Begin,
 }
 
 impl Reporter {
