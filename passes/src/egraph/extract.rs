@@ -63,7 +63,7 @@ pub fn extract(g: &Graph, costs: &Costs) -> Choice {
                 let Some(sum) = children.sum::<Option<f64>>() else { continue };
                 let cost = prices[&id][i] + sum;
                 // Rounding must not make two classes take turns.
-                if best.get(&id).is_none_or(|b| cost < b.0 * (1.0 - 1e-9)) {
+                if best.get(&id).is_none_or(|b| cost < b.0 * (1.0 - 1e-13)) {
                     best.insert(id, (cost, i));
                     changed = true;
                 }

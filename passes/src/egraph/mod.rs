@@ -14,7 +14,7 @@ use egg::Id;
 use extract::{Choice, Costs};
 use node::{Build, Graph, Node, Types};
 use pattern::Pattern;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use tersor_ir::module::Builder;
 use tersor_ir::{Def, Diagnostic, Func, Module, NodeId, Result, ValueId};
@@ -37,8 +37,8 @@ pass! {
     }
 }
 
-/// Nodes of a region: more would let the search go over far places for little.
-const REGION: usize = 320;
+/// Nodes of a region: more would let the search go over far places for little, and costs, added up as trees, grow with each use of a shared value.
+const REGION: usize = 128;
 /// Matches of one rule in one round.
 const MATCHES: usize = 2000;
 
@@ -59,12 +59,13 @@ impl Rewrite for Saturate {
             for &p in &old.body().params {
                 new.insert(p, func.add_param(body, &old.values[p].name, old.values[p].ty.clone()));
             }
+            let last = last_reads(&old);
             for range in regions(&old) {
                 cx.check_interrupt()?;
                 let nodes = &old.body().nodes[range.clone()];
                 let mut region = Region::new(&old, nodes, std::mem::take(&mut m.consts));
                 let costs = Costs { target: cx.target, hints: &hints };
-                let outs = outputs(&old, nodes);
+                let outs = outputs(&old, &range, &last);
                 let roots = |r: &Region| -> Vec<Id> { outs.iter().map(|v| r.g.find(r.ids[v])).collect() };
                 // Priced before any classes join: afterwards one class may have several of the old nodes.
                 let before = extract::price(&region.g, &costs, &region.choice(), &roots(&region));
@@ -95,7 +96,7 @@ impl Rewrite for Saturate {
     }
 }
 
-/// Cuts a body into runs of at most [`REGION`] nodes. A cut is made where the fewest values cross, in the last quarter of the run.
+/// Cuts a body into runs of at most [`REGION`] nodes. A cut is made where the fewest values cross, in the second half of the run.
 fn regions(f: &Func) -> Vec<Range<usize>> {
     let nodes = &f.body().nodes;
     let position: HashMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, &n)| (n, i)).collect();
@@ -128,7 +129,7 @@ fn regions(f: &Func) -> Vec<Range<usize>> {
         let end = if most == nodes.len() {
             most
         } else {
-            (most - REGION / 4..=most).rev().min_by_key(|&i| crossing[i]).unwrap_or(most)
+            (most - REGION / 2..=most).rev().min_by_key(|&i| crossing[i]).unwrap_or(most)
         };
         out.push(start..end);
         start = end;
@@ -136,16 +137,17 @@ fn regions(f: &Func) -> Vec<Range<usize>> {
     out
 }
 
-/// Values that the nodes make and others read, or the function returns, in order.
-fn outputs(f: &Func, nodes: &[NodeId]) -> Vec<ValueId> {
-    let inside: HashSet<NodeId> = nodes.iter().copied().collect();
-    let mut read: HashSet<ValueId> = f.body().results.iter().copied().collect();
-    for &n in &f.body().nodes {
-        if !inside.contains(&n) {
-            read.extend(f.nodes[n].operands.iter().copied());
-        }
-    }
-    nodes.iter().flat_map(|&n| f.nodes[n].results.iter().copied()).filter(|v| read.contains(v)).collect()
+/// Where each value is read last; what the function returns, at the end.
+fn last_reads(f: &Func) -> HashMap<ValueId, usize> {
+    let nodes = &f.body().nodes;
+    let reads = nodes.iter().enumerate().flat_map(|(i, &n)| f.nodes[n].operands.iter().map(move |&v| (v, i)));
+    reads.chain(f.body().results.iter().map(|&v| (v, nodes.len()))).collect()
+}
+
+/// Values that the nodes make and later ones read, or the function returns, in order.
+fn outputs(f: &Func, range: &Range<usize>, last: &HashMap<ValueId, usize>) -> Vec<ValueId> {
+    let made = f.body().nodes[range.clone()].iter().flat_map(|&n| f.nodes[n].results.iter().copied());
+    made.filter(|v| last.get(v).is_some_and(|&i| i >= range.end)).collect()
 }
 
 /// A run of nodes in an e-graph.

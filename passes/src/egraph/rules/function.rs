@@ -90,6 +90,22 @@ pub(super) const RULES: &[Rule] = &[
             %y = mul %h, %s : f32[{A},{B}] }"],
     },
     Rule {
+        name: "function/gelu-tanh-of-products-halved-last",
+        pattern: "(mul (mul ?x (add (tanh (mul (add ?x (mul (mul ?x (mul ?x ?x)) 0.044715)) 0.79788456)) 1)) 0.5)",
+        apply: |b, m| of_x(b, m, UnaryKind::GeluTanh),
+        examples: &["(%x: f32[{A},{B}]) -> (%y: f32[{A},{B}]) {
+            const k = 0.044715; const r = 0.7978845608; const one = 1.0; const half = 0.5;
+            %q = mul %x, %x : f32[{A},{B}]
+            %c = mul %q, %x : f32[{A},{B}]
+            %d = mul @k, %c : f32[{A},{B}]
+            %e = add %x, %d : f32[{A},{B}]
+            %f = mul %e, @r : f32[{A},{B}]
+            %t = tanh %f : f32[{A},{B}]
+            %s = add %t, @one : f32[{A},{B}]
+            %p = mul %x, %s : f32[{A},{B}]
+            %y = mul @half, %p : f32[{A},{B}] }"],
+    },
+    Rule {
         name: "function/gelu-tanh-fast",
         pattern: "(mul (mul ?x 0.5) (add (tanh (mul (mul ?x 0.79788456) (add (mul (mul ?x 0.044715) ?x) 1))) 1))",
         apply: |b, m| of_x(b, m, UnaryKind::GeluTanh),
