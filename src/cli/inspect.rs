@@ -49,6 +49,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let symbols = loaded.module.symbols.clone();
     let cpu = Features::detect();
     let machine = tersor_backends::target::detect(&cpu).unwrap_or(Machine::of(Isa::V3));
+    let file_nodes = if let Source::Onnx(i) = &loaded.source { Some(i.nodes) } else { None };
     let head = match &loaded.source {
         Source::Onnx(i) => {
             let producer = if i.producer.is_empty() { String::new() } else { format!(", {}", i.producer) };
@@ -70,7 +71,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let pipeline = driver::pipeline("lossless")?;
         let run = Default::default();
         let options = driver::OptimizeOptions { isa: machine.isa, samples: None, run };
-        reporter.watch(|w| driver::optimize(loaded.module, &pipeline, &options, w))?.module
+        reporter.limits(|w| driver::optimize(loaded.module, &pipeline, &options, w))?.module
     };
     let after = counts(&module);
     let total = |c: &BTreeMap<String, usize>| c.values().sum::<usize>();
@@ -94,7 +95,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         text,
         "graph    {} ops after normalization (was {}): {}{more}",
         total(&after),
-        total(&before),
+        file_nodes.unwrap_or(total(&before)),
         shown.join(", ")
     );
     let _ = writeln!(text, "weights  {params} parameters, {}", bytes(weights as u64));
@@ -112,7 +113,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let data = json!({
         "model": args.model, "format": head, "inputs": values(&inputs), "outputs": values(&outputs),
         "symbols": symbols.iter().map(|(n, s)| json!({ "name": &**n, "min": s.min, "max": s.max, "hint": s.hint })).collect::<Vec<_>>(),
-        "nodes_before": total(&before), "nodes_after": total(&after), "ops": after,
+        "nodes_before": file_nodes.unwrap_or(total(&before)), "nodes_after": total(&after), "ops": after,
         "parameters": params, "weight_bytes": weights, "madds": cost.madds, "target": machine.isa.name(),
         "bound_ms": cost.seconds * 1e3,
     });

@@ -61,6 +61,12 @@ impl Reporter {
         out
     }
 
+    /// Calls `f` with limits alone.
+    pub fn limits<T>(&self, f: impl FnOnce(&Watch) -> T) -> T {
+        let g = &self.globals;
+        f(&Watch::new(self.signal.clone(), g.timeout, g.max_memory, &|_| {}, &|_| {}))
+    }
+
     fn step_begins(&self, name: &str) {
         let tty = std::io::stderr().is_terminal();
         if self.globals.quiet || self.json.is_some() || self.globals.progress != Progress::Auto || !tty {

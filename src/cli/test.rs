@@ -38,7 +38,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     }
     let (mut text, mut rows, mut diagnostics) = (String::new(), vec![], vec![]);
     for path in &files {
-        reporter.watch(|w| w.check()).map_err(|d| vec![d])?;
+        reporter.limits(|w| w.check()).map_err(|d| vec![d])?;
         let name = path.display().to_string();
         let result = check(path)?;
         let word = if result.is_ok() { "ok" } else { "FAILED" };
