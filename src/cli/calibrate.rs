@@ -21,8 +21,11 @@ pub struct Args {
     pub calib: CalibArgs,
     #[command(flatten)]
     pub shapes: ShapeArgs,
+    /// The target whose costs decide, as the compilation will have it.
+    #[arg(long, value_name = "LIST")]
+    pub target: Option<String>,
     /// Where the statistics go, NAME.stats.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long = "output", value_name = "FILE")]
     pub out: PathBuf,
     #[command(flatten)]
     pub output: JsonArg,
@@ -50,10 +53,10 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let samples = args.calib.get(&pipeline.calibration, all_threads());
     let samples = samples.ok_or_else(|| usage("name calibration data with --calib"))?;
     let first = Pipeline { passes: std::mem::take(&mut pipeline.passes), ..Pipeline::default() };
+    let isa = driver::targets(args.target.as_deref())?[0].isa;
     reporter.watch(|watch| {
         let loaded = driver::load(&args.model, &args.shapes.options(&pipeline.dims)?)?;
-        let options =
-            driver::OptimizeOptions { isa: tersor_backends::kernel::Isa::Amx, samples: None, run: args.pipeline.run() };
+        let options = driver::OptimizeOptions { isa, samples: None, run: args.pipeline.run() };
         let module = driver::optimize(loaded.module, &first, &options, watch)?.module;
         let taps = match &rest[0].kind {
             Kind::Propose(p) => p.taps(&module),

@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "LIST")]
     pub target: Option<String>,
     /// What to write: NAME.tsr (the artifact) or NAME.tir (the optimized IR).
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long = "output", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// The form of the result, whatever its name: tsr or tir.
     #[arg(long, value_name = "KIND", value_parser = ["tsr", "tir"])]

@@ -7,7 +7,6 @@ use super::{Globals, JsonMode, Outcome};
 use crate::driver::{self, OptimizeOptions, Result};
 use serde_json::json;
 use std::path::PathBuf;
-use tersor_backends::kernel::Isa;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -20,11 +19,11 @@ pub struct Args {
     pub calib: CalibArgs,
     #[command(flatten)]
     pub shapes: ShapeArgs,
-    /// The target whose costs decide.
-    #[arg(long, value_name = "TARGET")]
+    /// The targets: the costs of the most capable one decide.
+    #[arg(long, value_name = "LIST")]
     pub target: Option<String>,
     /// Where the IR goes, NAME.tir, with its weights in NAME.tirw; standard output where nothing is named.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long = "output", value_name = "FILE")]
     pub out: Option<PathBuf>,
     #[command(flatten)]
     pub output: JsonArg,
@@ -48,12 +47,8 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         driver::check_output(&out.with_extension("tirw"), &[&args.model])?;
     }
     let pipeline = args.pipeline.get()?;
-    let isa = match &args.target {
-        Some(t) => driver::targets(Some(t))?.first().map(|m| m.isa),
-        None => None,
-    };
     let options = OptimizeOptions {
-        isa: isa.unwrap_or(Isa::Amx),
+        isa: driver::targets(args.target.as_deref())?[0].isa,
         samples: args.calib.get(&pipeline.calibration, all_threads()),
         run: args.pipeline.run(),
     };

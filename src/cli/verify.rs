@@ -61,7 +61,8 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let (mut subject, model) = open(args, &args.subject, threads, &mut notes)?;
         let mut reference = args.against.as_deref().map(|p| open(args, p, threads, &mut notes)).transpose()?;
         let (inputs, outputs) = subject.names();
-        let beside = || args.subject.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        let parent = args.subject.parent().filter(|p| !p.as_os_str().is_empty());
+        let beside = || parent.unwrap_or(Path::new(".")).to_path_buf();
         let path =
             args.inputs.clone().unwrap_or_else(|| if args.subject.is_dir() { args.subject.clone() } else { beside() });
         let sets = driver::data_sets(&path)?;
@@ -73,11 +74,11 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
             if let (true, 0, Some((_, Some(r))), Some(m)) = (args.layers, n, &reference, &model) {
                 layer_table(m, r, &x, &limits, threads, &mut text)?;
             }
+            let found = subject.run(&x)?;
             let expected = match &mut reference {
                 Some((r, _)) => by_name(&outputs, &r.names().1, r.run(&x)?)?,
                 None => driver::outputs_of(set, &outputs)?,
             };
-            let found = subject.run(&x)?;
             for ((name, y), e) in outputs.iter().zip(&found).zip(&expected) {
                 let Some(e) = e else {
                     return Err(vec![

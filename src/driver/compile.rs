@@ -64,9 +64,10 @@ struct Built {
     printed: Vec<(String, String)>,
 }
 
-/// The targets of a list; all that there are when nothing is said.
+/// The targets of a list, at least one, the most capable first; all that there are when nothing is said.
 pub fn targets(text: Option<&str>) -> Result<Vec<&'static Machine>> {
-    target::parse(text.unwrap_or("x86-64")).map_err(|d| vec![d])
+    let named = target::parse(text.unwrap_or("x86-64")).map_err(|d| vec![d])?;
+    if named.is_empty() { Err(vec![usage("name a target")]) } else { Ok(named) }
 }
 
 /// `blake3:hex` of a model: the file, and its external data where it has some.

@@ -58,8 +58,10 @@ pub(super) fn value(v: ValueId) -> Meaning {
 impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     /// Decodes a node: its results in order, or what is wrong with it.
     pub(super) fn import(importer: &'i mut Importer<'a>, node: &'n NodeProto) -> Result<Vec<Meaning>, Vec<Diagnostic>> {
+        // First, so that operators behind one that is not supported are reported with it.
+        let decode = super::ops::find(node).map_err(|d| vec![d])?;
         let mut cx = NodeCx::new(importer, node).map_err(|d| vec![d])?;
-        let results = super::ops::import(&mut cx);
+        let results = super::ops::import(&mut cx, decode);
         let faults = cx.faults.take();
         if !faults.is_empty() {
             return Err(faults);

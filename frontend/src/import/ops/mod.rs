@@ -15,13 +15,14 @@ mod transposed;
 
 use super::Meaning;
 use super::node::NodeCx;
+use crate::proto::NodeProto;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 use tersor_ir::diag::Result;
 use tersor_ir::{Diagnostic, Failure};
 
 /// An importer of one operator: the results' meanings, in order.
-type Import = fn(&mut NodeCx) -> Result<Vec<Meaning>>;
+pub(super) type Import = fn(&mut NodeCx) -> Result<Vec<Meaning>>;
 
 /// Operators of one topic.
 type Topic = &'static [(&'static str, Import)];
@@ -44,19 +45,22 @@ pub fn operators() -> impl Iterator<Item = &'static str> {
     TOPICS.iter().flat_map(|t| t.iter().map(|(n, _)| *n))
 }
 
-/// Decodes a node.
-pub(super) fn import(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let node = cx.node;
+/// What decodes a node, if anything does.
+pub(super) fn find(node: &NodeProto) -> Result<Import> {
     if !(node.domain.is_empty() || node.domain == "ai.onnx") {
         let message = format!("operator {} of domain {} is not supported", node.op_type, node.domain.escape_debug());
         return Err(Diagnostic::error("O0032", message).failure(Failure::Unsupported));
     }
     static TABLE: LazyLock<HashMap<&str, Import>> =
         LazyLock::new(|| TOPICS.iter().flat_map(|t| t.iter().copied()).collect());
-    let Some(import) = TABLE.get(node.op_type.as_str()) else {
+    TABLE.get(node.op_type.as_str()).copied().ok_or_else(|| {
         let message = format!("operator {} is not supported", node.op_type.escape_debug());
-        return Err(Diagnostic::error("O0032", message).failure(Failure::Unsupported));
-    };
+        Diagnostic::error("O0032", message).failure(Failure::Unsupported)
+    })
+}
+
+/// Decodes a node.
+pub(super) fn import(cx: &mut NodeCx, import: Import) -> Result<Vec<Meaning>> {
     if let Some(results) = known::evaluate(cx)? {
         return Ok(results);
     }

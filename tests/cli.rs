@@ -1,0 +1,198 @@
+//! The `tersor` command as scripts see it: exit statuses, documents, messages. Needs no code generator.
+
+mod support;
+
+use support::{Dir, data_set, mlp};
+
+fn with_model() -> Dir {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    data_set(&dir, "test_data_set_0", 0.0);
+    dir
+}
+
+#[track_caller]
+fn says(text: &str, parts: &[&str]) {
+    parts.iter().for_each(|p| assert!(text.contains(p), "`{p}` is not in: {text}"));
+}
+
+#[test]
+fn looks_at_models() {
+    let dir = with_model();
+    let d = dir.json(0, &["inspect", "m.onnx"]);
+    assert_eq!(d["data"]["inputs"][0]["type"], "f32[N,3]");
+    assert_eq!((d["data"]["parameters"].as_u64(), d["data"]["nodes_before"].as_u64()), (Some(8), Some(3)));
+    let d = dir.json(0, &["inspect", ".", "--dim", "N=1..8@4"]);
+    assert_eq!((d["data"]["symbols"][0]["max"].as_u64(), d["data"]["symbols"][0]["hint"].as_u64()), (Some(8), Some(4)));
+    let d = dir.json(0, &["inspect", "m.onnx", "--dim", "N=4"]);
+    assert_eq!(d["data"]["inputs"][0]["type"], "f32[4,3]");
+    says(dir.json(0, &["cat", "m.onnx"])["data"]["tir"].as_str().unwrap(), &["func @main", "matmul %x, @w"]);
+    says(dir.json(0, &["passes", "quantize"])["data"]["passes"][0]["doc"].as_str().unwrap(), &["integer codes"]);
+    says(dir.json(0, &["passes", "--preset", "int8"])["data"]["toml"].as_str().unwrap(), &["quantize"]);
+    assert!(dir.json(0, &["passes"])["data"]["presets"].as_array().unwrap().len() > 3);
+    assert_eq!(dir.json(0, &["targets", "--detect"])["data"]["targets"].as_array().unwrap().len(), 3);
+    dir.json(0, &["completions", "bash"]);
+}
+
+#[test]
+fn every_command_has_a_schema() {
+    let dir = Dir::new();
+    let help = String::from_utf8(dir.tersor(&["--help"]).stdout).unwrap();
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|l| *l != "Commands:")
+        .skip(1)
+        .take_while(|l| !l.is_empty())
+        .map(|l| l.split_whitespace().next().unwrap())
+        .collect();
+    let listed = dir.json(0, &["schema"]);
+    let listed: Vec<&str> = listed["data"]["schemas"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+    let mut sorted = commands.clone();
+    sorted.sort();
+    assert_eq!(sorted, listed);
+    for c in commands {
+        assert_eq!(dir.json(0, &["schema", c])["data"]["schema"]["$id"], format!("tersor.{c}/1"));
+        let help = dir.tersor(&[c, "--help"]);
+        assert!(help.status.success(), "{c}");
+    }
+}
+
+#[test]
+fn optimizes_writes_and_compares() {
+    let dir = with_model();
+    dir.json(0, &["opt", "m.onnx", "-p", "normalize", "-o", "a.tir"]);
+    dir.json(0, &["opt", "a.tir", "-p", "quantize{acts=none, skip-small=false}", "-o", "b.tir"]);
+    assert!(dir.path("b.tirw").exists());
+    assert_eq!(dir.json(0, &["diff", "a.tir", "a.tir"])["data"]["equal"], true);
+    let d = dir.json(1, &["diff", "a.tir", "b.tir"]);
+    assert_eq!((&d["ok"], &d["data"]["equal"]), (&false.into(), &false.into()));
+    assert!(d["diagnostics"].as_array().unwrap().is_empty());
+    let text =
+        String::from_utf8(dir.tersor(&["opt", "m.onnx", "-p", "normalize", "--print-after", "normalize"]).stdout);
+    says(&text.unwrap(), &["// after normalize", "module @m"]);
+}
+
+#[test]
+fn verifies_with_the_interpreter() {
+    let dir = with_model();
+    let d = dir.json(0, &["verify", "m.onnx", "--interp"]);
+    assert_eq!((&d["data"]["pass"], &d["data"]["sets"]), (&true.into(), &1.into()));
+    dir.json(0, &["opt", "m.onnx", "-p", "normalize", "-o", "a.tir"]);
+    dir.json(0, &["verify", "a.tir", "--against", "m.onnx", "--inputs", "test_data_set_0", "--interp"]);
+    data_set(&dir, "off/test_data_set_0", 0.5);
+    let e = dir.error(1, &["verify", "m.onnx", "--inputs", "off", "--interp"]);
+    says(&e, &["B0201", "output y", "element [0, 1] is 6.25", "expected 6.75", "1 of 4"]);
+    dir.json(0, &["verify", "m.onnx", "--inputs", "off", "--interp", "--max", "rel-l2=10%,top1=0"]);
+    dir.error(1, &["verify", "m.onnx", "--inputs", "off", "--interp", "--max", "rel-l2=0.01"]);
+    says(&dir.error(2, &["verify", "m.onnx", "--interp", "--max", "speed=1"]), &["rel-l2, max-abs, top1"]);
+    dir.write("none/test_data_set_0/input_0.pb", std::fs::read(dir.path("test_data_set_0/input_0.pb")).unwrap());
+    says(&dir.error(2, &["verify", "m.onnx", "--inputs", "none", "--interp"]), &[]);
+    let wide = tersor_ir::Tensor::from_f32([2, 4], &[0.0; 8]);
+    dir.write("wide/input_0.pb", tersor_frontend::testing::tensor("x", &wide));
+    says(&dir.error(3, &["verify", "m.onnx", "--inputs", "wide", "--interp"]), &["input x is f32[2,4]"]);
+    let ints = tersor_ir::Tensor::from_i64(tersor_ir::DType::I64, [2, 3], &[0; 6]);
+    dir.write("ints/input_0.pb", tersor_frontend::testing::tensor("x", &ints));
+    says(&dir.error(3, &["verify", "m.onnx", "--inputs", "ints", "--interp"]), &["input x is i64[2,3]"]);
+    dir.write("empty/note.txt", "");
+    dir.error(2, &["verify", "m.onnx", "--inputs", "empty", "--interp"]);
+}
+
+#[test]
+fn bad_models_end_with_one_clear_error() {
+    let dir = with_model();
+    let bytes = mlp().bytes();
+    for (name, cut) in [("third", bytes.len() / 3), ("most", bytes.len() - 3), ("none", 0)] {
+        dir.write(&format!("{name}.onnx"), &bytes[..cut]);
+        dir.error(3, &["inspect", &format!("{name}.onnx")]);
+        dir.error(if cfg!(feature = "mlir") { 3 } else { 6 }, &["compile", &format!("{name}.onnx"), "-o", "m.tsr"]);
+    }
+    dir.write("unknown.onnx", mlp().node("Frobnicate", &["y"], &["z"], &[]).node("Twist", &["z"], &["q"], &[]).bytes());
+    let d = dir.json(4, &["inspect", "unknown.onnx"]);
+    let all = d["diagnostics"].as_array().unwrap().iter().map(|d| d.to_string()).collect::<String>();
+    says(&all, &["Frobnicate", "Twist", "n_z"]);
+    let bad = mlp().node("MatMul", &["y", "w"], &["z"], &[]);
+    dir.write("shapes.onnx", bad.bytes());
+    says(&dir.error(3, &["inspect", "shapes.onnx"]), &["n_z", "MatMul"]);
+    let external = {
+        use tersor_frontend::testing::{field, number};
+        let (mut t, mut entry) = (vec![], vec![]);
+        number(&mut t, 1, 2);
+        number(&mut t, 2, 1);
+        field(&mut t, 8, b"far");
+        field(&mut entry, 1, b"location");
+        field(&mut entry, 2, b"weights.bin");
+        field(&mut t, 13, &entry);
+        number(&mut t, 14, 1);
+        mlp().raw_initializer(&t).node("Add", &["y", "far"], &["z"], &[])
+    };
+    dir.write("external.onnx", external.bytes());
+    let out = dir.json(3, &["inspect", "external.onnx"]);
+    says(&out["diagnostics"].to_string(), &["weights.bin"]);
+}
+
+#[test]
+fn bad_requests_are_refused_with_help() {
+    let dir = with_model();
+    says(&dir.error(8, &["inspect", "missing.onnx"]), &["missing.onnx"]);
+    says(&dir.error(2, &["opt", "m.onnx", "-p", "normalise"]), &["S0001", "did you mean `normalize`?"]);
+    says(&dir.error(2, &["opt", "m.onnx", "-p", "quantize{bit=4}"]), &["did you mean `bits`?"]);
+    says(&dir.error(2, &["opt", "m.onnx", "-p", "quantize{select=name:nothing}"]), &["S0101", "matches none"]);
+    says(&dir.error(2, &["opt", "m.onnx", "-p", "quantize{skip-small=false}"]), &["S0104", "--calib"]);
+    says(&dir.error(2, &["inspect", "m.onnx", "--dim", "M=1..3"]), &["M"]);
+    says(&dir.error(2, &["inspect", "m.onnx", "--dim", "N=3..1"]), &["C0002", "N=3..1"]);
+    says(&dir.error(2, &["inspect", "m.onnx", "--dim", "N"]), &["NAME=VALUE"]);
+    says(&dir.error(2, &["inspect", "m.onnx", "--shape", "x=2xq"]), &["1x3x224x224"]);
+    says(&dir.error(2, &["inspect", "m.onnx", "--frob"]), &["--frob"]);
+    says(&dir.error(2, &["passes", "quantise"]), &["did you mean `quantize`?"]);
+    says(&dir.error(2, &["opt", "m.onnx", "-o", "m.txt"]), &[".tir"]);
+    says(&dir.error(6, &["opt", "m.onnx", "--target", "z80"]), &["z80", "x86-64-v3"]);
+    dir.write("folder.tir/x", "");
+    says(&dir.error(8, &["opt", "m.onnx", "-o", "folder.tir"]), &["folder"]);
+    says(&dir.error(8, &["opt", "m.onnx", "-o", "no/where.tir"]), &["no"]);
+    dir.json(0, &["opt", "m.onnx", "-p", "normalize", "-o", "a.tir"]);
+    says(&dir.error(8, &["opt", "a.tir", "-o", "a.tir"]), &["would be overwritten"]);
+    says(&dir.error(8, &["compile", "m.onnx", "-o", "folder.tir", "--emit", "tsr"]), &["folder"]);
+    says(&dir.error(2, &["compile", "m.onnx", "-o", "m.exe"]), &["`exe`", "NAME.tsr"]);
+    says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--timeout", "0s"]), &["C0402", "--timeout"]);
+    says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--max-memory", "1k"]), &["C0403", "--max-memory"]);
+    says(&dir.error(3, &["run", "m.onnx", "--inputs", "test_data_set_0"]), &["R0101", "tersor compile"]);
+    dir.write("p.toml", "tersor = 1\n[budget]\nlatency = '0.5x'\n[[pass]]\nname = 'normalize'\n");
+    says(&dir.error(2, &["opt", "m.onnx", "-p", "p.toml"]), &["latency", "0.5x"]);
+    if cfg!(not(feature = "mlir")) {
+        says(&dir.error(6, &["compile", "m.onnx", "-o", "m.tsr"]), &["C0501", "mlir"]);
+    }
+}
+
+#[test]
+fn people_get_text_and_names_cannot_command_terminals() {
+    let dir = with_model();
+    let out = dir.tersor(&["inspect", "missing\x1b[31m.onnx"]);
+    assert!(out.stdout.is_empty());
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(err.starts_with("error[C0301]") && !err.contains('\x1b'), "{err}");
+    let out = dir.tersor(&["inspect", "m.onnx", "-q", "-D", "warnings"]);
+    assert!(out.status.success() && out.stderr.is_empty());
+    says(&String::from_utf8(out.stdout).unwrap(), &["inputs   x  f32[N,3]", "opset 17", "--dim N="]);
+}
+
+#[test]
+fn lines_end_with_the_document() {
+    let dir = with_model();
+    let out = dir.tersor(&["opt", "m.onnx", "-p", "normalize", "-o", "a.tir", "--json=lines"]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines.len() > 1 && lines[0]["event"] == "step");
+    assert_eq!(lines.last().unwrap()["schema"], "tersor.opt/1");
+}
+
+#[test]
+fn cases_are_run_against_their_snapshots() {
+    let dir = Dir::new();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/passes/normalize");
+    let d = dir.json(0, &["test", root.to_str().unwrap()]);
+    assert!(d["data"]["passed"].as_u64().unwrap() > 3);
+    let name = root.join("constants_fold");
+    let read = |e: &str| std::fs::read_to_string(name.with_extension(e)).unwrap();
+    dir.write("case.tir", read("tir")).write("case.snap", read("snap").replace("folded 2", "folded 3"));
+    says(&dir.error(1, &["test", "case.tir"]), &["folded 2", "folded 3"]);
+}

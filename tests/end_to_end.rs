@@ -1,0 +1,86 @@
+//! From a model file to numbers by way of machine code: compile, run, verify, time, compare, cache, lock.
+
+mod support;
+
+use support::{Dir, data_set, mlp};
+
+const NATIVE: &[&str] = &["compile", "m.onnx", "--target", "x86-64-v3"];
+
+fn compile(dir: &Dir, more: &[&str]) -> serde_json::Value {
+    dir.json(0, &[NATIVE, more].concat())
+}
+
+fn read(dir: &Dir, name: &str) -> Vec<u8> {
+    std::fs::read(dir.path(name)).unwrap()
+}
+
+fn with_model() -> Dir {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    data_set(&dir, "test_data_set_0", 0.0);
+    dir
+}
+
+#[test]
+fn artifacts_are_the_same_however_they_are_made() {
+    let dir = with_model();
+    let first = compile(&dir, &["-o", "a.tsr", "-j", "1"]);
+    assert_eq!((&first["data"]["cached"], &first["data"]["targets"][0]), (&false.into(), &"x86-64-v3".into()));
+    assert_eq!(compile(&dir, &["-o", "b.tsr"])["data"]["cached"], true);
+    assert_eq!(compile(&dir, &["-o", "c.tsr", "-j", "2", "--cache", "off"])["data"]["cached"], false);
+    let other = Dir::new();
+    other.write("m.onnx", mlp().bytes());
+    compile(&other, &["-o", "d.tsr"]);
+    for (d, name) in [(&dir, "b"), (&dir, "c"), (&other, "d")] {
+        assert_eq!(read(&dir, "a.tsr"), read(d, &format!("{name}.tsr")), "{name}");
+        assert_eq!(read(&dir, "a.lock.toml"), read(d, &format!("{name}.lock.toml")), "{name}");
+    }
+    dir.json(0, &["compile", "m.onnx", "--locked", "a.lock.toml", "-o", "e.tsr"]);
+    assert_eq!(read(&dir, "a.tsr"), read(&dir, "e.tsr"));
+    dir.write("other.onnx", mlp().node("Relu", &["y"], &["z"], &[]).bytes());
+    assert!(
+        dir.error(2, &["compile", "other.onnx", "--locked", "a.lock.toml", "-o", "f.tsr"]).contains("another model")
+    );
+    for entry in std::fs::read_dir(dir.path("cache/tersor")).unwrap() {
+        std::fs::write(entry.unwrap().path(), "damaged").unwrap();
+    }
+    assert_eq!(compile(&dir, &["-o", "g.tsr"])["data"]["cached"], false);
+    assert_eq!(read(&dir, "a.tsr"), read(&dir, "g.tsr"));
+}
+
+#[test]
+fn artifacts_run_and_agree() {
+    if !tersor_runtime::cpu::Features::detect().has("avx2") {
+        println!("skipped: no AVX2");
+        return;
+    }
+    let dir = with_model();
+    compile(&dir, &["-o", "a.tsr"]);
+    let d = dir.json(0, &["run", "a.tsr", "--inputs", "test_data_set_0", "-o", "out"]);
+    assert_eq!(d["data"]["outputs"][0]["shape"], serde_json::json!([2, 2]));
+    assert!(dir.path("out/y.npy").exists());
+    dir.json(0, &["verify", "a.tsr"]);
+    dir.json(0, &["verify", "m.onnx", "--layers", "--against", "m.onnx"]);
+    dir.json(0, &["verify", "a.tsr", "--against", "m.onnx", "--interp"]);
+    dir.json(2, &["verify", "a.tsr", "--against", "m.onnx", "--layers"]);
+    data_set(&dir, "off", 0.5);
+    assert!(dir.error(1, &["verify", "a.tsr", "--inputs", "off"]).contains("element [0, 1]"));
+    let d = dir.json(0, &["bench", "a.tsr", "--seconds", "0.1", "--inputs", "test_data_set_0"]);
+    assert!(d["data"]["median_ms"].as_f64().unwrap() > 0.0);
+    let d = dir.json(0, &["bench", "a.tsr", "--against", "a.tsr", "--seconds", "0.1"]);
+    assert!(d["data"]["speedup"]["median"].as_f64().unwrap() > 0.0);
+    dir.error(1, &["bench", "a.tsr", "--against", "a.tsr", "--seconds", "0.1", "--gate", "1e9"]);
+    assert_eq!(dir.json(0, &["diff", "a.tsr", "a.tsr"])["data"]["equal"], true);
+}
+
+#[test]
+fn integers_come_from_calibration_data_or_statistics() {
+    let dir = with_model();
+    let passes = "normalize,quantize{skip-small=false},normalize";
+    let data = ["-p", passes, "--calib", "test_data_set_0"];
+    let d = compile(&dir, &[&data[..], &["-o", "a.tsr"]].concat());
+    assert_eq!(d["data"]["decisions"][0]["op"], "matmul");
+    dir.json(0, &[&["calibrate", "m.onnx", "--target", "x86-64-v3"][..], &data[..], &["-o", "m.stats"]].concat());
+    compile(&dir, &["-p", passes, "--calib", "m.stats", "-o", "b.tsr"]);
+    assert_eq!(read(&dir, "a.tsr"), read(&dir, "b.tsr"));
+}
