@@ -1,6 +1,7 @@
 //! Sums and products with constants, and functions of one element.
 
 use super::Rule;
+use super::function::of_x;
 use crate::egraph::node::Build;
 use crate::egraph::pattern::Bind;
 use egg::Id;
@@ -40,11 +41,6 @@ fn constants_meet(b: &mut Build, m: &Bind, kind: BinaryKind) -> Option<Id> {
         return None;
     }
     binary(b, kind, x, joined)
-}
-
-/// A kind of `gelu`, where the factor is the argument itself.
-fn of_x(b: &mut Build, m: &Bind, kind: UnaryKind) -> Option<Id> {
-    unary(b, kind, m.var("x"))
 }
 
 pub(super) const RULES: &[Rule] = &[

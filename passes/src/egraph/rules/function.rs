@@ -7,7 +7,7 @@ use egg::Id;
 use tersor_ir::ops::Unary;
 use tersor_ir::ops::unary::UnaryKind;
 
-fn of_x(b: &mut Build, m: &Bind, kind: UnaryKind) -> Option<Id> {
+pub(super) fn of_x(b: &mut Build, m: &Bind, kind: UnaryKind) -> Option<Id> {
     if !b.ty(m.var("x")).dtype.is_float() {
         return None;
     }
