@@ -7,6 +7,7 @@ pub mod declare;
 pub mod calibrate;
 pub mod choose;
 pub mod filetest;
+pub mod gram;
 pub mod manager;
 pub mod pipeline;
 pub mod propose;
@@ -14,6 +15,7 @@ pub mod random;
 pub mod reference;
 pub mod sample;
 pub mod selector;
+pub mod solve;
 pub mod statistics;
 pub mod suggest;
 

@@ -1,0 +1,140 @@
+//! Gram matrices: `Σ x xᵀ` over the rows that enter a product, all that second-order methods need to know of its inputs.
+//!
+//! Sums are kept in `f64`. Gram matrices of parts of the data add up to that of the whole.
+
+use crate::solve::Mat;
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
+use faer::{Accum, MatMut, MatRef, Par};
+
+/// `Σ x xᵀ` over rows `x`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Gram {
+    /// Rows seen.
+    pub rows: u64,
+    /// Elements of a row.
+    pub dim: usize,
+    /// The sum, `dim x dim`; symmetric.
+    pub sum: Vec<f64>,
+}
+
+/// Rows added at a time.
+const BLOCK: usize = 256;
+
+impl Gram {
+    /// Of no rows.
+    pub fn new(dim: usize) -> Gram {
+        Gram { rows: 0, dim, sum: vec![0.0; dim * dim] }
+    }
+    /// Adds rows, one after another in `x`. A row with an element that is NaN or infinite is left out.
+    pub fn add(&mut self, x: &[f32]) {
+        let rows: Vec<&[f32]> =
+            x.chunks_exact(self.dim.max(1)).filter(|row| row.iter().all(|v| v.is_finite())).collect();
+        for block in rows.chunks(BLOCK) {
+            let wide: Vec<f64> = block.iter().flat_map(|row| row.iter().map(|&v| f64::from(v))).collect();
+            let x = MatRef::from_row_major_slice(&wide, block.len(), self.dim);
+            let sum = MatMut::from_row_major_slice_mut(&mut self.sum, self.dim, self.dim);
+            let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+            matmul(sum, lower, Accum::Add, x.transpose(), full, x, full, 1.0, Par::Seq);
+            self.rows += block.len() as u64;
+        }
+        for i in 0..self.dim {
+            for j in 0..i {
+                self.sum[j * self.dim + i] = self.sum[i * self.dim + j];
+            }
+        }
+    }
+    /// Adds the rows of another, of as many elements.
+    pub fn merge(&mut self, other: &Gram) {
+        assert_eq!(self.dim, other.dim, "elements of a row");
+        self.rows += other.rows;
+        self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| *a += b);
+    }
+    /// Bytes of a Gram matrix of rows of `dim` elements.
+    pub fn bytes(dim: usize) -> usize {
+        dim.saturating_mul(dim).saturating_mul(size_of::<f64>())
+    }
+    /// Whether there are too few rows to tell all directions apart: fewer than elements of a row.
+    pub fn is_short(&self) -> bool {
+        self.rows < self.dim as u64
+    }
+    /// The sum as a matrix.
+    pub fn mat(&self) -> Mat {
+        Mat { rows: self.dim, cols: self.dim, data: self.sum.clone() }
+    }
+    /// The sum of squares of each element.
+    pub fn diagonal(&self) -> Vec<f64> {
+        (0..self.dim).map(|i| self.sum[i * self.dim + i]).collect()
+    }
+    /// The Gram matrix of rows whose elements are divided by `t`: `T⁻¹ G T⁻¹`.
+    pub fn divided(&self, t: &[f64]) -> Gram {
+        let mut out = self.clone();
+        out.sum.iter_mut().enumerate().for_each(|(at, v)| *v /= t[at / self.dim] * t[at % self.dim]);
+        out
+    }
+    /// The part over these elements, in this order.
+    pub fn part(&self, order: &[usize]) -> Gram {
+        let sum = order.iter().flat_map(|&i| order.iter().map(move |&j| self.sum[i * self.dim + j])).collect();
+        Gram { rows: self.rows, dim: order.len(), sum }
+    }
+    /// `H = G / rows + λ I` with `λ = damping * mean(diag(G / rows))`. The row and column of an element that was always 0 are those of the identity.
+    pub fn hessian(&self, damping: f64) -> Mat {
+        let n = (self.rows as f64).max(1.0);
+        let mut h = self.mat();
+        h.data.iter_mut().for_each(|v| *v /= n);
+        let diagonal: Vec<f64> = (0..self.dim).map(|i| h.at(i, i)).collect();
+        let extra = damping * diagonal.iter().sum::<f64>() / self.dim.max(1) as f64;
+        for (i, d) in diagonal.iter().enumerate() {
+            h.data[i * self.dim + i] = if *d == 0.0 { 1.0 } else { d + extra };
+        }
+        h
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tersor_ir::DType;
+    use tersor_ir::testing::Gen;
+    use tersor_ir::types::Type;
+
+    fn rows(seed: u64, n: usize, dim: usize) -> Vec<f32> {
+        Gen::new(seed).tensor(&Type::new(DType::F32, [n, dim])).to_f32()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn sums_are_those_of_plain_loops_and_parts_add_up(seed in 1u64..1 << 40, n in 0usize..600, dim in 1usize..20, cut in 0usize..600) {
+            let x = rows(seed, n, dim);
+            let mut whole = Gram::new(dim);
+            whole.add(&x);
+            for i in 0..dim {
+                for j in 0..dim {
+                    let plain: f64 = (0..n).map(|r| f64::from(x[r * dim + i]) * f64::from(x[r * dim + j])).sum();
+                    prop_assert!((plain - whole.sum[i * dim + j]).abs() <= 1e-12 * n as f64);
+                    prop_assert_eq!(whole.sum[i * dim + j], whole.sum[j * dim + i]);
+                }
+            }
+            let (a, b) = x.split_at(cut.min(n) * dim);
+            let (mut first, mut second) = (Gram::new(dim), Gram::new(dim));
+            first.add(a);
+            second.add(b);
+            first.merge(&second);
+            prop_assert_eq!(first.rows, n as u64);
+            prop_assert!(first.sum.iter().zip(&whole.sum).all(|(a, b)| (a - b).abs() <= 1e-12 * n as f64));
+        }
+    }
+
+    #[test]
+    fn rows_that_are_not_finite_are_left_out_and_dead_elements_stand_apart() {
+        let mut g = Gram::new(2);
+        g.add(&[1.0, 0.0, f32::NAN, 1.0, 2.0, 0.0, 1.0, f32::INFINITY]);
+        assert_eq!((g.rows, &g.sum[..]), (2, &[5.0, 0.0, 0.0, 0.0][..]));
+        assert_eq!(g.hessian(0.0).data, [2.5, 0.0, 0.0, 1.0]);
+        assert!(!g.is_short());
+        assert_eq!(g.divided(&[2.0, 1.0]).sum[0], 1.25);
+        assert_eq!(g.part(&[1]).sum, [0.0]);
+        assert_eq!(Gram::bytes(3), 72);
+    }
+}

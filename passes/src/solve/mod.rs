@@ -1,0 +1,83 @@
+//! Numerical solvers behind the compressing passes: pure functions over weights ([`Mat`]: a row for each output channel, a column for each element that is
+//! summed over) and [`Gram`] matrices of their inputs.
+//!
+//! Everything is computed in `f64`. Rows are shared among threads in blocks of fixed size, so that results do not depend on the number of threads.
+
+pub mod formats;
+pub mod grid;
+pub mod hadamard;
+pub mod hqq;
+pub mod mask;
+pub mod mat;
+pub mod obs;
+#[cfg(test)]
+pub(crate) mod problems;
+pub mod scale;
+
+pub use grid::{Affine, Codec, Grid};
+pub use mat::Mat;
+
+use crate::gram::Gram;
+use std::sync::Mutex;
+
+/// Rows that one thread takes at a time.
+const ROWS: usize = 16;
+
+/// `tr(D G Dᵀ) / tr(W G Wᵀ)` with `D = exact - other`: the squared error of the layer's outputs over the calibration rows, relative to the outputs. 0 when both vanish.
+pub fn layer_error(exact: &Mat, other: &Mat, gram: &Gram) -> f64 {
+    let energy = |m: &Mat| {
+        let product = m.times(&gram.mat());
+        m.data.iter().zip(&product.data).map(|(a, b)| a * b).sum::<f64>()
+    };
+    let (error, all) = (energy(&exact.minus(other)), energy(exact));
+    if error == 0.0 { 0.0 } else { error / all }
+}
+
+/// Calls `f` for every row of `width` elements with its index, on all processors.
+pub fn by_rows<T: Send>(data: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    by_blocks(data, width, |first, rows| {
+        rows.chunks_mut(width.max(1)).enumerate().for_each(|(i, row)| f(first + i, row));
+    });
+}
+
+/// Calls `f` for blocks of a few rows of `width` elements with the index of the first, on all processors. Blocks are the same whatever their number.
+pub fn by_blocks<T: Send>(data: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let blocks: Vec<(usize, &mut [T])> =
+        data.chunks_mut(ROWS * width.max(1)).enumerate().map(|(i, b)| (i * ROWS, b)).collect();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(blocks.len());
+    if threads <= 1 {
+        return blocks.into_iter().for_each(|(first, block)| f(first, block));
+    }
+    let queue = Mutex::new(blocks.into_iter());
+    let next = || queue.lock().expect("no thread panics while it takes a block").next();
+    std::thread::scope(|s| {
+        for _ in 0..threads {
+            s.spawn(|| {
+                while let Some((first, block)) = next() {
+                    f(first, block);
+                }
+            });
+        }
+    });
+}
+
+/// What to add to the layer's outputs so that their mean is that of the exact weight: `(exact - other) mean(x)`.
+pub fn bias_correction(exact: &Mat, other: &Mat, mean: &[f64]) -> Vec<f64> {
+    let d = exact.minus(other);
+    (0..d.rows).map(|i| d.row(i).iter().zip(mean).map(|(d, x)| d * x).sum()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_row_is_seen_once(rows in 0usize..70, width in 1usize..5) {
+            let mut data = vec![0usize; rows * width];
+            by_rows(&mut data, width, |i, row| row.iter_mut().for_each(|v| *v += i + 1));
+            prop_assert!(data.iter().enumerate().all(|(at, &v)| v == at / width + 1));
+        }
+    }
+}
