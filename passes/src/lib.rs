@@ -4,6 +4,7 @@
 
 #[macro_use]
 pub mod declare;
+pub mod allocate;
 pub mod calibrate;
 pub mod choose;
 pub mod filetest;
