@@ -7,6 +7,7 @@ pub mod declare;
 pub mod allocate;
 pub mod calibrate;
 pub mod choose;
+pub mod coupling;
 pub mod filetest;
 pub mod gram;
 pub mod manager;
