@@ -67,6 +67,19 @@ impl Gen {
         let values: Vec<f64> = (0..n).map(|_| one(self)).collect();
         Tensor::from_f64(ty.dtype, shape, &values)
     }
+    /// Integers over the whole range of their type, a quarter of them at its ends.
+    pub fn extremes(&mut self, ty: &Type) -> Tensor {
+        let shape = ty.static_shape().expect("static type");
+        let (lo, hi) = ty.dtype.int_range().expect("integer");
+        let (lo, hi) = (lo as i64, hi as i64);
+        let one = |g: &mut Gen| match g.int(0, 7) {
+            0 => lo,
+            1 => hi,
+            _ => g.int(lo, hi),
+        };
+        let values: Vec<i64> = (0..shape.iter().product()).map(|_| one(self)).collect();
+        Tensor::from_i64(ty.dtype, shape, &values)
+    }
     /// A random permutation of `0..n`.
     pub fn permutation(&mut self, n: usize) -> Vec<u8> {
         let mut p: Vec<u8> = (0..n as u8).collect();

@@ -8,6 +8,7 @@ pub mod allocate;
 pub mod calibrate;
 pub mod choose;
 pub mod coupling;
+pub mod codes;
 pub mod filetest;
 pub mod gram;
 pub mod manager;

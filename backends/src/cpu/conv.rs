@@ -60,7 +60,8 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     let (groups, shape) = (op.groups as usize, w.shape());
     let (out, channels, taps) = (shape[0] / groups, shape[1], shape[2..].iter().product::<usize>());
     let at = move |g: usize, k: usize, n: usize| ((g * out + n) * channels + k % channels) * taps + k / channels;
-    let (scheme, layout) = Scheme::choose(tx.dtype, w.dtype(), element::register(ty.dtype), cx.isa);
+    let matrix = Matrix { groups, k: channels * taps, n: out, at: &at };
+    let (scheme, layout) = Scheme::choose(tx.dtype, &w, &matrix, element::register(ty.dtype), cx.isa);
     let change = change(scheme, tx.dtype, elem);
     let product = Product {
         scheme,
@@ -68,7 +69,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
         isa: cx.isa,
         m: ty.shape[..last].iter().fold(Dim::from(1), |m, d| m * d.clone()),
         weights: &w,
-        matrix: Matrix { groups, k: channels * taps, n: out, at: &at },
+        matrix,
         biased: change.bias != 0,
     };
     let mut b = LaunchBuilder::new(name(cx, [x, node.operands[1], y], "conv", product.tile()));

@@ -377,8 +377,14 @@ pub fn quant(k: &mut KernelBuilder, x: Val, scale: Val, zero: Option<Val>, to: D
     let (lo, hi) = to.int_range().unwrap_or((0, 1));
     let lo = if narrow && lo < 0 { -hi } else { lo };
     if to.bits() <= 16 {
-        let (nan, none) = (k.is_nan(q), k.zero(ty));
-        let mut q = k.select(nan, none, q);
+        // A NaN counts as 0, which is what `max` makes of it where that is the least code.
+        let mut q = match (lo, zero) {
+            (0, None) => q,
+            _ => {
+                let (nan, none) = (k.is_nan(q), k.zero(ty));
+                k.select(nan, none, q)
+            }
+        };
         if let Some(z) = zero {
             let z = int_to_float(k, to, z, ty.elem());
             let (a, z) = alike(k, q, z);

@@ -3,10 +3,10 @@
 //! A tile multiplies a few rows with one or more panels of 16 columns and keeps every sum in registers. The arithmetic is one of a few [`Scheme`]s, chosen by
 //! storage types and instruction set; each says in which form it wants its rows. Sums run over K in one order, whatever the tile.
 
-use super::pack::Layout;
+use super::pack::{Layout, Matrix};
 use crate::emit::{Dot, Intrinsic, KernelBuilder, Scalar, Ty, Val};
 use crate::kernel::Isa;
-use tersor_ir::DType;
+use tersor_ir::{DType, Tensor};
 
 /// The arithmetic of a product.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -21,6 +21,8 @@ pub enum Scheme {
     ReadyPairs,
     /// Four unsigned by signed bytes at once. Signed rows have 128 added, which the starting sums take back.
     Quads,
+    /// The same in two steps, the first of which adds two products in 16 bits: for weights whose neighbours are small enough (see [`Matrix::narrow`]).
+    ShortQuads,
     /// Tiles of bytes; whether those of the rows are unsigned.
     TileBytes(bool),
     /// Tiles of `bf16`.
@@ -28,14 +30,16 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The scheme for rows of type `a` and constant weights of type `b`, and the weights' layout. `None` where no kernel multiplies them.
-    pub fn choose(a: DType, b: DType, acc: Scalar, isa: Isa) -> (Scheme, Layout) {
+    /// The scheme for rows of type `a` and constant weights, and the weights' layout. `None` where no kernel multiplies them.
+    pub fn choose(a: DType, w: &Tensor, matrix: &Matrix, acc: Scalar, isa: Isa) -> (Scheme, Layout) {
+        let b = w.dtype();
         let layout = Layout::of(b);
         let bytes = matches!(a, DType::I8 | DType::U8) && b == DType::I8;
         match (a, b, isa) {
             (DType::BF16, DType::BF16, Isa::Amx) => (Scheme::TileHalf, layout),
             (DType::BF16, DType::BF16, _) => (Scheme::Half(Scalar::BF16), layout),
             (DType::F16, DType::F16, _) => (Scheme::Half(Scalar::F16), layout),
+            (_, _, Isa::V3) if bytes && matrix.narrow(w) => (Scheme::ShortQuads, layout),
             (_, _, Isa::V3) if bytes => (Scheme::Pairs, layout),
             (_, _, Isa::V4) if bytes => (Scheme::Quads, layout),
             (_, _, Isa::Amx) if bytes => (Scheme::TileBytes(a == DType::U8), layout),
@@ -56,7 +60,7 @@ impl Scheme {
             Scheme::Plain(s) => s,
             Scheme::Half(_) => Scalar::F32,
             Scheme::Pairs | Scheme::ReadyPairs => Scalar::I16,
-            Scheme::Quads | Scheme::TileBytes(_) => Scalar::I8,
+            Scheme::Quads | Scheme::ShortQuads | Scheme::TileBytes(_) => Scalar::I8,
             Scheme::TileHalf => Scalar::BF16,
         }
     }
@@ -65,7 +69,7 @@ impl Scheme {
         match self {
             Scheme::Plain(_) => 1,
             Scheme::Half(_) | Scheme::ReadyPairs => 2,
-            Scheme::Pairs | Scheme::Quads => 4,
+            Scheme::Pairs | Scheme::Quads | Scheme::ShortQuads => 4,
             Scheme::TileBytes(_) => 64,
             Scheme::TileHalf => 32,
         }
@@ -96,6 +100,8 @@ impl Scheme {
         match self {
             _ if self.tiles() => (32, if few { 1 } else { 2 }),
             Scheme::Plain(s) if s.bytes() == 8 => (2, 1),
+            // Products wait in a register before they are added.
+            Scheme::Pairs | Scheme::ReadyPairs | Scheme::ShortQuads => (5, 1),
             _ if !isa.wide() => (6, 1),
             _ if few => (14, 1),
             _ if panels.is_some_and(|p| p % 3 == 0) => (8, 3),
@@ -195,8 +201,7 @@ impl Tile<'_> {
         let unit = self.scheme.unit();
         let unroll = match self.scheme {
             Scheme::Plain(_) => 4,
-            // Integer sums of one lane in a row would be reassociated, which takes more registers than there are.
-            Scheme::ReadyPairs => sets as i64,
+            Scheme::ReadyPairs => 2.max(sets as i64),
             _ => (8 / unit).max(sets as i64),
         };
         let step = unit * unroll;
@@ -327,10 +332,11 @@ impl Tile<'_> {
                     k.bitcast(x, Scalar::I16.x(16))
                 })
                 .collect(),
-            _ => {
+            scheme => {
+                let lanes = if scheme == Scheme::ShortQuads { LANES / 2 } else { LANES };
                 let x = k.load_aligned(at, Ty::I32, 1);
-                let x = k.splat(x, LANES);
-                vec![k.bitcast(x, Scalar::I8.x(4 * LANES))]
+                let x = k.splat(x, lanes);
+                vec![k.bitcast(x, Scalar::I8.x(4 * lanes))]
             }
         }
     }
@@ -349,6 +355,16 @@ impl Tile<'_> {
                         let products = k.intrinsic(Intrinsic::Vpmaddwd256, &[x, w[pair * 2 + half as usize]]);
                         k.add(part, products)
                     })
+                });
+                k.concat(halves[0], halves[1])
+            }
+            Scheme::ShortQuads => {
+                let ones = k.int(Scalar::I16.x(16), 1);
+                let halves = [0u32, 1].map(|half| {
+                    let (part, w) = (k.slice(sum, half * 8, 8), k.slice(w[0], half * 32, 32));
+                    let pairs = k.intrinsic(Intrinsic::Vpmaddubsw256, &[x[0], w]);
+                    let quads = k.intrinsic(Intrinsic::Vpmaddwd256, &[pairs, ones]);
+                    k.add(part, quads)
                 });
                 k.concat(halves[0], halves[1])
             }

@@ -17,6 +17,18 @@ pub struct Matrix<'a> {
     pub at: &'a dyn Fn(usize, usize, usize) -> usize,
 }
 
+impl Matrix<'_> {
+    /// Whether any unsigned bytes times two neighbours along K (rows 0 and 1, 2 and 3, …) fit in an `i16`.
+    pub fn narrow(&self, w: &Tensor) -> bool {
+        const MOST: i64 = i16::MAX as i64 / u8::MAX as i64;
+        let column = |g: usize, n: usize| {
+            let sum = |k: usize| w.get_i64((self.at)(g, k, n)) + w.get_i64((self.at)(g, k + 1, n));
+            (0..self.k.saturating_sub(1)).step_by(2).all(|k| sum(k).abs() <= MOST)
+        };
+        (0..self.groups).all(|g| (0..self.n).all(|n| column(g, n)))
+    }
+}
+
 /// How elements are packed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Layout {

@@ -338,7 +338,11 @@ impl KernelBuilder {
     #[track_caller]
     pub fn splat(&mut self, a: Val, lanes: u32) -> Val {
         assert!(matches!(a.ty(), Ty::Scalar(_)), "splat of {}", a.ty());
-        if lanes == 1 { a } else { self.push1(Op::Splat, vec![a], a.elem().x(lanes)) }
+        match self.constant_bits(a) {
+            _ if lanes == 1 => a,
+            Some(bits) => self.constant(a.elem().x(lanes), vec![bits]),
+            None => self.push1(Op::Splat, vec![a], a.elem().x(lanes)),
+        }
     }
 
     #[track_caller]

@@ -13,6 +13,10 @@ pub struct KernelBuilder {
     constants: HashMap<(Ty, Vec<u64>), Val>,
     /// Index of each constant value in `kernel.constants`.
     constant_of: HashMap<u32, usize>,
+    /// Whether vectors of constants are read from memory at each use.
+    sparing: bool,
+    /// Where such vectors lie.
+    stored: HashMap<(Ty, Vec<u64>), Val>,
 }
 
 impl KernelBuilder {
@@ -42,7 +46,8 @@ impl KernelBuilder {
             features: BTreeSet::new(),
             values: 3,
         };
-        Self { kernel, blocks: vec![Block::default()], constants: HashMap::new(), constant_of: HashMap::new() }
+        let (constants, constant_of) = Default::default();
+        Self { kernel, blocks: vec![Block::default()], constants, constant_of, sparing: false, stored: HashMap::new() }
     }
 
     /// The kernel, its body complete.
@@ -203,7 +208,21 @@ impl KernelBuilder {
         self.vec_int(ty.elem(), &(0..ty.lanes().into()).collect::<Vec<_>>())
     }
 
-    fn constant(&mut self, ty: Ty, bits: Vec<u64>) -> Val {
+    pub(super) fn constant(&mut self, ty: Ty, bits: Vec<u64>) -> Val {
+        if self.sparing && ty.lanes() > 1 && ty.elem() != Scalar::I1 {
+            let size = ty.elem().bytes();
+            let at = match self.stored.get(&(ty, bits.clone())) {
+                Some(&at) => at,
+                None => {
+                    let lanes = bits.iter().cycle().take(ty.lanes() as usize);
+                    let bytes = lanes.flat_map(|b| b.to_le_bytes()[..size as usize].to_vec()).collect();
+                    let at = self.table(bytes, 64);
+                    self.stored.insert((ty, bits), at);
+                    at
+                }
+            };
+            return self.push1(Op::Load { align: ty.bytes().min(64), pinned: true }, vec![at], ty);
+        }
         if let Some(&val) = self.constants.get(&(ty, bits.clone())) {
             return val;
         }
@@ -220,6 +239,17 @@ impl KernelBuilder {
             return None;
         }
         self.constant_of.get(&val.id).map(|&i| self.kernel.constants[i].bits[0] as i64)
+    }
+
+    /// Whether vectors of constants, from here on, are read from memory at each use; returns what held before. For code between loops that need
+    /// every register: LLVM would keep the constants in registers across those loops, and spill there.
+    pub fn spare_registers(&mut self, on: bool) -> bool {
+        std::mem::replace(&mut self.sparing, on)
+    }
+
+    /// The bits of a scalar constant.
+    pub(super) fn constant_bits(&self, val: Val) -> Option<u64> {
+        self.constant_of.get(&val.id).filter(|_| val.ty.lanes() == 1).map(|&i| self.kernel.constants[i].bits[0])
     }
 
     // Instructions.

@@ -62,7 +62,7 @@ impl KernelBuilder {
         check_ptr(ptr);
         assert!(matches!(ty, Ty::Scalar(_) | Ty::Vec(..)) && align.is_power_of_two(), "load of {ty}, align {align}");
         assert!(ty.elem() != Scalar::I1, "booleans are i8 in memory");
-        self.push1(Op::Load { align }, vec![ptr], ty)
+        self.push1(Op::Load { align, pinned: false }, vec![ptr], ty)
     }
 
     /// Loads from `ptr + bytes`.

@@ -88,9 +88,10 @@ pub enum Convert {
 /// One operation with its attributes. Comments name the operands in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// pointer
+    /// pointer; a pinned load is done where it stands, each time
     Load {
         align: u32,
+        pinned: bool,
     },
     /// value, pointer
     Store {

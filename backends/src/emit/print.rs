@@ -258,8 +258,13 @@ impl<'k> Printer<'k> {
         let from = |i: usize| inst.args[i].ty;
         let all = self.list(&inst.args);
         let _ = match &inst.op {
-            Op::Load { align } => {
-                writeln!(out, "{pad}{result}llvm.load {all} {{alignment = {align} : i64}} : {} -> {ty}", from(0))
+            Op::Load { align, pinned } => {
+                let volatile = if *pinned { "volatile " } else { "" };
+                writeln!(
+                    out,
+                    "{pad}{result}llvm.load {volatile}{all} {{alignment = {align} : i64}} : {} -> {ty}",
+                    from(0)
+                )
             }
             Op::Store { align } => {
                 writeln!(out, "{pad}llvm.store {all} {{alignment = {align} : i64}} : {}, {}", from(0), from(1))

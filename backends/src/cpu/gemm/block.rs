@@ -47,6 +47,8 @@ pub struct Block<'a> {
     pub stay: Option<(Val, Val)>,
     /// Stack for one tile.
     pub stack: Val,
+    /// Whether tiles need every register.
+    pub tight: bool,
     pub finish: &'a Finish<'a>,
 }
 
@@ -232,6 +234,7 @@ impl Block<'_> {
         panels: Val,
     ) {
         let (zero, ty) = (b.i64(0), self.scheme.acc().x(PANEL as u32));
+        let before = b.spare_registers(self.tight);
         b.loop_(zero, rows, 1, |b, r| {
             let down = b.mul(r, pitch);
             let line = b.gep(sums, down);
@@ -261,5 +264,6 @@ impl Block<'_> {
                 );
             });
         });
+        b.spare_registers(before);
     }
 }

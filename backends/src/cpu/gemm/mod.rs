@@ -69,7 +69,7 @@ pub fn name(cx: &GroupCx, operands: [ValueId; 3], what: &str, tile: (i64, i64)) 
 
 /// How stored elements become those of packed rows, and whether that adds 128.
 pub fn change(scheme: Scheme, from: DType, elem: Scalar) -> Change {
-    let bias = if scheme == Scheme::Quads && from == DType::I8 { 128 } else { 0 };
+    let bias = if matches!(scheme, Scheme::Quads | Scheme::ShortQuads) && from == DType::I8 { 128 } else { 0 };
     let unsigned = matches!(from, DType::U8 | DType::U16 | DType::U32);
     Change { from: elem, to: scheme.row(), unsigned, bias }
 }
@@ -87,18 +87,11 @@ fn with_weights(
     let (k, n) = if op.trans_b { (c, r) } else { (r, c) };
     let trans_b = op.trans_b;
     let at = move |_: usize, i: usize, j: usize| if trans_b { j * k + i } else { i * n + j };
-    let (scheme, layout) = Scheme::choose(ta.dtype, w.dtype(), element::register(ty.dtype), cx.isa);
+    let matrix = Matrix { groups: 1, k, n, at: &at };
+    let (scheme, layout) = Scheme::choose(ta.dtype, w, &matrix, element::register(ty.dtype), cx.isa);
     let change = change(scheme, ta.dtype, elem);
     let m = ta.shape[..rank - 1].iter().fold(Dim::from(1), |m, d| m * d.clone());
-    let product = Product {
-        scheme,
-        layout,
-        isa: cx.isa,
-        m: m.clone(),
-        weights: w,
-        matrix: Matrix { groups: 1, k, n, at: &at },
-        biased: change.bias != 0,
-    };
+    let product = Product { scheme, layout, isa: cx.isa, m: m.clone(), weights: w, matrix, biased: change.bias != 0 };
     let anchor = &cx.f.nodes[cx.group.anchor.expect("a group with an anchor")];
     let mut b = LaunchBuilder::new(name(cx, [a, anchor.operands[1], y], "gemm", product.tile()));
     let view = cx.view(a);

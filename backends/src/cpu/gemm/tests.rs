@@ -5,7 +5,7 @@ use crate::kernel::Isa;
 use tersor_ir::module::Builder;
 use tersor_ir::ops::MatMul;
 use tersor_ir::testing::Gen;
-use tersor_ir::{Bindings, DType, Dim, Func, Module, Type};
+use tersor_ir::{Bindings, DType, Dim, Func, Module, Tensor, Type};
 
 /// Extents and types of a product with constant weights.
 #[derive(Clone, Debug)]
@@ -20,7 +20,13 @@ struct Case {
     symbolic: bool,
 }
 
-fn module(c: &Case, g: &mut Gen) -> (Module, Bindings) {
+impl Case {
+    fn weight(&self) -> Type {
+        Type::new(self.types.1, if self.trans_b { [self.n, self.k] } else { [self.k, self.n] })
+    }
+}
+
+fn module(c: &Case, w: &Tensor) -> (Module, Bindings) {
     let mut m = Module::new("m");
     let mut f = Func::new("main");
     let body = f.body_id();
@@ -28,10 +34,8 @@ fn module(c: &Case, g: &mut Gen) -> (Module, Bindings) {
     let rows = if c.symbolic { Dim::from("M") } else { c.m.into() };
     let shape: Vec<Dim> = c.lead.map(Dim::from).into_iter().chain([rows, c.k.into()]).collect();
     let x = f.add_param(body, "x", Type::new(c.types.0, shape));
-    let ty = Type::new(c.types.1, if c.trans_b { [c.n, c.k] } else { [c.k, c.n] });
-    let w = g.tensor(&ty);
     let mut b = Builder::new(&mut m.consts, &mut f);
-    let w = b.constant("w", &w);
+    let w = b.constant("w", w);
     let y = b.op(MatMul { trans_a: false, trans_b: c.trans_b, wide: c.wide }, &[x, w]).unwrap();
     f.body_mut().results = vec![y];
     f.inputs = vec!["x".into()];
@@ -42,7 +46,7 @@ fn module(c: &Case, g: &mut Gen) -> (Module, Bindings) {
 
 fn run(c: &Case, isa: Isa, seed: u64) {
     let mut g = Gen::new(seed);
-    let (m, env) = module(c, &mut g);
+    let (m, env) = module(c, &g.tensor(&c.weight()));
     check(&m, &whole(&m), isa, super::build, &random_inputs(&m, &env, seed), 1e-5);
 }
 
@@ -76,6 +80,32 @@ fn weights_agree_with_the_evaluator() {
             symbolic: g.flip(),
         };
         run(&case, g.one_of(&Isa::ALL), seed);
+    }
+}
+
+/// Sums of two products of bytes need 17 bits, unless neighbouring weights are small: both ways, on all machines.
+#[test]
+fn bytes_at_the_ends_of_their_range_are_exact() {
+    let mut g = Gen::new(33);
+    for seed in 0..36 {
+        let c = Case {
+            types: (g.one_of(&[DType::U8, DType::I8]), DType::I8),
+            wide: false,
+            trans_b: g.flip(),
+            lead: None,
+            m: g.one_of(&[1, 4, 11]),
+            k: g.one_of(&[2, 9, 64, 130]),
+            n: g.one_of(&[3, 16, 40]),
+            symbolic: g.flip(),
+        };
+        let mut w = g.extremes(&c.weight());
+        if seed % 2 == 0 {
+            let halves: Vec<i64> = w.to_i64().iter().map(|q| q / 2).collect();
+            w = Tensor::from_i64(DType::I8, w.shape().to_vec(), &halves);
+        }
+        let (m, _) = module(&c, &w);
+        let x = g.extremes(&Type::new(c.types.0, [c.m, c.k]));
+        check(&m, &whole(&m), Isa::ALL[seed % 3], super::build, &[x], 0.0);
     }
 }
 
@@ -178,7 +208,7 @@ fn compiled_code_agrees_with_the_evaluator() {
     for (seed, (a, b, wide)) in TYPES.into_iter().enumerate() {
         for (m, k, n, symbolic) in [(13, 65, 50, true), (1, 64, 40, false), (20, 1700, 33, true)] {
             let c = Case { types: (a, b), wide, trans_b: g.flip(), lead: None, m, k, n, symbolic };
-            let (module, env) = module(&c, &mut g);
+            let (module, env) = module(&c, &g.tensor(&c.weight()));
             let inputs = random_inputs(&module, &env, seed as u64);
             for isa in Isa::ALL {
                 check_on(Engine::Native, &module, &whole(&module), isa, super::build, &inputs, 1e-5);

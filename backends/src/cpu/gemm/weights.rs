@@ -194,6 +194,7 @@ impl Product<'_> {
                 ready: widened.map(|_| b.offset(scratch, packed)),
                 stay,
                 stack,
+                tight: !self.isa.wide(),
                 finish,
             };
             if stay.is_none() {

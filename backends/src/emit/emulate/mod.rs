@@ -193,7 +193,7 @@ impl<'k> Emulator<'k> {
         let result = inst.results.first().copied();
         let ty = result.map_or(Ty::I1, |v| v.ty);
         let value: Vec<u64> = match &inst.op {
-            Op::Load { align } => self.space.load(self.word(args[0]), ty, *align)?,
+            Op::Load { align, .. } => self.space.load(self.word(args[0]), ty, *align)?,
             Op::Store { align } => {
                 let (pointer, ty) = (self.word(args[1]), args[0].ty);
                 let value = self.get(args[0]).to_vec();
