@@ -271,7 +271,15 @@ fn error(m: &Module, o: &Offer, exact: NodeId, nodes: &[NodeId], value: ValueId,
             known.insert(v, sample::tensor(f, v, &shape, cx.statistics));
         }
     }
-    let env = m.hints();
+    // Extents are those of the samples.
+    let mut env = m.hints();
+    for (&v, t) in &known {
+        for (d, &n) in f.values[v].ty.shape.iter().zip(t.shape()) {
+            if let Some(symbol) = d.as_symbol() {
+                env.insert(symbol.clone(), n as i64);
+            }
+        }
+    }
     for &n in std::iter::once(&exact).chain(nodes) {
         let node = &f.nodes[n];
         let mut x = vec![];

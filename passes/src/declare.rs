@@ -4,10 +4,14 @@ use crate::manager::PassCx;
 use crate::propose::Propose;
 use crate::suggest::did_you_mean;
 use tersor_ir::ops::attr::split_top;
-use tersor_ir::{Diagnostic, Module, Result, diag::Failure};
+use tersor_ir::{Diagnostic, Module, Result, ValueId, diag::Failure};
 
 /// A pass that changes the module and is exact.
 pub trait Rewrite {
+    /// Values whose statistics it needs; empty when it needs none.
+    fn taps(&self, _: &Module) -> Vec<ValueId> {
+        vec![]
+    }
     /// Rewrites the module in place. What it gives equals what it got on every input, under every plan.
     fn run(&self, m: &mut Module, cx: &mut PassCx) -> Result<()>;
 }

@@ -11,6 +11,8 @@ pub mod codes;
 pub mod coupling;
 pub mod filetest;
 pub mod gram;
+pub mod inputs;
+pub mod layer;
 pub mod manager;
 pub mod pipeline;
 pub mod propose;
@@ -21,14 +23,25 @@ pub mod selector;
 pub mod solve;
 pub mod statistics;
 pub mod suggest;
+pub mod weights;
 
 pub mod egraph;
+pub mod hqq;
 pub mod normalize;
 pub mod precision;
 pub mod quantize;
+pub mod rotate;
+pub mod smooth;
 
 use declare::PassSpec;
 
 /// Every pass.
-pub const PASSES: &[&PassSpec] =
-    &[&normalize::Normalize::SPEC, &egraph::Saturate::SPEC, &quantize::Quantize::SPEC, &precision::Precision::SPEC];
+pub const PASSES: &[&PassSpec] = &[
+    &normalize::Normalize::SPEC,
+    &egraph::Saturate::SPEC,
+    &smooth::Smooth::SPEC,
+    &rotate::Rotate::SPEC,
+    &quantize::Quantize::SPEC,
+    &hqq::Hqq::SPEC,
+    &precision::Precision::SPEC,
+];

@@ -165,11 +165,14 @@ pub fn run(
 
 fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<Statistics>) -> Result<Step> {
     let (mut calibration, mut remarks) = (Duration::ZERO, vec![]);
-    if let Kind::Propose(p) = &pass.kind {
-        let taps = p.taps(m);
+    let taps = match &pass.kind {
+        Kind::Propose(p) => p.taps(m),
+        Kind::Rewrite(p) => p.taps(m),
+    };
+    if !taps.is_empty() {
         let f = &m.funcs[m.main()?];
         let known = |s: &Statistics| taps.iter().all(|&v| s.get(&f.values[v].name).is_some());
-        if !taps.is_empty() && !statistics.as_ref().is_some_and(known) {
+        if !statistics.as_ref().is_some_and(known) {
             let calibrate = cx.calibrate.ok_or_else(|| {
                 Diagnostic::error("S0104", format!("{} needs calibration data", pass.text))
                     .failure(Failure::Usage)

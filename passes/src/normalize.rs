@@ -256,7 +256,7 @@ impl Walk<'_> {
     /// Computes a node on constants, where that is allowed; its results then stand for new constants.
     fn fold(&mut self, n: NodeId) -> Result<bool> {
         let node = &self.f.nodes[n];
-        if matches!(node.op, Op::DecodeAffine(_) | Op::Choice(_) | Op::If(_)) || node.results.is_empty() {
+        if node.op.decodes() || matches!(node.op, Op::Choice(_) | Op::If(_)) || node.results.is_empty() {
             return Ok(false);
         }
         let consts: Option<Vec<ConstId>> = node.operands.iter().map(|&v| self.f.def_const(v)).collect();

@@ -1,16 +1,21 @@
 //! `quantize`: integer codes in place of float weights, and of activations.
 //!
-//! Weights get symmetric codes with one scale for each output channel. Activations, where asked for, are either
+//! Where activations stay floats, weights get codes of 2 to 8 bits, rounded to nearest, with a scale for each group. Otherwise they get symmetric codes of 8 bits
+//! with one scale for each output channel. Activations, where asked for, are either
 //! *static*: unsigned codes over a range from calibration, with a zero point (outputs of a ReLU then use all codes), or
 //! *dynamic*: symmetric codes with a scale for each row, found at run time.
 //! An alternative rebuilds the op: codes of `x`, integer product, `cast`, `mul` by the scales, and with a zero point `z` an `add` of `-z * scale * Σ codes`.
 //! A convolution pads with the zero point: where that is not 0, by a `pad` of the codes before it.
 
 use crate::codes::{Codes, Rounding};
+use crate::layer::{Layer, WEIGHT, candidates};
 use crate::manager::PassCx;
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::selector::Selector;
+use crate::solve::Affine;
+use crate::solve::grid::Range;
 use crate::statistics::Estimator;
+use crate::weights::{SHORT, Several, grids};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::pad::{Pad, PadMode};
@@ -49,8 +54,14 @@ pass! {
         options {
             /// What becomes of activations: none, static (needs calibration) or dynamic (products only).
             acts: Acts = Acts::Static,
-            /// Bits of a weight's code: 8, or 4 where activations stay floats.
-            bits: u8 = 8,
+            /// Bits of a weight's code: 8; where activations stay floats also 2, 3, 4, 5 or 6, and several as 4|8, an alternative each.
+            bits: Several<u8> = Several(vec![8]),
+            /// For acts=none: neighbours along the sum that share a scale; 0 for all.
+            group: u32 = 0,
+            /// For acts=none: signed codes without zero points.
+            sym: bool = true,
+            /// For acts=none: element type of scales, f32 or f16.
+            scales: DType = DType::F32,
             /// Range of static activations: minmax, percentile or mse.
             method: Method = Method::MinMax,
             /// For method=percentile: the share kept at each end.
@@ -69,33 +80,6 @@ pass! {
         }
         stats { "sites": "ops offered as integers", "declined": "ops left as they are" }
     }
-}
-
-/// Products over fewer elements, or with fewer results, do not pay.
-const SHORT: usize = 16;
-
-/// The weight operand of products and convolutions.
-const WEIGHT: usize = 1;
-
-/// Products and convolutions of f32 with a constant weight, in the order of the program.
-fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
-    let one = |(id, f): (_, &Func)| {
-        let fits = |&n: &NodeId| {
-            let node = &f.nodes[n];
-            let weight = node.operands.get(WEIGHT).filter(|&&w| f.def_const(w).is_some()).map(|&w| &f.values[w].ty);
-            let right = match &node.op {
-                Op::MatMul(_) => weight.is_some_and(|w| w.rank() == 2),
-                Op::Conv(_) => weight.is_some(),
-                _ => false,
-            };
-            right
-                && weight.is_some_and(|w| w.dtype == DType::F32)
-                && f.def_const(node.operands[0]).is_none()
-                && f.values[node.operands[0]].ty.dtype == DType::F32
-        };
-        f.live_nodes().into_iter().filter(fits).map(|n| (Site::at(m, id, n, WEIGHT), n)).collect::<Vec<_>>()
-    };
-    m.funcs.iter().flat_map(one).collect()
 }
 
 impl Quantize {
@@ -136,7 +120,7 @@ impl Quantize {
             .then(|| format!("{inner} x {outer} is too small, less than {SHORT} in one direction"))
     }
     fn rounding(&self) -> Rounding {
-        Rounding { bits: self.bits, clip: self.clip, narrow: self.narrow && self.acts != Acts::None }
+        Rounding { bits: 8, clip: self.clip, narrow: self.narrow }
     }
     fn estimator(&self) -> Estimator {
         match self.method {
@@ -147,11 +131,13 @@ impl Quantize {
     }
     fn check(&self) -> Result<()> {
         let wrong = |message: String| Err(Diagnostic::error("S0110", message).failure(Failure::Usage));
-        match self.bits {
-            8 => {}
-            4 if self.acts == Acts::None => {}
-            4 => return wrong("quantize: 4-bit weights are for acts=none".into()),
-            b => return wrong(format!("quantize: codes of {b} bits; 8 and 4 are known")),
+        grids("quantize", &self.bits, self.group, self.sym, self.scales)?;
+        let plain = self.bits.0 == [8] && self.group == 0 && self.sym && self.scales == DType::F32;
+        if self.acts != Acts::None && !plain {
+            return wrong(
+                "quantize: other codes than symmetric ones of 8 bits with one scale for a channel are for acts=none"
+                    .into(),
+            );
         }
         if !(50.0..=100.0).contains(&self.percentile.0) {
             return wrong(format!("quantize: percentile={:?} is not between 50 and 100", self.percentile.0));
@@ -194,6 +180,9 @@ impl Propose for Quantize {
     }
 
     fn propose(&self, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>> {
+        if self.acts == Acts::None {
+            return self.weights(site, b, cx);
+        }
         let Def::Node(n, _) = b.func.values[site.value].def else { return Ok(vec![]) };
         let (op, x, w) = (b.func.nodes[n].op.clone(), b.func.nodes[n].operands[0], b.func.nodes[n].operands[WEIGHT]);
         let Some((name, weight)) = b.tensor(w) else { return Ok(vec![]) };
@@ -206,16 +195,6 @@ impl Propose for Quantize {
         };
         let base = b.name.clone();
         let (alternative, value) = match self.acts {
-            Acts::None => {
-                let mut shape = vec![1; site.weight.len()];
-                shape[channel] = site.weight[channel];
-                let q = b.constant(&format!("{name}.q"), &codes.tensor(self.bits, &site.weight));
-                let s = b.constant(&format!("{name}.s"), &Tensor::from_f32(shape, &codes.scales));
-                b.name = name;
-                let decoded = b.op(DecodeAffine { axis: 0, group: 0 }, &[q, s])?;
-                b.name = base;
-                (format!("w{}", self.bits), b.op(op, &[x, decoded])?)
-            }
             Acts::Dynamic => {
                 let q = b.constant(&format!("{name}.q"), &codes.tensor(8, &site.weight));
                 let s = b.constant(&format!("{name}.s"), &Tensor::from_f32([codes.scales.len()], &codes.scales));
@@ -226,7 +205,7 @@ impl Propose for Quantize {
                 let y = product(b, &base, op, [rows[0], q], s)?;
                 ("int8-dynamic".into(), b.op(Binary { kind: BinaryKind::Mul }, &[y, rows[1]])?)
             }
-            Acts::Static => {
+            _ => {
                 let x_name = b.func.values[x].name.to_string();
                 let range = cx.statistics.and_then(|s| s.get(&x_name)).and_then(|s| s.range(self.estimator()));
                 let Some((lo, hi)) = range else {
@@ -243,6 +222,26 @@ impl Propose for Quantize {
 }
 
 impl Quantize {
+    /// The op on weights rounded to nearest, for each width.
+    fn weights(&self, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>> {
+        let layer = match Layer::of(b, site, cx.statistics) {
+            Ok(layer) => layer,
+            Err(reason) => {
+                cx.count("declined", 1);
+                cx.decline(site, reason);
+                return Ok(vec![]);
+            }
+        };
+        let range = if self.clip { Range::Search { power: 2.0 } } else { Range::Full };
+        let mut out = vec![];
+        for grid in grids("quantize", &self.bits, self.group, self.sym, self.scales)? {
+            let (affine, codes) = Affine::nearest(&layer.w, grid, range);
+            let weight = layer.affine(b, &affine, &codes)?;
+            out.push(Alternative { name: grid.to_string(), value: layer.apply(b, layer.x, weight)? });
+        }
+        cx.count("sites", 1);
+        Ok(out)
+    }
     /// The op on codes of `x` with a known scale and zero point.
     #[allow(clippy::too_many_arguments)]
     fn fixed(

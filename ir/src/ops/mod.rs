@@ -17,6 +17,7 @@ pub mod cond;
 pub mod conv;
 pub mod cumsum;
 pub mod decode_affine;
+pub mod decode_sparse;
 pub mod extent;
 pub mod gather;
 pub mod iota;
@@ -67,8 +68,16 @@ ops! {
     quant::Quant,
     quant::QuantDynamic,
     decode_affine::DecodeAffine,
+    decode_sparse::DecodeSparse,
     choice::Choice,
     cond::If,
+}
+
+impl Op {
+    /// Whether it gives tensors from what is stored of them: a constant that it reads stays as it is.
+    pub fn decodes(&self) -> bool {
+        matches!(self, Op::DecodeAffine(_) | Op::DecodeSparse(_))
+    }
 }
 
 #[cfg(test)]

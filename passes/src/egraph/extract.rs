@@ -27,7 +27,7 @@ impl Costs<'_> {
     fn node(&self, g: &Graph, class: Id, node: &Node) -> f64 {
         let facts = &g[class].data;
         let Node::Op(op, children) = node else { return NOTHING };
-        let decoded = || children.iter().any(|&c| g[c].data.encoded) && !matches!(op, Op::DecodeAffine(_));
+        let decoded = || children.iter().any(|&c| g[c].data.encoded) && !op.decodes();
         if facts.weight && !decoded() {
             return NOTHING;
         }

@@ -83,8 +83,7 @@ impl Analysis<Node> for Types {
             Node::Op(op, children) => {
                 let types: Vec<&Type> = children.iter().map(|&c| &g[c].data.types[0]).collect();
                 let weight = !children.is_empty() && children.iter().all(|&c| g[c].data.weight);
-                let encoded =
-                    weight && (matches!(op, Op::DecodeAffine(_)) || children.iter().any(|&c| g[c].data.encoded));
+                let encoded = weight && (op.decodes() || children.iter().any(|&c| g[c].data.encoded));
                 let types = op.infer(&types).expect("nodes are checked before they are added");
                 Facts { types, splat: None, weight, encoded }
             }

@@ -2,6 +2,7 @@
 
 use super::{Mat, by_rows};
 use half::f16;
+use std::fmt;
 
 /// What codes stand for, element by element: how the sweeps of [`super`] round.
 ///
@@ -94,6 +95,17 @@ pub struct Affine {
     pub zero: Vec<f64>,
 }
 
+impl fmt::Display for Grid {
+    /// `w4g64`, `w8`; with zero points `w4g64z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "w{}", self.bits)?;
+        if self.group > 0 {
+            write!(f, "g{}", self.group)?;
+        }
+        f.write_str(if self.symmetric { "" } else { "z" })
+    }
+}
+
 impl Grid {
     /// The group's extent in a row of `cols` elements.
     pub fn width(&self, cols: usize) -> usize {
@@ -154,6 +166,10 @@ impl Affine {
         let a = Affine::fit(w, grid, range, None);
         let codes = a.codes(w);
         (a, codes)
+    }
+    /// Neighbours that share a scale, 0 where all of a row do.
+    pub fn stored_group(&self, cols: usize) -> usize {
+        if self.grid.group >= cols { 0 } else { self.grid.group }
     }
     /// Scale and zero point at a row and column.
     pub fn at(&self, row: usize, col: usize) -> (f64, f64) {
