@@ -19,8 +19,8 @@ use crate::weights::{SHORT, Several, grids};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::pad::{Pad, PadMode};
-use tersor_ir::ops::{Cast, Conv, DecodeAffine, MatMul, Quant, QuantDynamic, Real};
-use tersor_ir::{DType, Def, Diagnostic, Func, Module, NodeId, Op, Result, Tensor, ValueId};
+use tersor_ir::ops::{Cast, Conv, MatMul, Quant, QuantDynamic, Real};
+use tersor_ir::{DType, Def, Diagnostic, Module, NodeId, Op, Result, Tensor, ValueId};
 
 tersor_ir::attr_enum! {
     /// What becomes of activations.
