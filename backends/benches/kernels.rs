@@ -9,9 +9,9 @@ use tersor_backends::emit::{Kernel, KernelBuilder, Scalar};
 use tersor_backends::kernel::{Group, GroupCx, Isa, Launch, Operand};
 use tersor_backends::mlir::jit::{self, Jit};
 use tersor_ir::module::Builder;
-use tersor_ir::ops::{Conv, MatMul};
+use tersor_ir::ops::{Conv, DecodeAffine, MatMul};
 use tersor_ir::testing::Gen;
-use tersor_ir::{Bindings, DType, Def, Func, Module, Op, Type};
+use tersor_ir::{Bindings, DType, Def, Func, Module, Op, Tensor, Type};
 
 const ROUNDS: usize = 15;
 
@@ -77,17 +77,37 @@ fn peak(isa: Isa) -> Bench {
 }
 
 fn bench(name: String, op: Op, types: [Type; 2], isa: Isa) -> Bench {
+    coded(name, op, types, None, isa)
+}
+
+/// With weights as integer codes of a type, so many of which share a scale along K.
+fn coded(name: String, op: Op, types: [Type; 2], codes: Option<(DType, u32)>, isa: Isa) -> Bench {
     let (mut m, mut f, mut g) = (Module::new("m"), Func::new("main"), Gen::new(1));
     let body = f.body_id();
     let x = f.add_param(body, "x", types[0].clone());
-    let weights = g.tensor(&types[1]);
+    let weights = g.tensor(&codes.map_or(types[1].clone(), |(d, _)| types[1].with_dtype(d)));
+    let scales = codes.map(|(_, group)| {
+        let mut ty = types[1].clone();
+        ty.shape[0] = if group == 0 { 1.into() } else { ty.shape[0].clone().ceil_div(group.into()) };
+        let values = g.tensor(&ty).to_f64();
+        Tensor::from_f64(
+            DType::F32,
+            ty.static_shape().expect("static"),
+            &Tensor::from_f64(DType::F16, [values.len()], &values).to_f64(),
+        )
+    });
     let mut b = Builder::new(&mut m.consts, &mut f);
-    let w = b.constant("w", &weights);
+    let mut w = b.constant("w", &weights);
+    if let (Some(scales), Some((_, group))) = (scales, codes) {
+        let s = b.constant("s", &scales);
+        w = b.op(DecodeAffine { axis: 0, group }, &[w, s]).unwrap();
+    }
     let y = b.op(op, &[x, w]).unwrap();
     f.body_mut().results = vec![y];
     let Def::Node(anchor, _) = f.values[y].def else { unreachable!("a node's result") };
     let group = Group { anchor: Some(anchor), nodes: vec![anchor], inputs: vec![x, w], outputs: vec![y] };
-    let cx = GroupCx { m: &m, f: &f, group: &group, isa, views: &HashMap::new() };
+    let views = HashMap::new();
+    let cx = GroupCx::new(&m, &f, &group, isa, &views);
     let launch = cpu::build(&cx).unwrap_or_else(|d| panic!("{d}"));
     let Launch { kernel, args, grid, scratch, .. } = launch;
     let mut call = Call::new(grid.eval(&Bindings::new()).expect("static"));
@@ -133,10 +153,32 @@ fn main() {
     let (float, bytes, half) = ((DType::F32, DType::F32), (DType::U8, DType::I8), (DType::BF16, DType::BF16));
     let mut list: Vec<Bench> = vec![];
     for types in [float, bytes, (DType::I8, DType::I8), half] {
-        for (m, n, k) in
-            [(128, 384, 384), (128, 1536, 384), (512, 512, 512), (1024, 1024, 1024), (32, 768, 3072), (1, 2048, 2048)]
-        {
+        for (m, n, k) in [
+            (128, 384, 384),
+            (128, 1536, 384),
+            (512, 512, 512),
+            (1024, 1024, 1024),
+            (32, 768, 3072),
+            (1, 2048, 2048),
+            (1, 4096, 4096),
+            (4, 2048, 2048),
+        ] {
             list.push(product(m, n, k, types, isa));
+        }
+    }
+    for (d, group) in [
+        (DType::I8, 0),
+        (DType::I8, 32),
+        (DType::I4, 0),
+        (DType::I4, 32),
+        (DType::I4, 128),
+        (DType::U3, 64),
+        (DType::I2, 64),
+    ] {
+        for (m, n, k) in [(1, 2048, 2048), (1, 4096, 4096), (4, 2048, 2048), (128, 1536, 384)] {
+            let op = MatMul { trans_a: false, trans_b: false, wide: false };
+            let types = [Type::new(DType::F32, [m, k]), Type::new(DType::F32, [k, n])];
+            list.push(coded(format!("gemm f32 {d}g{group} {m}x{n}x{k}"), op.into(), types, Some((d, group)), isa));
         }
     }
     for types in [float, bytes] {

@@ -1,7 +1,7 @@
 //! A resolved module becomes an artifact: programs, machine code for each instruction set, constants, and the module itself.
 
 use crate::kernel::Isa;
-use crate::lower::{Interface, lower, runtime_error};
+use crate::lower::{Decoded, Interface, lower, runtime_error};
 use crate::mlir;
 use crate::target::Machine;
 use std::io::{Seek, Write};
@@ -49,6 +49,8 @@ pub struct VariantReport {
     pub code: usize,
     /// Arena bytes when every symbol has its hint, and the least that any placement needs.
     pub arena: (u64, u64),
+    /// Encoded weights whose encoding saves nothing.
+    pub decoded: Vec<Decoded>,
 }
 
 /// Compiles `@main` into `writer`. The returned manifest completes the artifact: `writer.save(manifest)`.
@@ -91,6 +93,7 @@ pub fn compile<W: Write + Seek>(
             kernels: l.kernels.len(),
             code: image.bytes.len(),
             arena: (at.peak, at.lower_bound),
+            decoded: l.decoded,
         });
         manifest.variants.push(variant);
     }

@@ -4,10 +4,11 @@
 //! constants in the kernel, the others become its `dims`; the same code serves both.
 
 use crate::emit::{Kernel, KernelBuilder, Val};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
 use tersor_ir::module::NodeId;
-use tersor_ir::{Bindings, Def, Dim, Func, Module, Tensor, Type, ValueId};
+use tersor_ir::{Bindings, ConstId, Def, Dim, Func, Module, Tensor, Type, ValueId};
 
 /// An instruction set that one variant of an artifact is for.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -103,9 +104,21 @@ pub struct GroupCx<'a> {
     pub isa: Isa,
     /// Views of inputs that are not dense buffers of their own (transposed, sliced, reshaped); others are dense.
     pub views: &'a HashMap<ValueId, View>,
+    /// Encoded weights that the kernel takes decoded, so that their encoding saves nothing in memory.
+    pub decoded: RefCell<BTreeSet<ValueId>>,
 }
 
-impl GroupCx<'_> {
+impl<'a> GroupCx<'a> {
+    /// A group of a function's body.
+    pub fn new(
+        m: &'a Module,
+        f: &'a Func,
+        group: &'a Group,
+        isa: Isa,
+        views: &'a HashMap<ValueId, View>,
+    ) -> GroupCx<'a> {
+        GroupCx { m, f, group, isa, views, decoded: RefCell::default() }
+    }
     /// The type of a value.
     pub fn ty(&self, v: ValueId) -> &Type {
         &self.f.values[v].ty
@@ -117,12 +130,52 @@ impl GroupCx<'_> {
     /// The elements of an input that depends on constants alone, computed by the reference evaluation where it is an expression (a decoded weight).
     /// `None` for other values, and where the store lacks the elements.
     pub fn constant(&self, v: ValueId) -> Option<Tensor> {
-        weight_only(self.m, self.f, v)
+        let t = weight_only(self.m, self.f, v)?;
+        if encoded_bytes(self.m, self.f, v).is_some() {
+            self.decoded.borrow_mut().insert(v);
+        }
+        Some(t)
+    }
+    /// Whether a value depends on constants alone whose elements are there.
+    pub fn is_constant(&self, v: ValueId) -> bool {
+        is_weight_only(self.m, self.f, v)
     }
     /// Whether a value is made inside the group.
     pub fn inside(&self, v: ValueId) -> bool {
         matches!(self.f.values[v].def, Def::Node(n, _) if self.group.nodes.contains(&n))
     }
+}
+
+fn is_weight_only(m: &Module, f: &Func, v: ValueId) -> bool {
+    match f.values[v].def {
+        Def::Const(c) => m.consts[c].tensor().is_some(),
+        Def::Param(..) => false,
+        Def::Node(n, _) => {
+            let node = &f.nodes[n];
+            !node.operands.is_empty()
+                && node.regions.is_empty()
+                && node.operands.iter().all(|&v| is_weight_only(m, f, v))
+        }
+    }
+}
+
+/// Bytes of the constants behind a value that some `decode` makes; `None` where there is none.
+pub fn encoded_bytes(m: &Module, f: &Func, v: ValueId) -> Option<u64> {
+    fn walk(f: &Func, v: ValueId, consts: &mut BTreeSet<ConstId>) -> bool {
+        match f.values[v].def {
+            Def::Const(c) => {
+                consts.insert(c);
+                false
+            }
+            Def::Param(..) => false,
+            Def::Node(n, _) => {
+                let own = f.nodes[n].op.decodes();
+                f.nodes[n].operands.iter().fold(own, |d, &v| walk(f, v, consts) || d)
+            }
+        }
+    }
+    let mut consts = BTreeSet::new();
+    walk(f, v, &mut consts).then(|| consts.into_iter().map(|c| m.consts[c].byte_len() as u64).sum())
 }
 
 /// The elements of a value that depends on constants alone.

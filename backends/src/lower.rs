@@ -3,9 +3,9 @@
 //! Constants go to the artifact as they are packed and are dropped at once, so that no more than one step's weights are in memory. Equal kernels are kept once.
 
 use crate::fuse::{Fusion, fuse};
-use crate::kernel::{GroupCx, Isa, Launch, Operand, weight_only};
+use crate::kernel::{GroupCx, Isa, Launch, Operand, encoded_bytes, weight_only};
 use crate::{cpu, emit, layout};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Seek, Write};
 use std::sync::Arc;
 use tersor_ir::diag::Result;
@@ -24,6 +24,21 @@ pub struct Lowered {
     pub kernels: Vec<emit::Kernel>,
     /// Buffers and steps.
     pub program: Program,
+    /// Encoded weights that its kernels take decoded.
+    pub decoded: Vec<Decoded>,
+}
+
+/// An encoded weight whose encoding saves nothing in the artifact.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decoded {
+    /// The value that reads it, by name.
+    pub site: String,
+    /// The weight, by name.
+    pub weight: String,
+    /// Bytes of its codes and parameters.
+    pub encoded: u64,
+    /// Bytes of its elements, which are stored.
+    pub stored: u64,
 }
 
 /// What all instruction sets share.
@@ -57,10 +72,12 @@ pub fn lower<W: Write + Seek>(
     let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion)).collect();
     for (i, group) in fusion.groups.iter().enumerate() {
         for p in &mut programs {
-            let cx = GroupCx { m: &m, f, group, isa: p.isa, views: &fusion.views };
+            let cx = GroupCx::new(&m, f, group, p.isa, &fusion.views);
             let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
             let launch = cpu::build(&cx).map_err(|d| d.at_loc(&node.loc))?;
-            p.call(launch, name_of(&node.loc, &node.op), &mut table, writer)?;
+            let site = f.values[node.results[0]].name.to_string();
+            cx.decoded.take().into_iter().for_each(|v| p.decodes(v, &site));
+            p.call(launch, name_of(&node.loc, &node.op), &site, &mut table, writer)?;
         }
         step(i + 1, fusion.groups.len())?;
     }
@@ -203,6 +220,7 @@ struct Lowering<'a> {
     packed: HashMap<u32, u32>,
     /// For each result of the function: whether a step writes it in place.
     in_place: Vec<bool>,
+    decoded: BTreeMap<ValueId, Decoded>,
 }
 
 impl<'a> Lowering<'a> {
@@ -222,6 +240,17 @@ impl<'a> Lowering<'a> {
             buffers: HashMap::new(),
             packed: HashMap::new(),
             in_place,
+            decoded: BTreeMap::new(),
+        }
+    }
+
+    /// Notes that an encoded weight is stored decoded.
+    fn decodes(&mut self, v: ValueId, site: &str) {
+        let (weight, elements) = (&self.f.values[v], self.f.values[v].ty.static_elements());
+        let stored = elements.and_then(|n| weight.ty.dtype.bytes(n)).unwrap_or_default() as u64;
+        if let Some(encoded) = encoded_bytes(self.m, self.f, v).filter(|&e| e < stored) {
+            let decoded = Decoded { site: site.into(), weight: weight.name.to_string(), encoded, stored };
+            self.decoded.entry(v).or_insert(decoded);
         }
     }
 
@@ -269,6 +298,7 @@ impl<'a> Lowering<'a> {
         &mut self,
         launch: Launch,
         name: String,
+        site: &str,
         table: &mut Table,
         writer: &mut ArtifactWriter<W>,
     ) -> Result<()> {
@@ -276,7 +306,12 @@ impl<'a> Lowering<'a> {
         let mut list = vec![];
         for a in args {
             list.push(match a {
-                Operand::Read(v) => Arg::read(self.buffer(v, table, writer)?),
+                Operand::Read(v) => {
+                    if matches!(self.f.values[v].def, Def::Node(n, _) if !self.grouped.contains(&n)) {
+                        self.decodes(v, site);
+                    }
+                    Arg::read(self.buffer(v, table, writer)?)
+                }
                 Operand::Write(v) => Arg::write(self.buffer(v, table, writer)?),
                 Operand::Packed { layout, data } => {
                     let c = writer.constant(&name, &layout, data.bytes()).map_err(runtime_error)?;
@@ -317,6 +352,7 @@ impl<'a> Lowering<'a> {
             let to = self.program.buffer(Place::Output(i as u32), size);
             self.program.steps.push(Step::copy(self.f.outputs[i].to_string(), from, to, size));
         }
-        Ok(Lowered { isa: self.isa, kernels: self.kernels, program: self.program })
+        let decoded = self.decoded.into_values().collect();
+        Ok(Lowered { isa: self.isa, kernels: self.kernels, program: self.program, decoded })
     }
 }

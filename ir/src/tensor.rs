@@ -141,8 +141,9 @@ fn read_bits(dtype: DType, bytes: &[u8], i: usize) -> u64 {
         16 => u16::from_le_bytes(bytes[2 * i..2 * i + 2].try_into().expect("2")).into(),
         8 => bytes[i].into(),
         b => {
-            let at = i * b as usize;
-            ((bytes[at / 8] >> (at % 8)) & ((1 << b) - 1)).into()
+            let (at, mask) = (i * b as usize, (1u16 << b) - 1);
+            let next = bytes.get(at / 8 + 1).copied().unwrap_or(0);
+            ((u16::from_le_bytes([bytes[at / 8], next]) >> (at % 8)) & mask).into()
         }
     }
 }
@@ -155,8 +156,13 @@ fn write_bits(dtype: DType, bytes: &mut [u8], i: usize, v: u64) {
         8 => bytes[i] = if dtype == DType::Bool { u8::from(v != 0) } else { v as u8 },
         b => {
             let at = i * b as usize;
-            let mask = ((1u8 << b) - 1) << (at % 8);
-            bytes[at / 8] = (bytes[at / 8] & !mask) | (((v as u8) << (at % 8)) & mask);
+            let (mask, v) = (((1u16 << b) - 1) << (at % 8), (v as u16) << (at % 8));
+            for (byte, (mask, v)) in mask.to_le_bytes().into_iter().zip(v.to_le_bytes()).enumerate() {
+                if mask != 0 {
+                    let to = &mut bytes[at / 8 + byte];
+                    *to = (*to & !mask) | (v & mask);
+                }
+            }
         }
     }
 }

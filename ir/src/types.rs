@@ -40,8 +40,10 @@ macro_rules! dtypes {
 dtypes! {
     F64 "f64" 64 Float; F32 "f32" 32 Float; F16 "f16" 16 Float; BF16 "bf16" 16 Float;
     F8E4M3 "f8e4m3" 8 Float; F8E5M2 "f8e5m2" 8 Float; F4E2M1 "f4e2m1" 4 Float;
-    I64 "i64" 64 Int; I32 "i32" 32 Int; I16 "i16" 16 Int; I8 "i8" 8 Int; I4 "i4" 4 Int; I2 "i2" 2 Int;
-    U64 "u64" 64 UInt; U32 "u32" 32 UInt; U16 "u16" 16 UInt; U8 "u8" 8 UInt; U4 "u4" 4 UInt; U2 "u2" 2 UInt;
+    I64 "i64" 64 Int; I32 "i32" 32 Int; I16 "i16" 16 Int; I8 "i8" 8 Int;
+    I6 "i6" 6 Int; I5 "i5" 5 Int; I4 "i4" 4 Int; I3 "i3" 3 Int; I2 "i2" 2 Int;
+    U64 "u64" 64 UInt; U32 "u32" 32 UInt; U16 "u16" 16 UInt; U8 "u8" 8 UInt;
+    U6 "u6" 6 UInt; U5 "u5" 5 UInt; U4 "u4" 4 UInt; U3 "u3" 3 UInt; U2 "u2" 2 UInt;
     Bool "bool" 8 Bool;
 }
 

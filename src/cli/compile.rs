@@ -129,7 +129,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         "output": c.artifact, "lock": c.lock_path, "bytes": c.bytes, "cached": c.cached,
         "seconds": started.elapsed().as_secs_f64(), "peak_bytes": peak,
         "pipeline": c.lock.pipeline, "targets": c.lock.targets,
-        "arena": arena.collect::<Vec<_>>(), "decisions": c.lock.decisions,
+        "arena": arena.collect::<Vec<_>>(), "decisions": c.lock.decisions, "decoded": c.lock.decoded,
     });
     Ok(Outcome { data, text, diagnostics: c.notes, exit: 0 })
 }

@@ -156,6 +156,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
         calibration: calibration.map(|h| Input { hash: format!("blake3:{}", h.to_hex()), bytes: None }),
         artifact: Input::default(),
         decisions: vec![],
+        decoded: vec![],
     };
     if let Some(l) = &options.locked {
         agree(l, &draft)?;
@@ -182,6 +183,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
     };
     let Built { lock, notes: more, printed } = built;
     notes.extend(more);
+    notes.extend(without_effect(&lock.decoded));
     if let Some(l) = options.locked.as_ref().filter(|l| l.artifact != lock.artifact) {
         let d = Diagnostic::error("C0311", "the artifact differs from the one that the lock describes");
         let d = d.with_note(format!("locked {}, made {}", l.artifact.hash, lock.artifact.hash));
@@ -191,6 +193,19 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
     let bytes = lock.artifact.bytes.unwrap_or_default();
     let path = options.output.to_path_buf();
     Ok(Compiled { artifact: path, lock_path: lock_path(options.output), lock, cached, bytes, arena, notes, printed })
+}
+
+/// Says which encodings save nothing in the artifact.
+fn without_effect(decoded: &[super::lock::Decoded]) -> Option<Diagnostic> {
+    if decoded.is_empty() {
+        return None;
+    }
+    let (stored, encoded) = decoded.iter().fold((0, 0), |(s, e), d| (s + d.stored, e + d.encoded));
+    let message = format!("{} encoded weights are stored decoded: {stored} B instead of {encoded} B", decoded.len());
+    let note =
+        |d: &super::lock::Decoded| format!("%{} reads {}: {} B instead of {} B", d.site, d.weight, d.stored, d.encoded);
+    let d = decoded.iter().fold(Diagnostic::warning("C0312", message), |w, d| w.with_note(note(d)));
+    Some(d.with_help("no kernel keeps these encodings; exclude the sites from the pass, or leave them to save nothing"))
 }
 
 fn agree(lock: &super::Lock, now: &super::Lock) -> Result<()> {
@@ -264,6 +279,17 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
     let (manifest, reports) = compile::compile(&optimized.module, &backend, &mut writer, &mut |_| watch.check())
         .map_err(|d| watch.explain(vec![d]))?;
     watch.check().map_err(one)?;
+    for d in reports.iter().flat_map(|r| &r.decoded) {
+        let (site, weight) = (d.site.clone(), d.weight.clone());
+        let decoded = super::lock::Decoded { site, weight, encoded: d.encoded, stored: d.stored };
+        if lock.decoded.iter().any(|l| l.weight == decoded.weight) {
+            continue;
+        }
+        for decision in lock.decisions.iter_mut().filter(|l| l.site == d.site && l.picked.is_some()) {
+            decision.bytes_after += d.stored - d.encoded;
+        }
+        lock.decoded.push(decoded);
+    }
     let most = reports.iter().map(|r| r.kernels).max().unwrap_or_default();
     let names: Vec<&str> = reports.iter().map(|r| r.isa.name()).collect();
     watch.done("codegen", format!("{most} kernels for {}", names.join(", ")), start);

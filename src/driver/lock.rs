@@ -33,6 +33,9 @@ pub struct Lock {
     /// What was decided, pass by pass.
     #[serde(default, rename = "decision")]
     pub decisions: Vec<Decision>,
+    /// Encoded weights that the artifact holds decoded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decoded: Vec<Decoded>,
 }
 
 /// A file by content.
@@ -72,6 +75,20 @@ pub struct Decision {
     /// Why the exact op stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// An encoded weight that the artifact holds decoded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decoded {
+    /// The value that reads it.
+    pub site: String,
+    /// The weight.
+    pub weight: String,
+    /// Bytes of its encoding.
+    pub encoded: u64,
+    /// Bytes that are stored instead.
+    pub stored: u64,
 }
 
 impl Lock {
@@ -138,6 +155,7 @@ mod tests {
                 rel_l2: Some(0.5),
                 reason: Some("too small".into()),
             }],
+            decoded: vec![Decoded { site: "fc".into(), weight: "w".into(), encoded: 1, stored: 4 }],
         };
         assert_eq!(Lock::parse(&lock.text()).unwrap(), lock);
         assert!(Lock::parse("x = 1").is_err());

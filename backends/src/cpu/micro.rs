@@ -3,6 +3,8 @@
 //! A tile multiplies a few rows with one or more panels of 16 columns and keeps every sum in registers. The arithmetic is one of a few [`Scheme`]s, chosen by
 //! storage types and instruction set; each says in which form it wants its rows. Sums run over K in one order, whatever the tile.
 
+use super::encoded::Format;
+use super::encoded::decode::{Decoder, Rows};
 use super::pack::{Layout, Matrix};
 use crate::emit::{Dot, Intrinsic, KernelBuilder, Scalar, Ty, Val};
 use crate::kernel::Isa;
@@ -27,6 +29,8 @@ pub enum Scheme {
     TileBytes(bool),
     /// Tiles of `bf16`.
     TileHalf,
+    /// Codes of a format, decoded to `f32`; whether vectors have 512 bits.
+    Encoded(Format, bool),
 }
 
 impl Scheme {
@@ -50,7 +54,7 @@ impl Scheme {
     pub fn acc(self) -> Scalar {
         match self {
             Scheme::Plain(s) => s,
-            Scheme::Half(_) | Scheme::TileHalf => Scalar::F32,
+            Scheme::Half(_) | Scheme::TileHalf | Scheme::Encoded(..) => Scalar::F32,
             _ => Scalar::I32,
         }
     }
@@ -58,7 +62,7 @@ impl Scheme {
     pub fn row(self) -> Scalar {
         match self {
             Scheme::Plain(s) => s,
-            Scheme::Half(_) => Scalar::F32,
+            Scheme::Half(_) | Scheme::Encoded(..) => Scalar::F32,
             Scheme::Pairs | Scheme::ReadyPairs => Scalar::I16,
             Scheme::Quads | Scheme::ShortQuads | Scheme::TileBytes(_) => Scalar::I8,
             Scheme::TileHalf => Scalar::BF16,
@@ -67,7 +71,7 @@ impl Scheme {
     /// Rows have a multiple of this many elements.
     pub fn unit(self) -> i64 {
         match self {
-            Scheme::Plain(_) => 1,
+            Scheme::Plain(_) | Scheme::Encoded(..) => 1,
             Scheme::Half(_) | Scheme::ReadyPairs => 2,
             Scheme::Pairs | Scheme::Quads | Scheme::ShortQuads => 4,
             Scheme::TileBytes(_) => 64,
@@ -77,12 +81,26 @@ impl Scheme {
     /// What multiplies weights that [`prepare`] has widened for several tiles of rows, where that pays.
     pub fn ready(self) -> Option<Scheme> {
         match self {
-            Scheme::Half(_) => Some(Scheme::Plain(Scalar::F32)),
+            Scheme::Half(_) | Scheme::Encoded(..) => Some(Scheme::Plain(Scalar::F32)),
             Scheme::Pairs => Some(Scheme::ReadyPairs),
             _ => None,
         }
     }
-    /// Bytes of one column's element of weights.
+    /// K may be cut at multiples of this.
+    pub fn cut(self) -> i64 {
+        match self {
+            Scheme::Encoded(format, _) => format.chunk(),
+            _ => self.unit(),
+        }
+    }
+    /// Bytes of a panel between places where K may be cut.
+    pub fn cut_bytes(self) -> i64 {
+        match self {
+            Scheme::Encoded(format, _) => format.chunk_bytes(),
+            _ => self.unit() * self.weight_bytes() * i64::from(LANES),
+        }
+    }
+    /// Bytes of one column's element of weights. Codes have none.
     pub fn weight_bytes(self) -> i64 {
         match self {
             Scheme::Plain(s) => s.bytes().into(),
@@ -105,7 +123,7 @@ impl Scheme {
             _ if !isa.wide() => (6, 1),
             _ if few => (14, 1),
             _ if panels.is_some_and(|p| p % 3 == 0) => (8, 3),
-            Scheme::Quads | Scheme::Plain(_) => (12, 2),
+            Scheme::Quads | Scheme::Plain(_) | Scheme::Encoded(..) => (12, 2),
             _ => (10, 2),
         }
     }
@@ -145,6 +163,8 @@ pub struct Tile<'a> {
     pub start: Option<&'a [Val]>,
     /// Asks for weights this many bytes ahead, where they come from far away.
     pub ahead: Option<i64>,
+    /// The table of encoded weights.
+    pub lookup: Option<Val>,
 }
 
 const LANES: u32 = 16;
@@ -181,6 +201,11 @@ impl Tile<'_> {
                 k.gep(self.row, offset)
             })
             .collect();
+        if let Scheme::Encoded(format, wide) = self.scheme {
+            let (panels, depth, known, ahead) = (self.panels, self.depth, self.known, self.ahead);
+            let decoder = Decoder::new(k, format, wide, self.lookup);
+            return decoder.sums(k, &Rows { rows: &rows, panels, depth, known, ahead });
+        }
         let count = self.rows as usize * self.panels.len();
         let ty = self.scheme.acc().x(LANES);
         // Few sums would wait for each other: they are kept several times, for different elements of K.

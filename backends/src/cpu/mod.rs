@@ -4,6 +4,7 @@ pub mod attention;
 pub mod conv;
 pub mod depthwise;
 pub mod element;
+pub mod encoded;
 pub mod expr;
 pub mod gemm;
 pub mod loops;

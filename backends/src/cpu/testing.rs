@@ -80,7 +80,7 @@ pub fn execute(
         buffers.insert(p, Buffer::from_slice(t.bytes()));
     }
     for group in &fusion.groups {
-        let cx = GroupCx { m, f, group, isa, views: &fusion.views };
+        let cx = GroupCx::new(m, f, group, isa, &fusion.views);
         let launch = build(&cx).unwrap_or_else(|d| panic!("{d}\n{}", tersor_ir::text::print(m)));
         step(engine, &cx, &launch, &mut buffers, &env);
     }

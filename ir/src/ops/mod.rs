@@ -17,6 +17,7 @@ pub mod cond;
 pub mod conv;
 pub mod cumsum;
 pub mod decode_affine;
+pub mod decode_codebook;
 pub mod decode_sparse;
 pub mod extent;
 pub mod gather;
@@ -31,6 +32,7 @@ pub mod reference;
 pub mod reshape;
 pub mod rope;
 pub mod select;
+pub mod sharing;
 pub mod slice;
 pub mod softmax;
 pub mod transpose;
@@ -68,6 +70,7 @@ ops! {
     quant::Quant,
     quant::QuantDynamic,
     decode_affine::DecodeAffine,
+    decode_codebook::DecodeCodebook,
     decode_sparse::DecodeSparse,
     choice::Choice,
     cond::If,
@@ -76,7 +79,7 @@ ops! {
 impl Op {
     /// Whether it gives tensors from what is stored of them: a constant that it reads stays as it is.
     pub fn decodes(&self) -> bool {
-        matches!(self, Op::DecodeAffine(_) | Op::DecodeSparse(_))
+        matches!(self, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_))
     }
 }
 

@@ -322,7 +322,7 @@ fn decode(m: &Module, codes: ConstId) -> Option<Tensor> {
         for node in nodes.iter().map(|&n| &f.nodes[n]) {
             let at = node.operands.iter().position(|&v| f.def_const(v) == Some(codes));
             let channel_last = match (&node.op, at) {
-                (Op::DecodeAffine(_), Some(0)) => {
+                (op, Some(0)) if op.decodes() => {
                     let x: Option<Vec<&Tensor>> = node.operands.iter().map(|&v| of(f, v)).collect();
                     return Some(node.op.eval(&x?, &Bindings::new()).ok()?.remove(0));
                 }

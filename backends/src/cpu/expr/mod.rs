@@ -8,6 +8,7 @@
 
 mod index;
 mod moves;
+mod packed;
 
 use super::element;
 use crate::emit::{KernelBuilder, Scalar, Ty, Val};
@@ -65,7 +66,7 @@ impl<'a> Fused<'a> {
     pub fn new(cx: &'a GroupCx<'a>, domain_of: ValueId) -> Result<Fused<'a>> {
         for &v in cx.group.inputs.iter().chain(&cx.group.outputs) {
             let ty = cx.ty(v);
-            if element::storage(ty.dtype).is_none() {
+            if element::storage(ty.dtype).is_none() && !packed::fits(cx, v) {
                 let message =
                     format!("no kernel reads or writes {} in memory (%{} is {ty})", ty.dtype, cx.f.values[v].name);
                 return Err(Diagnostic::error("B0111", message)
@@ -80,7 +81,9 @@ impl<'a> Fused<'a> {
                 return Err(Diagnostic::error("B0112", message).failure(Failure::Internal));
             }
         }
-        let inside = cx.group.nodes.iter().flat_map(|&n| cx.f.nodes[n].results.iter().copied()).collect();
+        let nodes = &cx.group.nodes;
+        let mut inside: HashSet<ValueId> = nodes.iter().flat_map(|&n| cx.f.nodes[n].results.iter().copied()).collect();
+        inside.extend(nodes.iter().filter_map(|&n| packed::table(cx, n)));
         Ok(Fused { cx, domain: cx.ty(domain_of).shape.to_vec(), inside })
     }
 
@@ -275,6 +278,9 @@ impl Emit<'_, '_> {
         let ty = cx.ty(v);
         if let Some(y) = self.known_number(v) {
             return y;
+        }
+        if ty.dtype.bits() < 8 {
+            return self.packed(v, pos);
         }
         let view = cx.view(v);
         let address = pos.address(self.b, &view, &ty.shape, self.lanes);

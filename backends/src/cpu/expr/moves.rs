@@ -6,7 +6,8 @@ use crate::emit::{KernelBuilder, Scalar, Val};
 use crate::kernel::LaunchBuilder;
 use std::ops::Range;
 use tersor_ir::ops::pad::PadMode;
-use tersor_ir::ops::{Concat, DecodeAffine, Gather, Pad, Reshape, Rope};
+use tersor_ir::ops::sharing::Sharing;
+use tersor_ir::ops::{Concat, Gather, Pad, Reshape, Rope};
 use tersor_ir::{DType, Dim, Node, Op, ValueId};
 
 /// Whether a node can be entered by [`Emit`] as an index map.
@@ -24,6 +25,7 @@ pub fn is_movement(op: &Op) -> bool {
             | Op::Extent(_)
             | Op::Rope(_)
             | Op::DecodeAffine(_)
+            | Op::DecodeCodebook(_)
     )
 }
 
@@ -54,7 +56,24 @@ impl Emit<'_, '_> {
             (Op::Pad(p), Some(x)) => self.pad(p, x, &shape, pos),
             (Op::Gather(g), Some(x)) => self.gather(g, x, node.operands[1], &shape, pos),
             (Op::Rope(r), Some(x)) => self.rope(r, x, &node.operands, &shape, pos),
-            (Op::DecodeAffine(d), Some(x)) => self.decode_groups(d, x, &node.operands, &shape, pos),
+            (Op::DecodeAffine(d), Some(q)) => {
+                let mut x = vec![self.value(q, pos)];
+                x.extend(
+                    node.operands[1..].iter().map(|&p| self.shared(p, d.sharing(), &shape, pos)).collect::<Vec<_>>(),
+                );
+                let (code, to) = (self.fused.cx.ty(q).dtype, self.fused.cx.ty(result).dtype);
+                self.decode(&x, code, to)
+            }
+            (Op::DecodeCodebook(d), Some(q)) => {
+                let code = self.value(q, pos);
+                let code = element::cast(self.b, self.fused.cx.ty(q).dtype, DType::I64, code);
+                let at = if code.lanes() > 1 { Coord::Lanes(code) } else { Coord::One(code) };
+                let entry = self.value(node.operands[1], &Pos::new(vec![at], pos.mask));
+                let Some(&scale) = node.operands.get(2) else { return entry };
+                let scale = self.shared(scale, d.sharing(), &shape, pos);
+                let (entry, scale) = element::alike(self.b, entry, scale);
+                self.b.mul(entry, scale)
+            }
             (Op::Iota(i), _) => {
                 let at = pos.coords(self.b, &shape, self.lanes)[0];
                 let at = match at {
@@ -333,18 +352,19 @@ impl Emit<'_, '_> {
         k.fma(t, s, straight)
     }
 
-    fn decode_groups(&mut self, d: &DecodeAffine, q: ValueId, operands: &[ValueId], shape: &[Dim], pos: &Pos) -> Val {
-        let (axis, lanes, group) = (usize::from(d.axis), self.lanes, i64::from(d.group));
-        let grouped = self.along(pos, shape, axis, |b, c| {
+    /// The parameter that the code at `pos` has.
+    fn shared(&mut self, param: ValueId, sharing: Sharing, shape: &[Dim], pos: &Pos) -> Val {
+        if sharing.group == 0 {
+            return self.operand(param, shape, pos);
+        }
+        let (lanes, group) = (self.lanes, sharing.group as i64);
+        let grouped = self.along(pos, shape, sharing.axis, |b, c| {
             c.map(b, lanes, |k, v| {
                 let g = like(k, v, group);
                 k.div(v, g)
             })
         });
-        let mut x = vec![self.value(q, pos)];
-        x.extend(operands[1..].iter().map(|&p| self.value(p, &grouped)).collect::<Vec<_>>());
-        let (code, to) = (self.fused.cx.ty(q).dtype, self.fused.cx.ty(operands[1]).dtype);
-        self.decode(&x, code, to)
+        self.value(param, &grouped)
     }
 }
 

@@ -71,7 +71,7 @@ pub fn build(cx: &GroupCx, op: &MatMul, fused: &Fused, (a, w, y): (ValueId, Valu
     let scheme = Scheme::Plain(element::register(ty.dtype));
     let acc = scheme.acc();
     let tile = scheme.shape(cx.isa, None);
-    let mut b = LaunchBuilder::new(name(cx, [a, w, y], "matmul", tile));
+    let mut b = LaunchBuilder::new(name(cx, [a, w, y].map(|v| cx.ty(v).dtype.name()), "matmul", tile));
     let (left, right) = (Side::new(&mut b, cx, a, op.trans_a), Side::new(&mut b, cx, w, op.trans_b));
     let (m, n) = (ty.shape[rank - 2].clone(), ty.shape[rank - 1].clone());
     let depth = left.shape[left.shape.len() - if op.trans_a { 2 } else { 1 }].clone();
@@ -141,6 +141,7 @@ pub fn build(cx: &GroupCx, op: &MatMul, fused: &Fused, (a, w, y): (ValueId, Valu
             start: None,
             ready: None,
             stay: None,
+            lookup: None,
             stack,
             tight: !cx.isa.wide(),
             finish: &finish,

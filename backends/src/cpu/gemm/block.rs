@@ -3,6 +3,7 @@
 //! A tile's sums go through a few lines of stack on their way to the epilogue, which is thus emitted once for whole vectors and once for a last partial one,
 //! whatever the number of tile shapes.
 
+use crate::cpu::encoded::decode::Decoder;
 use crate::cpu::micro::{Scheme, Tile, prepare};
 use crate::cpu::pack::PANEL;
 use crate::emit::{Scalar, Val};
@@ -45,6 +46,8 @@ pub struct Block<'a> {
     pub ready: Option<Val>,
     /// Sums that stay for another part of K, instead of an epilogue: the first row's, for the first panel, and bytes between rows.
     pub stay: Option<(Val, Val)>,
+    /// The table of encoded weights.
+    pub lookup: Option<Val>,
     /// Stack for one tile.
     pub stack: Val,
     /// Whether tiles need every register.
@@ -115,6 +118,7 @@ impl Block<'_> {
                 known: self.known,
                 start: start.as_deref(),
                 ahead: (rows <= 2).then_some(2048),
+                lookup: self.lookup,
             };
             let bytes = i64::from(self.scheme.acc().x(PANEL as u32).bytes());
             match self.stay {
@@ -152,7 +156,13 @@ impl Block<'_> {
                     }
                     b.when(some, |b| {
                         for (&from, &to) in panels.iter().zip(&widened) {
-                            prepare(b, self.scheme, from, self.depth, to);
+                            match self.scheme {
+                                Scheme::Encoded(format, wide) => {
+                                    let decoder = Decoder::new(b, format, wide, self.lookup);
+                                    decoder.store(b, from, self.depth, self.known, to);
+                                }
+                                scheme => prepare(b, scheme, from, self.depth, to),
+                            }
                         }
                     });
                     b.loop_(zero, whole, most, |b, r| tile(b, (ready, &widened), r, most, by));

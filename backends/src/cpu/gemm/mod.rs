@@ -12,6 +12,7 @@ pub mod weights;
 mod tests;
 
 use super::element;
+use super::encoded::Encoded;
 use super::expr::{Fused, Point, Row};
 use super::micro::Scheme;
 use super::pack::Matrix;
@@ -20,8 +21,8 @@ use crate::fuse::is_rows;
 use crate::kernel::{GroupCx, Launch, LaunchBuilder};
 use rows::Change;
 use tersor_ir::ops::MatMul;
-use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, Tensor, ValueId};
-use weights::{Left, Product};
+use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, ValueId};
+use weights::{Left, Product, Weights};
 
 /// The kernel of a group whose anchor is a product.
 pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
@@ -34,14 +35,34 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
     let fused = Fused::new(cx, y)?;
     let elem = storage(cx.ty(a).dtype)?;
     storage(cx.ty(y).dtype)?;
-    let weights = cx.constant(w).filter(|t| !op.trans_a && t.shape()[..t.shape().len() - 2].iter().all(|&d| d == 1));
-    match weights {
-        Some(t) if is_rows(&cx.view(a), &cx.ty(a).shape) => with_weights(cx, op, &fused, &t, (a, y), elem),
-        _ => {
-            storage(cx.ty(w).dtype)?;
-            Ok(batched::build(cx, op, &fused, (a, w, y)))
+    let one = cx.ty(w).shape[..cx.ty(w).rank() - 2].iter().all(|d| *d == Dim::Const(1));
+    if !op.trans_a && one && is_rows(&cx.view(a), &cx.ty(a).shape) {
+        let (k, n) = depth_and_columns(cx, op, w);
+        let trans_b = op.trans_b;
+        let at = move |_: usize, i: usize, j: usize| if trans_b { j * k + i } else { i * n + j };
+        let matrix = Matrix { groups: 1, k, n, at: &at };
+        if let Some(weights) = constant(cx, (a, w, y), &matrix) {
+            return Ok(build_with(cx, &fused, (a, y), elem, weights, &matrix));
         }
     }
+    storage(cx.ty(w).dtype)?;
+    Ok(batched::build(cx, op, &fused, (a, w, y)))
+}
+
+/// Extents of a right operand; 0 where they are not known.
+fn depth_and_columns(cx: &GroupCx, op: &MatMul, w: ValueId) -> (usize, usize) {
+    let extent = |back: usize| cx.ty(w).shape[cx.ty(w).rank() - back].as_const().unwrap_or(0) as usize;
+    if op.trans_b { (extent(1), extent(2)) } else { (extent(2), extent(1)) }
+}
+
+/// The arithmetic for the constant weights `w`, and what is stored of them: codes where products can keep them, else elements. `None` where `w` is not constant.
+pub fn constant(cx: &GroupCx, (a, w, y): (ValueId, ValueId, ValueId), matrix: &Matrix) -> Option<(Scheme, Weights)> {
+    if let Some(e) = Encoded::of(cx, w, matrix) {
+        return Some((Scheme::Encoded(e.format, cx.isa.wide()), Weights::Encoded(e)));
+    }
+    let t = cx.constant(w)?;
+    let (scheme, layout) = Scheme::choose(cx.ty(a).dtype, &t, matrix, element::register(cx.ty(y).dtype), cx.isa);
+    Some((scheme, Weights::Elements(t, layout)))
 }
 
 /// The type of elements in memory.
@@ -62,9 +83,8 @@ pub fn finish<'a>(fused: &'a Fused<'a>, y: ValueId) -> impl Fn(&mut LaunchBuilde
 }
 
 /// A kernel's name.
-pub fn name(cx: &GroupCx, operands: [ValueId; 3], what: &str, tile: (i64, i64)) -> String {
-    let types = operands.map(|v| cx.ty(v).dtype.name()).join("_");
-    format!("{types}_{what}_{}x{}__{}", tile.0, tile.1 * 16, cx.isa.suffix())
+pub fn name(cx: &GroupCx, types: [&str; 3], what: &str, tile: (i64, i64)) -> String {
+    format!("{}_{what}_{}x{}__{}", types.join("_"), tile.0, tile.1 * 16, cx.isa.suffix())
 }
 
 /// How stored elements become those of packed rows, and whether that adds 128.
@@ -74,26 +94,22 @@ pub fn change(scheme: Scheme, from: DType, elem: Scalar) -> Change {
     Change { from: elem, to: scheme.row(), unsigned, bias }
 }
 
-fn with_weights(
+/// The kernel on constant weights.
+fn build_with(
     cx: &GroupCx,
-    op: &MatMul,
     fused: &Fused,
-    w: &Tensor,
     (a, y): (ValueId, ValueId),
     elem: Scalar,
-) -> Result<Launch, Diagnostic> {
-    let (ta, ty) = (cx.ty(a), cx.ty(y));
-    let (rank, [r, c]) = (ta.rank(), [w.shape()[w.shape().len() - 2], w.shape()[w.shape().len() - 1]]);
-    let (k, n) = if op.trans_b { (c, r) } else { (r, c) };
-    let trans_b = op.trans_b;
-    let at = move |_: usize, i: usize, j: usize| if trans_b { j * k + i } else { i * n + j };
-    let matrix = Matrix { groups: 1, k, n, at: &at };
-    let (scheme, layout) = Scheme::choose(ta.dtype, w, &matrix, element::register(ty.dtype), cx.isa);
+    (scheme, weights): (Scheme, Weights),
+    matrix: &Matrix,
+) -> Launch {
+    let (ta, k) = (cx.ty(a), matrix.k);
+    let rank = ta.rank();
     let change = change(scheme, ta.dtype, elem);
     let m = ta.shape[..rank - 1].iter().fold(Dim::from(1), |m, d| m * d.clone());
-    let product = Product { scheme, layout, isa: cx.isa, m: m.clone(), weights: w, matrix, biased: change.bias != 0 };
-    let anchor = &cx.f.nodes[cx.group.anchor.expect("a group with an anchor")];
-    let mut b = LaunchBuilder::new(name(cx, [a, anchor.operands[1], y], "gemm", product.tile()));
+    let product = Product { scheme, isa: cx.isa, m: m.clone(), weights, matrix, biased: change.bias != 0 };
+    let types = [ta.dtype.name(), &product.weights.name(), cx.ty(y).dtype.name()];
+    let mut b = LaunchBuilder::new(name(cx, types, "gemm", product.tile()));
     let view = cx.view(a);
     let stride =
         (0..rank - 1).rev().find(|&i| ta.shape[i] != Dim::from(1)).map_or(Dim::from(k), |i| view.strides[i].clone());
@@ -115,5 +131,5 @@ fn with_weights(
         change.run(b, from, to, k as i64);
     };
     let left = if there { Left::There { row, pitch } } else { Left::Packed(&pack, change) };
-    Ok(product.build(b, &left, &finish))
+    product.build(b, &left, &finish)
 }

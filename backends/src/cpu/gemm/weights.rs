@@ -5,6 +5,7 @@
 
 use super::block::{Block, Finish, stack_bytes};
 use super::rows::Change;
+use crate::cpu::encoded::Encoded;
 use crate::cpu::micro::Scheme;
 use crate::cpu::pack::{self, Layout, Matrix, PANEL};
 use crate::emit::Val;
@@ -28,15 +29,34 @@ pub enum Left<'a> {
     Packed(&'a dyn Fn(&mut LaunchBuilder, Val, Val, Val), Change),
 }
 
+/// Constant weights of a product.
+#[derive(Debug)]
+pub enum Weights {
+    /// Elements, to be packed in this layout.
+    Elements(Tensor, Layout),
+    /// Codes.
+    Encoded(Encoded),
+}
+
+impl Weights {
+    /// The type in kernel names.
+    pub fn name(&self) -> String {
+        match self {
+            Weights::Elements(w, _) => w.dtype().to_string(),
+            Weights::Encoded(w) if w.format.grouped() => format!("q{}g{}", w.format.bits, w.format.group),
+            Weights::Encoded(w) => format!("q{}", w.format.bits),
+        }
+    }
+}
+
 /// Rows times constant weights.
 pub struct Product<'a> {
     pub scheme: Scheme,
-    pub layout: Layout,
     pub isa: Isa,
     /// Rows.
     pub m: Dim,
-    pub weights: &'a Tensor,
-    pub matrix: Matrix<'a>,
+    pub weights: Weights,
+    pub matrix: &'a Matrix<'a>,
     /// Whether rows are bytes with 128 added.
     pub biased: bool,
 }
@@ -71,7 +91,7 @@ impl Product<'_> {
     }
     /// Elements of a part of K, and whether all parts have as many.
     fn part(&self) -> (i64, bool) {
-        let (depth, unit) = (self.depth(), self.scheme.unit());
+        let (depth, unit) = (self.depth(), self.scheme.cut());
         let size = self.scheme.ready().unwrap_or(self.scheme).weight_bytes();
         let most = PANEL_BYTES / (PANEL as i64 * size);
         if depth <= most * 3 / 2 || self.m.as_const().is_some_and(|m| m <= self.tile().0) {
@@ -111,12 +131,21 @@ impl Product<'_> {
         let (groups, n) = (self.matrix.groups as i64, self.matrix.n as i64);
         let split = (self.panels() + columns - 1) / columns;
         let m = b.extent(&self.m);
-        let data = pack::panels(self.weights, &self.matrix, self.layout);
-        let weights = b.packed(self.layout.name(), data);
-        let start = self.biased.then(|| {
-            let sums = pack::column_sums(self.weights, &self.matrix, -128);
-            b.packed("i32 [N/16][16]", sums)
-        });
+        let (mut start, mut lookup, mut scaled) = (None, None, None);
+        let (weights, panel_bytes) = match &self.weights {
+            Weights::Elements(w, layout) => {
+                if self.biased {
+                    start = Some(b.packed("i32 [N/16][16]", pack::column_sums(w, self.matrix, -128)));
+                }
+                let data = pack::panels(w, self.matrix, *layout);
+                (b.packed(layout.name(), data), layout.panel_bytes(self.matrix.k) as i64)
+            }
+            Weights::Encoded(w) => {
+                (lookup, scaled) = (w.lookup(&mut b), Some(w.finish(&mut b, finish)));
+                (b.packed(w.format.name(), w.panels.clone()), w.format.panel_bytes())
+            }
+        };
+        let finish = scaled.as_deref().unwrap_or(finish);
         let stack = b.alloca(stack_bytes(self.scheme, tile), 64);
         let scratch = b.scratch();
         // Scratch: packed rows, widened panels, sums that stay.
@@ -128,7 +157,6 @@ impl Product<'_> {
         let sums = if part < self.depth() { (rows + 31) / 32 * 32 * columns * sum_bytes } else { 0 };
         let (begin, end) = b.range();
         let (one, none) = (b.i64(1), b.i64(-1));
-        let panel_bytes = self.layout.panel_bytes(self.matrix.k) as i64;
         let counts = self.m.as_const().map(|m| [rows.min(m), if m % rows == 0 { rows.min(m) } else { m % rows }]);
         b.for_(begin, end, one, &[none], |b, point, last| {
             let by = b.i64(split);
@@ -193,6 +221,7 @@ impl Product<'_> {
                 start,
                 ready: widened.map(|_| b.offset(scratch, packed)),
                 stay,
+                lookup,
                 stack,
                 tight: !self.isa.wide(),
                 finish,
@@ -206,8 +235,9 @@ impl Product<'_> {
             b.loop_(zero, all, part, |b, from| {
                 let skip = b.mul(from, step);
                 block.row = b.gep(row, skip);
-                let across = b.i64(self.scheme.weight_bytes() * PANEL as i64);
-                let skip = b.mul(from, across);
+                let (cut, bytes) = (b.i64(self.scheme.cut()), b.i64(self.scheme.cut_bytes()));
+                let cuts = b.div(from, cut);
+                let skip = b.mul(cuts, bytes);
                 block.panel = b.gep(panel, skip);
                 if !even_parts {
                     let left = b.sub(all, from);
