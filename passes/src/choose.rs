@@ -1,9 +1,10 @@
 //! From proposals to decisions: puts alternatives under `choice` ops, measures each against the exact op, picks, and resolves what was picked.
 
+use crate::coupling::{exact_nodes, reads};
 use crate::manager::PassCx;
 use crate::propose::{Alternative, ConstNames, Editor, Propose, Site, const_values};
 use crate::sample;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::choice::Choice;
 use tersor_ir::plan::{Plan, resolve_only};
@@ -232,8 +233,9 @@ fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision>
     let best = o.alternatives.iter().map(|a| (bytes(&own(a)), a)).min_by_key(|(b, _)| *b);
     let Some((bytes_after, best)) = best else { unreachable!("offers have alternatives") };
     let nodes = own(best);
-    let bytes_before = bytes(&[exact]);
-    let pays = bytes_after < bytes_before || seconds(&nodes) < seconds(&[exact]);
+    let before = replaced(m, o, &nodes);
+    let bytes_before = bytes(&before);
+    let pays = bytes_after < bytes_before || seconds(&nodes) < seconds(&before);
     Ok(Decision {
         site: o.site.name.clone(),
         node: o.site.node.clone(),
@@ -246,10 +248,28 @@ fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision>
     })
 }
 
+/// The nodes of the exact program that nothing needs any more when these stand at the site: the op that makes it, and what only that needs.
+fn replaced(m: &Module, o: &Offer, nodes: &[NodeId]) -> Vec<NodeId> {
+    let f = &m.funcs[o.site.func];
+    let mut needed: HashSet<ValueId> = nodes.iter().flat_map(|&n| f.nodes[n].operands.iter().copied()).collect();
+    needed.extend(f.regions.values().flat_map(|r| r.results.iter().copied()));
+    let mut out = vec![];
+    for n in exact_nodes(f).into_iter().rev() {
+        if f.nodes[n].results.contains(&o.site.value) {
+            out.push(n);
+        } else if out.is_empty() || f.nodes[n].results.iter().any(|v| needed.contains(v)) {
+            needed.extend(reads(f, n));
+        } else {
+            out.push(n);
+        }
+    }
+    out
+}
+
 /// The added nodes that a value needs, in order.
 fn slice(m: &Module, o: &Offer, value: ValueId) -> Vec<NodeId> {
     let f = &m.funcs[o.site.func];
-    let mut needed = std::collections::HashSet::from([value]);
+    let mut needed = HashSet::from([value]);
     let mut out = vec![];
     for &n in o.nodes.iter().rev() {
         if f.nodes[n].results.iter().any(|v| needed.contains(v)) {

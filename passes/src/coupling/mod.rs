@@ -4,8 +4,9 @@
 //! *channel*; a channel goes or stays whole. So an output channel of a convolution, the bias added to it and the input channels of what reads it make one channel; a
 //! key/value head with its query heads, the rows of the projection after it and their biases make another. Whatever an op does not let go bars the channels it touches, with a reason.
 //!
-//! Removing a channel whose products with every consumer are zero leaves the outputs as they are, but for rounding.
+//! What stands inside alternatives of a `choice` is not looked at. Removing a channel whose products with every consumer are zero leaves the outputs as they are, but for rounding.
 
+pub mod region;
 pub mod relations;
 pub mod remove;
 
@@ -15,7 +16,7 @@ mod tests;
 use relations::{Bar, Fold, Map, Relations, Slot, Tie, extent, relations};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use tersor_ir::ops::Conv;
-use tersor_ir::{Func, FuncId, Module, NodeId, Op, ValueId};
+use tersor_ir::{Def, Func, FuncId, Module, NodeId, Op, ValueId};
 
 /// What the channels of a group are.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -89,7 +90,7 @@ impl Group {
 pub fn groups(m: &Module, func: FuncId) -> Vec<Group> {
     let f = &m.funcs[func];
     let cx = Graph::of(m, func);
-    let nodes = f.live_nodes();
+    let nodes = exact_nodes(f);
     let heads = nodes.iter().filter(|&&n| matches!(f.nodes[n].op, Op::Attention(_))).map(|&n| f.nodes[n].operands[1]);
     let heads = heads.map(|value| Slot { value, axis: 1 });
     let made = nodes.iter().filter_map(|&n| made(f, n)).map(|(_, slot)| slot);
@@ -105,6 +106,27 @@ pub fn groups(m: &Module, func: FuncId) -> Vec<Group> {
     }
     out.sort_by_key(|g| g.producers.first().map(|p| p.node));
     out
+}
+
+/// The nodes of the exact program in order: those that it needs with every choice at its first alternative. Choices are among them.
+pub fn exact_nodes(f: &Func) -> Vec<NodeId> {
+    let (mut seen, mut stack) = (HashSet::new(), f.body().results.clone());
+    while let Some(v) = stack.pop() {
+        let Def::Node(n, _) = f.values[v].def else { continue };
+        if seen.insert(n) {
+            let node = &f.nodes[n];
+            stack.extend(reads(f, n));
+            let inner = node.regions.iter().flat_map(|&r| &f.regions[r].results);
+            stack.extend(inner);
+        }
+    }
+    f.live_nodes().into_iter().filter(|n| seen.contains(n)).collect()
+}
+
+/// The operands that the exact program needs of a node.
+pub fn reads(f: &Func, n: NodeId) -> &[ValueId] {
+    let node = &f.nodes[n];
+    if matches!(node.op, Op::Choice(_)) { &node.operands[..1] } else { &node.operands }
 }
 
 /// How many factors of a product axis are tried as the one that channels are along.
@@ -181,11 +203,11 @@ struct Graph<'a> {
 impl<'a> Graph<'a> {
     fn of(m: &Module, func: FuncId) -> Graph<'_> {
         let f = &m.funcs[func];
-        let nodes = f.live_nodes();
+        let nodes = exact_nodes(f);
         let mut touching: HashMap<ValueId, Vec<NodeId>> = HashMap::new();
         for &n in &nodes {
             let node = &f.nodes[n];
-            let values: BTreeSet<ValueId> = node.operands.iter().chain(&node.results).copied().collect();
+            let values: BTreeSet<ValueId> = reads(f, n).iter().chain(&node.results).copied().collect();
             values.into_iter().for_each(|v| touching.entry(v).or_default().push(n));
         }
         let mut fixed = HashMap::new();
@@ -197,17 +219,9 @@ impl<'a> Graph<'a> {
             fixed.extend(r.params.iter().map(|&v| (v, inputs)));
             fixed.extend(r.results.iter().map(|&v| (v, outputs)));
         }
-        let others = m.funcs.iter().filter(|(id, _)| *id != func);
-        let shared: HashSet<_> = others.flat_map(|(_, f)| f.live_constants()).collect();
-        for (v, value) in f.values.iter() {
-            if let tersor_ir::Def::Const(c) = value.def {
-                if shared.contains(&c) {
-                    fixed.insert(v, "another function reads the constant");
-                } else if m.consts[c].tensor().is_none() {
-                    fixed.insert(v, "the constant's elements are not in the store");
-                }
-            }
-        }
+        let missing = |v: &tersor_ir::module::Value| matches!(v.def, Def::Const(c) if m.consts[c].tensor().is_none());
+        let elsewhere = "the constant's elements are not in the store";
+        fixed.extend(f.values.iter().filter(|(_, v)| missing(v)).map(|(v, _)| (v, elsewhere)));
         let relations = nodes.iter().map(|&n| (n, relations(f, n))).collect();
         Graph { f, relations, touching, fixed }
     }
@@ -370,7 +384,7 @@ impl<'a> Walk<'a> {
             }
         }
         let images = producers.keys().chain(consumers.keys()).any(|&n| matches!(f.nodes[n].op, Op::Conv(_)));
-        let order: HashMap<NodeId, usize> = f.live_nodes().into_iter().enumerate().map(|(i, n)| (n, i)).collect();
+        let order: HashMap<NodeId, usize> = exact_nodes(f).into_iter().enumerate().map(|(i, n)| (n, i)).collect();
         let sorted = |map: BTreeMap<NodeId, Weight>| {
             let mut all: Vec<Weight> = map.into_values().collect();
             all.sort_by_key(|w| order[&w.node]);

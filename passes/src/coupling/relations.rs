@@ -122,10 +122,10 @@ pub fn relations(f: &Func, node: NodeId) -> Relations {
         return r;
     };
     match &n.op {
-        Op::Unary(_) | Op::Cast(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Choice(_) => {
+        Op::Unary(_) | Op::Cast(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Quant(_) => {
             r.broadcast(f, &n.operands, y)
         }
-        Op::Quant(_) => r.broadcast(f, &n.operands, y),
+        Op::Choice(_) => r.broadcast(f, &[x], y),
         Op::DecodeAffine(op) if op.group == 0 => r.broadcast(f, &n.operands, y),
         Op::DecodeAffine(op) => {
             for &v in &n.operands {

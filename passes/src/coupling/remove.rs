@@ -118,7 +118,12 @@ impl Removal<'_> {
 ///
 /// Exact where the removed channels contribute nothing. With no channel gone the module stays as it is.
 pub fn remove(m: &mut Module, r: Removal) -> Result<()> {
-    r.check(&m.funcs[r.group.func])?;
+    let f = &m.funcs[r.group.func];
+    r.check(f)?;
+    if f.live_nodes().iter().any(|&n| matches!(f.nodes[n].op, Op::Choice(_))) {
+        let message = format!("channels of group {} cannot go while @{} has choices", r.group.name, f.name);
+        return Err(Diagnostic::error("S0132", message).failure(Failure::Internal));
+    }
     if r.gone.is_empty() {
         return Ok(());
     }
