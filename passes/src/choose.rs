@@ -263,6 +263,10 @@ fn replaced(m: &Module, o: &Offer, nodes: &[NodeId]) -> Vec<NodeId> {
             out.push(n);
         }
     }
+    // A site of another alternative is no part of the exact program, but its own op goes.
+    if let (true, Def::Node(n, _)) = (out.is_empty(), f.values[o.site.value].def) {
+        out.push(n);
+    }
     out
 }
 
