@@ -1,7 +1,8 @@
 //! Modules, functions, regions, nodes and values.
 //!
 //! Invariants: every value has one definition; a value's uses come after its definition in region order, or in a region nested in such a place; names of values
-//! are unique in their function, names of constants and functions in the module. [`crate::verify`] checks them.
+//! are unique in their function, names of constants and functions in the module; a function has one value for each constant that it uses. [`crate::verify`]
+//! checks them.
 
 use crate::constant::{ConstId, Constant};
 use crate::diag::{Diagnostic, Result};
@@ -67,6 +68,8 @@ pub struct Func {
     /// The outside names of the results (an ONNX graph's outputs).
     pub outputs: Vec<Arc<str>>,
     names: HashMap<Arc<str>, u32>,
+    /// The value of each constant that has one.
+    constants: HashMap<ConstId, ValueId>,
 }
 
 /// What a value is the result of.
@@ -144,11 +147,11 @@ impl Module {
     pub fn hints(&self) -> crate::dim::Bindings {
         self.symbols.iter().map(|(n, i)| (n.clone(), i.hint)).collect()
     }
-    /// Adds a constant under `constant.name`, made unique by a suffix.
+    /// Adds a constant under `constant.name`, made unique by a suffix. Takes a look at each constant: who adds many keeps the names that are taken.
     pub fn add_const(&mut self, mut constant: Constant) -> ConstId {
-        let base = constant.name.clone();
-        let mut n = 1;
-        while self.consts.values().any(|c| c.name == constant.name) {
+        let taken: std::collections::HashSet<&str> = self.consts.values().map(|c| &*c.name).collect();
+        let (base, mut n) = (constant.name.clone(), 1);
+        while taken.contains(&*constant.name) {
             n += 1;
             constant.name = format!("{base}.{n}").into();
         }
@@ -172,6 +175,7 @@ impl Func {
             inputs: vec![],
             outputs: vec![],
             names: HashMap::new(),
+            constants: HashMap::new(),
         }
     }
     /// The body's id.
@@ -219,11 +223,17 @@ impl Func {
     }
     /// The value that stands for a constant; one per function and constant.
     pub fn const_value(&mut self, module_consts: &PrimaryMap<ConstId, Constant>, id: ConstId) -> ValueId {
-        if let Some((v, _)) = self.values.iter().find(|(_, v)| v.def == Def::Const(id)) {
-            return v;
-        }
-        let c = &module_consts[id];
-        self.values.push(Value { name: c.name.clone(), ty: c.ty.clone(), def: Def::Const(id) })
+        let values = &mut self.values;
+        *self.constants.entry(id).or_insert_with(|| {
+            let c = &module_consts[id];
+            values.push(Value { name: c.name.clone(), ty: c.ty.clone(), def: Def::Const(id) })
+        })
+    }
+    /// The constants that have a value here, with it, in order of the constants.
+    pub fn constants(&self) -> Vec<(ConstId, ValueId)> {
+        let mut all: Vec<_> = self.constants.iter().map(|(&c, &v)| (c, v)).collect();
+        all.sort_unstable();
+        all
     }
     /// Adds a node at the end of a region; infers its result types.
     pub fn add_node(&mut self, region: RegionId, op: Op, operands: &[ValueId], name: &str, loc: Loc) -> Result<NodeId> {
@@ -336,15 +346,13 @@ pub struct Builder<'m> {
     pub loc: Loc,
     /// Name of the values to come.
     pub name: String,
-    /// The values of constants; gathered on first use.
-    const_values: Option<HashMap<ConstId, ValueId>>,
 }
 
 impl<'m> Builder<'m> {
     /// A builder at the end of a function's body.
     pub fn new(consts: &'m mut PrimaryMap<ConstId, Constant>, func: &'m mut Func) -> Builder<'m> {
         let region = func.body_id();
-        Builder { consts, func, region, loc: Loc::Unknown, name: String::new(), const_values: None }
+        Builder { consts, func, region, loc: Loc::Unknown, name: String::new() }
     }
     /// Appends an op with one result.
     pub fn op(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
@@ -360,11 +368,7 @@ impl<'m> Builder<'m> {
     /// A new constant with the tensor's elements, as a value.
     pub fn constant(&mut self, name: &str, t: &crate::tensor::Tensor) -> ValueId {
         let id = self.consts.push(Constant::from_tensor(self.func.fresh_name(name), t, self.loc.clone()));
-        let v = self.push_const(id);
-        if let Some(known) = &mut self.const_values {
-            known.insert(id, v);
-        }
-        v
+        self.const_value(id)
     }
     /// A scalar constant.
     pub fn scalar(&mut self, dtype: crate::types::DType, v: f64) -> ValueId {
@@ -372,22 +376,7 @@ impl<'m> Builder<'m> {
     }
     /// The value of a constant of the module.
     pub fn const_value(&mut self, id: ConstId) -> ValueId {
-        let values = &self.func.values;
-        let known = self.const_values.get_or_insert_with(|| {
-            let of = |(v, value): (ValueId, &Value)| if let Def::Const(c) = value.def { Some((c, v)) } else { None };
-            // The first one, as in `Func::const_value`.
-            values.iter().rev().filter_map(of).collect()
-        });
-        if let Some(&v) = known.get(&id) {
-            return v;
-        }
-        let v = self.push_const(id);
-        self.const_values.get_or_insert_default().insert(id, v);
-        v
-    }
-    fn push_const(&mut self, id: ConstId) -> ValueId {
-        let c = &self.consts[id];
-        self.func.values.push(Value { name: c.name.clone(), ty: c.ty.clone(), def: Def::Const(id) })
+        self.func.const_value(self.consts, id)
     }
     /// The type of a value.
     pub fn ty(&self, v: ValueId) -> &Type {

@@ -2,7 +2,7 @@
 
 use crate::coupling::{exact_nodes, reads};
 use crate::manager::PassCx;
-use crate::propose::{Alternative, ConstNames, Editor, Propose, Site, const_values};
+use crate::propose::{Alternative, ConstNames, Editor, Propose, Site};
 use crate::sample;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tersor_ir::diag::Failure;
@@ -87,7 +87,6 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
     for (func, mut sites) in by_func {
         let Module { consts, funcs, .. } = &mut *m;
         let f = &mut funcs[func];
-        let mut const_values = const_values(f);
         let existing: HashMap<ValueId, NodeId> = f
             .live_nodes()
             .into_iter()
@@ -103,15 +102,8 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
                 cx.check_interrupt()?;
                 let first = f.regions[region].nodes.len();
                 let (loc, name) = (f.nodes[n].loc.made_by(cx.pass()), f.values[site.value].name.to_string());
-                let mut b = Editor {
-                    consts: &mut *consts,
-                    func: &mut *f,
-                    region,
-                    loc: loc.clone(),
-                    name,
-                    names: &mut names,
-                    const_values: &mut const_values,
-                };
+                let mut b =
+                    Editor { consts: &mut *consts, func: &mut *f, region, loc: loc.clone(), name, names: &mut names };
                 let alternatives = pass.propose(&site, &mut b, cx)?;
                 if alternatives.is_empty() {
                     f.regions[region].nodes.truncate(first);

@@ -2,7 +2,7 @@
 
 use crate::layer::{Layer, WEIGHT, candidates};
 use crate::manager::PassCx;
-use crate::propose::{ConstNames, Editor, Site, const_values};
+use crate::propose::{ConstNames, Editor, Site};
 use crate::selector::Selector;
 use crate::solve::Mat;
 use crate::weights::SHORT;
@@ -53,7 +53,6 @@ pub fn change<C: Change>(
     let (mut names, mut changed) = (ConstNames::of(m), (0, 0));
     let Module { consts, funcs, .. } = m;
     let f = &mut funcs[main];
-    let mut const_values = const_values(f);
     let body = f.body_id();
     for (x, sites) in groups {
         cx.check_interrupt()?;
@@ -73,7 +72,6 @@ pub fn change<C: Change>(
             loc,
             name,
             names: &mut names,
-            const_values: &mut const_values,
         };
         let layers: Result<Vec<Layer>, String> = sites.iter().map(|s| Layer::of(&b, s, cx.statistics)).collect();
         // A layer that cannot be read keeps the value for all.

@@ -5,16 +5,15 @@
 
 use crate::declare::Rewrite;
 use crate::manager::PassCx;
-use crate::propose::{ConstNames, const_values};
+use crate::propose::ConstNames;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::{Constant, ContentHash};
 use tersor_ir::dim::Bindings;
 use tersor_ir::entity::PrimaryMap;
-use tersor_ir::module::Value;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::transpose::Transpose;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::{ConstId, Def, Dim, Func, Module, NodeId, Op, RegionId, Result, Type, ValueId};
+use tersor_ir::{ConstId, Dim, Func, Module, NodeId, Op, RegionId, Result, Type, ValueId};
 
 /// A folded result is no larger, unless the constants that go with it are.
 const MAX_BYTES: usize = 16 << 20;
@@ -47,7 +46,7 @@ impl Rewrite for Normalize {
         for id in m.funcs.keys() {
             let Module { consts, funcs, .. } = &mut *m;
             let f = &mut funcs[id];
-            let (uses, const_values) = (f.use_counts(), const_values(f));
+            let uses = f.use_counts();
             let mut w = Walk {
                 consts,
                 f,
@@ -55,7 +54,6 @@ impl Rewrite for Normalize {
                 contents: &mut contents,
                 stands_for: HashMap::new(),
                 seen: HashMap::new(),
-                const_values,
                 uses,
                 steps: &mut steps,
                 counts: Counts::default(),
@@ -114,7 +112,6 @@ struct Walk<'m> {
     stands_for: HashMap<ValueId, ValueId>,
     /// Ops seen so far in this and the surrounding regions.
     seen: HashMap<Key, NodeId>,
-    const_values: HashMap<ConstId, ValueId>,
     uses: Vec<u32>,
     steps: &'m mut i64,
     counts: Counts,
@@ -139,9 +136,7 @@ struct Frame {
 impl Walk<'_> {
     /// Lets the first of equal constants stand for the others.
     fn join_constants(&mut self, first: &[ConstId]) {
-        let mut values: Vec<(ConstId, ValueId)> = self.const_values.iter().map(|(&c, &v)| (c, v)).collect();
-        values.sort_unstable();
-        for (c, v) in values {
+        for (c, v) in self.f.constants() {
             if let Some(&kept) = first.get(tersor_ir::EntityId::index(c)).filter(|&&k| k != c) {
                 let kept = self.const_value(kept);
                 self.stands_for.insert(v, kept);
@@ -221,10 +216,7 @@ impl Walk<'_> {
     }
 
     fn const_value(&mut self, id: ConstId) -> ValueId {
-        let (consts, f) = (&*self.consts, &mut *self.f);
-        *self.const_values.entry(id).or_insert_with(|| {
-            f.values.push(Value { name: consts[id].name.clone(), ty: consts[id].ty.clone(), def: Def::Const(id) })
-        })
+        self.f.const_value(self.consts, id)
     }
 
     fn fate(&mut self, n: NodeId) -> Result<Fate> {
@@ -390,7 +382,8 @@ fn uniform(c: &Constant) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use crate::filetest::{difference, run_passes};
+    use crate::filetest::run_passes;
+    use crate::random::difference;
     use proptest::prelude::*;
     use tersor_ir::module::Builder;
     use tersor_ir::ops::Reshape;

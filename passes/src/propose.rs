@@ -1,12 +1,11 @@
 //! What compressing passes are made of: sites, alternatives, and the editor that builds them.
 
 use crate::manager::PassCx;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use tersor_ir::constant::Constant;
 use tersor_ir::entity::PrimaryMap;
-use tersor_ir::module::Value;
-use tersor_ir::{ConstId, Def, Func, FuncId, Loc, Module, Op, RegionId, Result, Tensor, Type, ValueId};
+use tersor_ir::{ConstId, Func, FuncId, Loc, Module, Op, RegionId, Result, Tensor, Type, ValueId};
 
 /// A pass that offers alternatives. It never changes the model: the manager puts what it offers under `choice` ops, measures it, and picks.
 pub trait Propose {
@@ -105,7 +104,6 @@ pub struct Editor<'m> {
     /// Name of the values that come.
     pub name: String,
     pub(crate) names: &'m mut ConstNames,
-    pub(crate) const_values: &'m mut HashMap<ConstId, ValueId>,
 }
 
 impl Editor<'_> {
@@ -131,10 +129,7 @@ impl Editor<'_> {
     }
     /// The value of a constant.
     pub fn const_value(&mut self, id: ConstId) -> ValueId {
-        let (consts, func) = (&*self.consts, &mut *self.func);
-        *self.const_values.entry(id).or_insert_with(|| {
-            func.values.push(Value { name: consts[id].name.clone(), ty: consts[id].ty.clone(), def: Def::Const(id) })
-        })
+        self.func.const_value(self.consts, id)
     }
     /// The constant that a value is, with its elements, where the store has them.
     pub fn tensor(&self, v: ValueId) -> Option<(&str, &Tensor)> {
@@ -145,9 +140,4 @@ impl Editor<'_> {
     pub fn ty(&self, v: ValueId) -> &Type {
         &self.func.values[v].ty
     }
-}
-
-/// The value of each constant in a function.
-pub(crate) fn const_values(f: &Func) -> HashMap<ConstId, ValueId> {
-    f.values.iter().filter_map(|(v, x)| if let Def::Const(c) = x.def { Some((c, v)) } else { None }).collect()
 }

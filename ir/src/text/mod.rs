@@ -27,3 +27,29 @@ pub fn unquote_name(text: &str) -> Result<String, String> {
     let name = c.name().map_err(|d| d.message)?;
     if c.at_end() { Ok(name) } else { Err(format!("a name, not `{text}`")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{parse, print};
+    use std::fmt::Write;
+
+    #[test]
+    fn many_constants_take_linear_time() {
+        let (mut text, mut before) = ("module @m {\n".to_string(), "%x".to_string());
+        for i in 0..100_000 {
+            let _ = writeln!(text, "  const @c{i} : f32[] = [{i}.0]");
+        }
+        text.push_str("  func @main(%x: f32[2]) -> (%y: f32[2]) {\n");
+        for i in 0..100_000 {
+            let _ = writeln!(text, "    %v{i} = add {before}, @c{i} : f32[2]");
+            before = format!("%v{i}");
+        }
+        let _ = writeln!(text, "    return {before}\n  }}\n}}");
+        let start = std::time::Instant::now();
+        let m = parse(&text, &Default::default()).unwrap();
+        assert!(crate::verify::verify(&m).is_empty());
+        let again = parse(&print(&m), &Default::default()).unwrap();
+        assert_eq!(print(&again), print(&m));
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    }
+}
