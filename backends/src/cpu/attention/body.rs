@@ -438,14 +438,16 @@ impl Body<'_> {
         });
     }
 
-    /// Divides by the sums of weights and stores.
+    /// Divides by the sums of weights and stores. The weighted sum of no keys at all is 0; rows from which all keys are hidden give NaN.
     fn finish(&self, k: &mut LaunchBuilder, point: &Point) {
         let (layout, zero) = (&self.layout, k.i64(0));
+        let empty = k.eq(self.total_keys, zero);
         k.loop_(zero, point.count, 1, |k, row| {
             let (head, position) = self.place(k, point, row);
             let state = self.row(k, layout.states, 8, row);
             let sum = k.offset(state, 4);
             let (sum, one) = (k.load(sum, Ty::F32), k.f32(1.0));
+            let sum = k.select(empty, one, sum);
             let inverse = k.div(one, sum);
             let sums = self.row(k, layout.sums, layout.sum_pitch, row);
             for column in (0..self.plan.width).step_by(16) {

@@ -136,6 +136,16 @@ fn agrees_with_the_evaluator() {
 }
 
 #[test]
+fn without_keys_the_sum_is_zero() {
+    for symbolic in [false, true] {
+        run(Case { keys: 0, symbolic, ..PLAIN }, Isa::V3, 18);
+        run(Case { keys: 0, rows: 2, symbolic, causal: true, ..PLAIN }, Isa::V4, 19);
+    }
+    let tiles = Case { dtype: DType::BF16, depth: 32, width: 48, rows: 37, keys: 0, symbolic: true, ..PLAIN };
+    run(tiles, Isa::Amx, 20);
+}
+
+#[test]
 fn half_floats_are_widened() {
     for (dtype, rows) in [(DType::BF16, 9), (DType::F16, 2)] {
         run(Case { dtype, rows, mask: Some([false, true, false, true]), ..PLAIN }, Isa::V3, 7);
