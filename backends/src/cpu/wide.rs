@@ -1,6 +1,6 @@
 //! Elementary functions in `f64`, to about 1e-14.
 
-use crate::emit::math::poly;
+use crate::emit::math::{in_quadrant, poly, power_cases};
 use crate::emit::{KernelBuilder, Scalar, Val};
 use std::f64::consts::{FRAC_PI_2, LN_2, LOG2_E, PI, SQRT_2};
 use tersor_ir::ops::unary::UnaryKind;
@@ -223,16 +223,12 @@ fn erf(k: &mut KernelBuilder, x: Val) -> Val {
 
 /// `sin(x + quarter pi / 2)`.
 fn sine(k: &mut KernelBuilder, x: Val, quarter: i64) -> Val {
-    let longs = x.ty().with(Scalar::I64);
     let (two_over_pi, magic) = (c(k, x, 1.0 / FRAC_PI_2), c(k, x, 6755399441055744.0));
     let t = k.fma(x, two_over_pi, magic);
     let n = k.sub(t, magic);
     let (p1, p2) = (c(k, x, -FRAC_PI_2), c(k, x, -6.123_233_995_736_766e-17));
     let r = k.fma(n, p1, x);
     let r = k.fma(n, p2, r);
-    let bits = k.bitcast(t, longs);
-    let (shift, one, two) = (k.int(longs, quarter), k.int(longs, 1), k.int(longs, 2));
-    let turn = k.add(bits, shift);
     let r2 = k.mul(r, r);
     let series = |first: i32| -> Vec<f64> {
         let term = |i: i32| {
@@ -245,15 +241,7 @@ fn sine(k: &mut KernelBuilder, x: Val, quarter: i64) -> Val {
     let s = poly(k, r2, &series(1));
     let s = k.mul(s, r);
     let co = poly(k, r2, &series(0));
-    let odd = k.and(turn, one);
-    let zero = k.zero(longs);
-    let even = k.eq(odd, zero);
-    let y = k.select(even, s, co);
-    let (half_turn, places) = (k.and(turn, two), k.int(longs, 62));
-    let sign = k.shl(half_turn, places);
-    let y = k.bitcast(y, longs);
-    let y = k.xor(y, sign);
-    k.bitcast(y, x.ty())
+    in_quadrant(k, t, quarter, s, co)
 }
 
 /// `x` to the power `y` with the special cases of C's `pow`; the error grows with the size of the logarithm.
@@ -262,26 +250,5 @@ pub fn pow(k: &mut KernelBuilder, x: Val, y: Val) -> Val {
     let l = log(k, size);
     let power = k.mul(y, l);
     let r = exp(k, power);
-    let (zero, one, half) = (k.zero(x.ty()), c(k, x, 1.0), c(k, x, 0.5));
-    let (nan, minus_inf) = (c(k, x, f64::NAN), c(k, x, f64::NEG_INFINITY));
-    let floor = k.floor(y);
-    let whole = k.eq(floor, y);
-    let halved = k.mul(y, half);
-    let floor = k.floor(halved);
-    let odd = k.ne(floor, halved);
-    let odd = k.and(whole, odd);
-    let (below, negated) = (k.lt(x, zero), k.neg(r));
-    let flip = k.and(below, odd);
-    let r = k.select(flip, negated, r);
-    let (finite, fraction) = (k.gt(x, minus_inf), k.not(whole));
-    let undefined = k.and(below, finite);
-    let undefined = k.and(undefined, fraction);
-    let r = k.select(undefined, nan, r);
-    let (y_zero, x_one, size_one) = (k.eq(y, zero), k.eq(x, one), k.eq(size, one));
-    let (y_size, inf) = (k.abs(y), c(k, x, f64::INFINITY));
-    let y_inf = k.eq(y_size, inf);
-    let unit = k.and(size_one, y_inf);
-    let always = k.or(y_zero, x_one);
-    let always = k.or(always, unit);
-    k.select(always, one, r)
+    power_cases(k, x, y, r)
 }

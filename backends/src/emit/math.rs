@@ -1,4 +1,4 @@
-//! Elementary functions as instructions, on `f32` scalars and vectors. A NaN gives a NaN unless stated otherwise.
+//! Elementary functions as instructions, on `f32` scalars and vectors. A NaN gives a NaN unless stated otherwise. What is exact serves `f64` too.
 //!
 //! | function | largest error |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | [`gelu`] | 1e-6 x max(1, \|gelu(x)\|) absolute |
 
 use super::build::KernelBuilder;
-use super::types::{Scalar, Val};
+use super::types::{Scalar, Ty, Val};
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 /// `c[0] x^n + … + c[n]`, by Horner's rule.
@@ -35,14 +35,20 @@ pub fn clamp(k: &mut KernelBuilder, x: Val, low: f64, high: f64) -> Val {
     k.min(high, x)
 }
 
+/// Integers as wide as the elements of `x`.
+fn ints(x: Val) -> Ty {
+    x.ty().with(if x.elem() == Scalar::F64 { Scalar::I64 } else { Scalar::I32 })
+}
+
 /// The magnitude of `x` with the sign of `sign`.
 pub fn copysign(k: &mut KernelBuilder, x: Val, sign: Val) -> Val {
-    let ints = x.ty().with(Scalar::I32);
+    let (floats, ints) = (x.ty(), ints(x));
+    let top = -1 << (ints.elem().bits() - 1);
     let (x, sign) = (k.bitcast(x, ints), k.bitcast(sign, ints));
-    let (top, rest) = (k.int(ints, i32::MIN.into()), k.int(ints, i32::MAX.into()));
+    let (top, rest) = (k.int(ints, top), k.int(ints, !top));
     let (x, sign) = (k.and(x, rest), k.and(sign, top));
     let bits = k.or(x, sign);
-    k.bitcast(bits, ints.with(Scalar::F32))
+    k.bitcast(bits, floats)
 }
 
 /// `e^x`.
@@ -248,7 +254,6 @@ pub fn cos(k: &mut KernelBuilder, x: Val) -> Val {
 
 /// `sin(x + quarter pi / 2)`.
 fn sin_shifted(k: &mut KernelBuilder, x: Val, quarter: i64) -> Val {
-    let ints = x.ty().with(Scalar::I32);
     let (two_over_pi, magic) = (c(k, x, std::f32::consts::FRAC_2_PI), c(k, x, 12582912.0));
     let t = k.fma(x, two_over_pi, magic);
     let n = k.sub(t, magic);
@@ -257,23 +262,29 @@ fn sin_shifted(k: &mut KernelBuilder, x: Val, quarter: i64) -> Val {
     let r = k.fma(n, p2, r);
     let r = k.fma(n, p3, r);
     let r = clamp(k, r, -0.8, 0.8);
-    let bits = k.bitcast(t, ints);
-    let (shift, one, two) = (k.int(ints, quarter), k.int(ints, 1), k.int(ints, 2));
-    let turn = k.add(bits, shift);
     let r2 = k.mul(r, r);
     let s = poly(k, r2, &[-1.951_529_6e-4, 8.332_161e-3, -1.666_665_5e-1]);
     let r3 = k.mul(r2, r);
     let s = k.fma(s, r3, r);
     let co = poly(k, r2, &[2.443_315_7e-5, -1.388_731_6e-3, 4.166_664_6e-2, -0.5, 1.0]);
+    in_quadrant(k, t, quarter, s, co)
+}
+
+/// The sine or cosine of a reduced argument, with its sign, by the quadrant: that many quarters after the whole number in the low bits of `turns`.
+pub fn in_quadrant(k: &mut KernelBuilder, turns: Val, quarter: i64, sine: Val, cosine: Val) -> Val {
+    let ints = ints(turns);
+    let turns = k.bitcast(turns, ints);
+    let (shift, one, two) = (k.int(ints, quarter), k.int(ints, 1), k.int(ints, 2));
+    let turn = k.add(turns, shift);
     let odd = k.and(turn, one);
     let zero = k.zero(ints);
     let even = k.eq(odd, zero);
-    let y = k.select(even, s, co);
-    let (half_turn, thirty) = (k.and(turn, two), k.int(ints, 30));
-    let sign = k.shl(half_turn, thirty);
+    let y = k.select(even, sine, cosine);
+    let (half_turn, places) = (k.and(turn, two), k.int(ints, i64::from(ints.elem().bits()) - 2));
+    let sign = k.shl(half_turn, places);
     let y = k.bitcast(y, ints);
     let y = k.xor(y, sign);
-    k.bitcast(y, x.ty())
+    k.bitcast(y, sine.ty())
 }
 
 /// `x` to the power `y`, with the special cases of C's `pow`.
@@ -285,7 +296,12 @@ pub fn pow(k: &mut KernelBuilder, x: Val, y: Val) -> Val {
     let power = k.mul(wide, log);
     let power = exp2_wide(k, power);
     let r = k.to_float_type(power, Scalar::F32);
+    power_cases(k, x, y, r)
+}
 
+/// C's special cases of `pow`, where `r` is `|x|` to the power `y`.
+pub fn power_cases(k: &mut KernelBuilder, x: Val, y: Val, r: Val) -> Val {
+    let size = k.abs(x);
     let (zero, one, half) = (k.zero(x.ty()), c(k, x, 1.0), c(k, x, 0.5));
     let (nan, minus_inf) = (c(k, x, f32::NAN), c(k, x, f32::NEG_INFINITY));
     // Signs: an odd y takes that of x; a negative finite x allows whole y only.
