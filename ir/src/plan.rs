@@ -20,6 +20,19 @@ pub fn sites(m: &Module) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
+/// Every plan of a module that has few sites: each says a word about each of them.
+pub fn all(m: &Module) -> Vec<Plan> {
+    let sites: BTreeMap<_, _> = sites(m).into_iter().collect();
+    sites.into_iter().fold(vec![Plan::default()], |plans, (site, names)| {
+        let with = |plan: &Plan, name: &String| {
+            let mut picks = plan.picks.clone();
+            picks.insert(site.clone(), name.clone());
+            Plan { picks }
+        };
+        plans.iter().flat_map(|p| names.iter().map(|n| with(p, n)).collect::<Vec<_>>()).collect()
+    })
+}
+
 /// Puts each site's picked alternative in place of its choice, and removes what then is dead.
 ///
 /// Fails when the plan names a site or an alternative that the module does not have; all such are reported.

@@ -1,14 +1,19 @@
-//! Random small programs for property tests: of f32 values over a symbol `N` and known extents, with constants, chains that rewrites like, and dead ends.
+//! Random small programs for property tests: of f32 values over a symbol `N` and known extents, with constants, chains that rewrites like, choices, and dead ends.
 
+use std::collections::BTreeSet;
 use tersor_ir::constant::{ConstData, Distribution, Rng};
 use tersor_ir::dim::SymbolInfo;
 use tersor_ir::module::Builder;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::{Reduce, ReduceKind};
 use tersor_ir::ops::unary::{Unary, UnaryKind};
-use tersor_ir::ops::{Cast, MatMul, Reshape, Softmax, Transpose};
+use tersor_ir::ops::{Cast, Choice, MatMul, Reshape, Softmax, Transpose};
+use tersor_ir::plan::{self, Plan};
 use tersor_ir::testing::Gen;
 use tersor_ir::{DType, Dim, Func, Module, Tensor, Type, ValueId};
+
+/// Most choices of a program.
+const SITES: usize = 3;
 
 /// A program of about `size` ops. The same seed gives the same program.
 pub fn module(seed: u64, size: usize) -> Module {
@@ -32,11 +37,12 @@ pub fn module(seed: u64, size: usize) -> Module {
         let c = b.constant(&format!("n{i}"), &Tensor::scalar(DType::F32, v));
         values.push(c);
     }
+    let mut sites = 0;
     for _ in 0..size {
         let (x, y) = (g.one_of(&values), g.one_of(&values));
         let ty = b.ty(x).clone();
         let rank = ty.rank();
-        let made = match g.int(0, 8) {
+        let made = match g.int(0, 9) {
             0 => {
                 let kind =
                     g.one_of(&[UnaryKind::Neg, UnaryKind::Relu, UnaryKind::Tanh, UnaryKind::Abs, UnaryKind::Sigmoid]);
@@ -59,6 +65,12 @@ pub fn module(seed: u64, size: usize) -> Module {
             }
             6 if rank > 0 => b.op(Softmax { axis: g.int(0, rank as i64 - 1) as u8, log: false }, &[x]),
             7 if rank > 1 => b.op(Reduce { kind: ReduceKind::Mean, axes: vec![rank as u8 - 1], keep: g.flip() }, &[x]),
+            8 if sites < SITES => {
+                let same: Vec<ValueId> = values.iter().copied().filter(|&v| *b.ty(v) == ty).collect();
+                sites += 1;
+                let names = vec!["exact".into(), "other".into()];
+                b.op(Choice { site: format!("s{sites}"), names }, &[x, g.one_of(&same)])
+            }
             _ => b.op(Cast { to: DType::F32 }, &[x]),
         };
         // What does not fit its operands is left out.
@@ -74,4 +86,18 @@ pub fn module(seed: u64, size: usize) -> Module {
     f.body_mut().results = results;
     m.funcs.push(f);
     m
+}
+
+/// The largest relative difference of an output under any plan of the first program. The second may lack sites.
+pub fn difference(a: &Module, b: &Module) -> tersor_ir::Result<f64> {
+    let left: BTreeSet<String> = plan::sites(b).into_iter().map(|s| s.0).collect();
+    let mut worst = 0f64;
+    for plan in plan::all(a) {
+        let (mut x, mut y) = (a.clone(), b.clone());
+        let picks = plan.picks.iter().filter(|p| left.contains(p.0)).map(|(s, p)| (s.clone(), p.clone())).collect();
+        plan::resolve(&mut x, &plan).map_err(|e| e[0].clone())?;
+        plan::resolve(&mut y, &Plan { picks }).map_err(|e| e[0].clone())?;
+        worst = worst.max(crate::filetest::difference(&x, &y)?);
+    }
+    Ok(worst)
 }

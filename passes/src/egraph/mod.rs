@@ -3,17 +3,22 @@
 //! The body is cut into regions of bounded size, where few values cross. Each region is saturated on its own with a limit on nodes, never on time, so that equal input gives
 //! equal output. Equality is over the reals and under every plan: an alternative under a `choice` is never equal to another.
 
+mod causal;
+mod emit;
 mod extract;
 mod node;
 mod pattern;
+mod region;
+mod replay;
 mod rules;
 
 use crate::declare::Rewrite;
 use crate::manager::PassCx;
 use egg::Id;
-use extract::{Choice, Costs};
-use node::{Build, Graph, Node, Types};
+use extract::Costs;
 use pattern::Pattern;
+use region::Region;
+use replay::{Form, Outcome};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use tersor_ir::module::Builder;
@@ -33,14 +38,13 @@ pass! {
         stats {
             "rewrites": "equalities found",
             "regions": "regions that became cheaper",
+            "replayed": "regions that are like an earlier one but for constants",
         }
     }
 }
 
 /// Nodes of a region: more would let the search go over far places for little, and costs, added up as trees, grow with each use of a shared value.
 const REGION: usize = 128;
-/// Matches of one rule in one round.
-const MATCHES: usize = 2000;
 
 impl Rewrite for Saturate {
     fn run(&self, m: &mut Module, cx: &mut PassCx) -> Result<()> {
@@ -60,30 +64,32 @@ impl Rewrite for Saturate {
                 new.insert(p, func.add_param(body, &old.values[p].name, old.values[p].ty.clone()));
             }
             let last = last_reads(&old);
+            let masks = causal::masks(&old, &m.consts);
+            let mut known: HashMap<Form, Outcome> = HashMap::new();
             for range in regions(&old) {
                 cx.check_interrupt()?;
                 let nodes = &old.body().nodes[range.clone()];
-                let mut region = Region::new(&old, nodes, std::mem::take(&mut m.consts));
-                let costs = Costs { target: cx.target, hints: &hints };
                 let outs = outputs(&old, &range, &last);
-                let roots = |r: &Region| -> Vec<Id> { outs.iter().map(|v| r.g.find(r.ids[v])).collect() };
-                // Priced before any classes join: afterwards one class may have several of the old nodes.
-                let before = extract::price(&region.g, &costs, &region.choice(), &roots(&region));
-                region.saturate(&rules, self, &mut fired);
-                let roots = roots(&region);
-                let after = extract::extract(&region.g, &costs);
-                let better = extract::price(&region.g, &costs, &after, &roots) < before * (1.0 - 1e-9);
-                cx.count("regions", better.into());
-                let emitted = if better { Some(region.plan(&after, &roots)) } else { None };
-                m.consts = std::mem::take(&mut region.g.analysis.consts);
+                let (form, values) = replay::form(&old, nodes, &outs, &m.consts, &masks);
+                let outcome = if let Some(like) = known.get(&form) {
+                    cx.count("replayed", 1);
+                    like.replay(&old, &values)
+                } else {
+                    let mut region = Region::new(&old, nodes, std::mem::take(&mut m.consts), &masks);
+                    let outcome = self.search(&mut region, &rules, &Costs { target: cx.target, hints: &hints }, &outs);
+                    m.consts = std::mem::take(&mut region.g.analysis.consts);
+                    known.entry(form).or_insert(Outcome { values, ..outcome }).clone()
+                };
+                cx.count("regions", outcome.plan.is_some().into());
+                outcome.fired.iter().for_each(|(rule, times)| *fired.entry(rule).or_default() += times);
                 let mut b = Builder::new(&mut m.consts, &mut func);
-                match emitted {
-                    Some(plan) => emit(&old, nodes, plan, &mut b, &mut new)?,
-                    None => copy(&old, nodes, &mut b, &mut new)?,
+                match &outcome.plan {
+                    Some(plan) => emit::emit(&old, nodes, plan, &mut b, &mut new)?,
+                    None => emit::copy(&old, nodes, &mut b, &mut new)?,
                 }
             }
             let mut b = Builder::new(&mut m.consts, &mut func);
-            let results = old.body().results.iter().map(|&v| value(&old, v, &mut b, &new)).collect();
+            let results = old.body().results.iter().map(|&v| emit::value(&old, v, &mut b, &new)).collect();
             func.body_mut().results = results;
             func.remove_dead();
             m.funcs[id] = func;
@@ -93,6 +99,27 @@ impl Rewrite for Saturate {
             cx.remark(Diagnostic::note("S0401", format!("{rule}: {times}")));
         }
         Ok(())
+    }
+}
+
+impl Saturate {
+    /// Saturates a region that makes `outs`, and takes the cheapest program if it is cheaper than the one that was.
+    fn search(
+        &self,
+        region: &mut Region,
+        rules: &[(&'static rules::Rule, Pattern)],
+        costs: &Costs,
+        outs: &[ValueId],
+    ) -> Outcome {
+        let roots = |r: &Region| -> Vec<Id> { outs.iter().map(|v| r.g.find(r.ids[v])).collect() };
+        // Priced before any classes join: afterwards one class may have several of the old nodes.
+        let before = extract::price(&region.g, costs, &region.choice(), &roots(region));
+        let fired = region.saturate(rules, self);
+        let roots = roots(region);
+        let after = extract::extract(&region.g, costs);
+        let better = extract::price(&region.g, costs, &after, &roots) < before * (1.0 - 1e-9);
+        let plan = better.then(|| region.plan(&after, &roots)).filter(region::Plan::is_sound);
+        Outcome { values: vec![], plan, fired }
     }
 }
 
@@ -150,199 +177,16 @@ fn outputs(f: &Func, range: &Range<usize>, last: &HashMap<ValueId, usize>) -> Ve
     made.filter(|v| last.get(v).is_some_and(|&i| i >= range.end)).collect()
 }
 
-/// A run of nodes in an e-graph.
-struct Region {
-    g: Graph,
-    /// The class of each value.
-    ids: HashMap<ValueId, Id>,
-}
-
-impl Region {
-    fn new(
-        f: &Func,
-        nodes: &[NodeId],
-        consts: tersor_ir::entity::PrimaryMap<tersor_ir::ConstId, tersor_ir::Constant>,
-    ) -> Region {
-        let mut r = Region { g: Graph::new(Types { consts, values: HashMap::new() }), ids: HashMap::new() };
-        for &n in nodes {
-            let node = &f.nodes[n];
-            let children: Vec<Id> = node.operands.iter().map(|&v| r.leaf(f, v)).collect();
-            let id = r.g.add(Node::Op(node.op.clone(), children));
-            for (i, &v) in node.results.iter().enumerate() {
-                let class = if node.results.len() == 1 { id } else { r.g.add(Node::Result(i as u32, [id])) };
-                r.ids.insert(v, class);
-            }
-        }
-        r.g.rebuild();
-        r
-    }
-
-    fn leaf(&mut self, f: &Func, v: ValueId) -> Id {
-        if let Some(&id) = self.ids.get(&v) {
-            return id;
-        }
-        let node = match f.values[v].def {
-            Def::Const(c) => Node::Const(c),
-            _ => {
-                self.g.analysis.values.insert(v, f.values[v].ty.clone());
-                Node::Value(v)
-            }
-        };
-        let id = self.g.add(node);
-        self.ids.insert(v, id);
-        id
-    }
-
-    /// The program as it was: every class has one node yet.
-    fn choice(&self) -> Choice {
-        self.g.classes().map(|c| (c.id, c.nodes[0].clone())).collect()
-    }
-
-    fn saturate(
-        &mut self,
-        rules: &[(&'static rules::Rule, Pattern)],
-        options: &Saturate,
-        fired: &mut BTreeMap<&'static str, u64>,
-    ) {
-        for _ in 0..options.rounds {
-            let mut by_op: HashMap<&str, Vec<Id>> = HashMap::new();
-            for class in self.g.classes() {
-                for node in &class.nodes {
-                    if let Node::Op(op, _) = node {
-                        let list = by_op.entry(op.mnemonic()).or_default();
-                        if list.last() != Some(&class.id) {
-                            list.push(class.id);
-                        }
-                    }
-                }
-            }
-            by_op.values_mut().for_each(|l| l.sort_unstable());
-            let mut found = vec![];
-            for (rule, pattern) in rules {
-                let classes = by_op.get(pattern.root()).map_or(&[][..], Vec::as_slice);
-                let matches =
-                    classes.iter().flat_map(|&c| pattern.matches(&self.g, c).into_iter().map(move |b| (c, b)));
-                found.extend(matches.take(MATCHES).map(|(c, b)| (*rule, c, b)));
-            }
-            let mut changed = false;
-            for (rule, class, bind) in found {
-                if self.g.total_size() > options.nodes as usize {
-                    break;
-                }
-                let Some(equal) = (rule.apply)(&mut Build { g: &mut self.g }, &bind) else { continue };
-                if self.g.find(equal) != self.g.find(class) && self.g[equal].data.types == self.g[class].data.types {
-                    self.g.union(class, equal);
-                    *fired.entry(rule.name).or_default() += 1;
-                    changed = true;
-                }
-            }
-            self.g.rebuild();
-            if !changed || self.g.total_size() > options.nodes as usize {
-                return;
-            }
-        }
-    }
-
-    /// The chosen nodes in order, over positions, and the position of each root.
-    fn plan(&self, choice: &Choice, roots: &[Id]) -> Plan {
-        use egg::Language;
-        let order = extract::order(&self.g, choice, roots);
-        let position: HashMap<Id, usize> = order.iter().enumerate().map(|(i, &id)| (id, i)).collect();
-        let nodes = order
-            .iter()
-            .map(|id| (choice[id].clone(), choice[id].children().iter().map(|&c| position[&self.g.find(c)]).collect()))
-            .collect();
-        let mut values: Vec<(usize, ValueId)> =
-            self.ids.iter().filter_map(|(&v, &id)| Some((*position.get(&self.g.find(id))?, v))).collect();
-        values.sort_unstable();
-        Plan { nodes, values }
-    }
-}
-
-/// What a region becomes.
-struct Plan {
-    /// Nodes with the positions of their operands.
-    nodes: Vec<(Node, Vec<usize>)>,
-    /// Which old values each position has.
-    values: Vec<(usize, ValueId)>,
-}
-
-/// The new value of an old one.
-fn value(old: &Func, v: ValueId, b: &mut Builder, new: &HashMap<ValueId, ValueId>) -> ValueId {
-    match old.values[v].def {
-        Def::Const(c) => b.const_value(c),
-        _ => new[&v],
-    }
-}
-
-fn copy(old: &Func, nodes: &[NodeId], b: &mut Builder, new: &mut HashMap<ValueId, ValueId>) -> Result<()> {
-    for &n in nodes {
-        let node = &old.nodes[n];
-        let operands: Vec<ValueId> = node.operands.iter().map(|&v| value(old, v, b, new)).collect();
-        b.loc = node.loc.clone();
-        b.name = old.values[node.results[0]].name.to_string();
-        let results = b.ops(node.op.clone(), &operands)?;
-        new.extend(node.results.iter().copied().zip(results));
-    }
-    Ok(())
-}
-
-fn emit(old: &Func, nodes: &[NodeId], plan: Plan, b: &mut Builder, new: &mut HashMap<ValueId, ValueId>) -> Result<()> {
-    let made: HashMap<ValueId, NodeId> =
-        nodes.iter().flat_map(|&n| old.nodes[n].results.iter().map(move |&v| (v, n))).collect();
-    // A class that an old value has keeps that value's name and origin; others are named after the reader that comes next.
-    let mut origin: Vec<Option<ValueId>> = vec![None; plan.nodes.len()];
-    for &(i, v) in plan.values.iter().rev() {
-        if made.contains_key(&v) {
-            origin[i] = Some(v);
-        }
-    }
-    let mut near: Vec<Option<ValueId>> = origin.clone();
-    for (i, (_, children)) in plan.nodes.iter().enumerate().rev() {
-        for &c in children {
-            near[c] = near[c].or(near[i]);
-        }
-    }
-    let mut results: Vec<Vec<ValueId>> = vec![];
-    for (i, (node, children)) in plan.nodes.iter().enumerate() {
-        let made_here = match node {
-            Node::Const(c) => vec![b.const_value(*c)],
-            Node::Value(v) => vec![new[v]],
-            Node::Result(k, _) => vec![results[children[0]][*k as usize]],
-            Node::Op(op, _) => {
-                let operands: Vec<ValueId> = children.iter().map(|&c| results[c][0]).collect();
-                let from = near[i].map(|v| (v, &old.nodes[made[&v]]));
-                let unchanged = origin[i].is_some_and(|v| old.nodes[made[&v]].op == *op);
-                b.loc = from.map_or_else(Default::default, |(_, n)| {
-                    if unchanged { n.loc.clone() } else { n.loc.made_by("saturate") }
-                });
-                b.name = match (origin[i], from) {
-                    (Some(v), _) => old.values[v].name.to_string(),
-                    (None, Some((v, _))) => format!("{}.{}", old.values[v].name, op.mnemonic()),
-                    (None, None) => op.mnemonic().to_string(),
-                };
-                b.ops(op.clone(), &operands)?.to_vec()
-            }
-        };
-        results.push(made_here);
-    }
-    for &(i, v) in &plan.values {
-        if made.contains_key(&v) {
-            new.insert(v, results[i][0]);
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::filetest::{difference, run_passes};
+    use crate::filetest::run_passes;
+    use crate::random::difference;
     use proptest::prelude::*;
     use tersor_ir::module::Builder;
     use tersor_ir::ops::Unary;
     use tersor_ir::ops::binary::{Binary, BinaryKind};
     use tersor_ir::ops::unary::UnaryKind;
-    use tersor_ir::{DType, Func, Module, Type};
+    use tersor_ir::{DType, Func, Module, Op, Type};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(150))]
@@ -357,6 +201,32 @@ mod tests {
             run_passes("saturate", &mut again).unwrap();
             prop_assert_eq!(tersor_ir::text::print(&after), tersor_ir::text::print(&again));
         }
+    }
+
+    #[test]
+    fn equal_regions_are_searched_once() {
+        let (mut consts, mut lines, mut v) = (String::new(), String::new(), "%x".to_string());
+        for i in 0..256 {
+            consts += &format!("  const @c{i} : f32[4] = rng normal(1, 0.1) seed {i}\n");
+            lines += &format!(
+                "    %m{i} = mul {v}, @c{i} : f32[N,4]
+    %t{i} = tanh %m{i} : f32[N,4]
+    %s{i} = sigmoid %t{i} : f32[N,4]
+    %p{i} = mul %t{i}, %s{i} : f32[N,4]\n"
+            );
+            v = format!("%p{i}");
+        }
+        let text = format!(
+            "module @m {{\n{consts}  func @main(%x: f32[N,4]) -> (%y: f32[N,4]) {{\n{lines}    return {v}\n  }}\n}}\n"
+        );
+        let m = tersor_ir::text::parse(&text, &Default::default()).unwrap();
+        let mut after = m.clone();
+        let steps = run_passes("saturate", &mut after).unwrap();
+        assert!(steps[0].counts.contains(&("replayed", 7)), "{:?}", steps[0].counts);
+        let f = &after.funcs[after.main().unwrap()];
+        let silu = |n: &&tersor_ir::NodeId| matches!(&f.nodes[**n].op, Op::Unary(u) if u.kind == UnaryKind::Silu);
+        assert_eq!(f.body().nodes.iter().filter(silu).count(), 256);
+        assert!(difference(&m, &after).unwrap() < 1e-5);
     }
 
     #[test]

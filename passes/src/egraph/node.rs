@@ -1,10 +1,12 @@
 //! The e-graph's language: ops over classes, with constants and values from outside as leaves. Types are the analysis.
 
+use super::causal;
 use egg::{Analysis, DidMerge, EGraph, Id, Language};
 use tersor_ir::constant::Constant;
 use tersor_ir::entity::PrimaryMap;
+use tersor_ir::ops::Choice;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
-use tersor_ir::{ConstId, DType, Loc, Op, Tensor, Type, ValueId};
+use tersor_ir::{ConstId, DType, Dim, Loc, Op, Tensor, Type, ValueId};
 
 /// A node: an op with its attributes, a result of an op that has several, or a leaf.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -58,6 +60,8 @@ pub struct Facts {
     pub weight: bool,
     /// Holds integer codes that would be lost if it were computed.
     pub encoded: bool,
+    /// The offset, if it is a causal mask.
+    pub causal: Option<Dim>,
 }
 
 /// The analysis, and the constants that leaves name.
@@ -65,8 +69,8 @@ pub struct Facts {
 pub struct Types {
     /// Constants of the module; rules add to them.
     pub consts: PrimaryMap<ConstId, Constant>,
-    /// Types of values from outside, by leaf.
-    pub values: std::collections::HashMap<ValueId, Type>,
+    /// Types of values from outside, by leaf, and the offsets of causal masks.
+    pub values: std::collections::HashMap<ValueId, (Type, Option<Dim>)>,
 }
 
 impl Analysis<Node> for Types {
@@ -75,37 +79,38 @@ impl Analysis<Node> for Types {
         match node {
             Node::Const(c) => {
                 let c = &g.analysis.consts[*c];
-                Facts { types: vec![c.ty.clone()], splat: c.splat(), weight: true, encoded: false }
+                let causal = causal::of_constant(c);
+                Facts { types: vec![c.ty.clone()], splat: c.splat(), weight: true, encoded: false, causal }
             }
             Node::Value(v) => {
-                Facts { types: vec![g.analysis.values[v].clone()], splat: None, weight: false, encoded: false }
+                let (ty, causal) = g.analysis.values[v].clone();
+                Facts { types: vec![ty], splat: None, weight: false, encoded: false, causal }
             }
             Node::Op(op, children) => {
                 let types: Vec<&Type> = children.iter().map(|&c| &g[c].data.types[0]).collect();
                 let weight = !children.is_empty() && children.iter().all(|&c| g[c].data.weight);
                 let encoded = weight && (op.decodes() || children.iter().any(|&c| g[c].data.encoded));
-                let types = op.infer(&types).expect("nodes are checked before they are added");
-                Facts { types, splat: None, weight, encoded }
+                let out = op.infer(&types).expect("nodes are checked before they are added");
+                let offset = children.first().and_then(|&c| g[c].data.causal.as_ref());
+                let splats = || children[1..].iter().map(|&c| g[c].data.splat).collect::<Vec<_>>();
+                let causal = offset.and_then(|o| causal::of_op(op, types[0], o, &splats(), &out[0]));
+                Facts { types: out, splat: None, weight, encoded, causal }
             }
             Node::Result(i, [of]) => {
                 let of = &g[*of].data;
-                Facts {
-                    types: vec![of.types[*i as usize].clone()],
-                    splat: None,
-                    weight: of.weight,
-                    encoded: of.encoded,
-                }
+                let types = vec![of.types[*i as usize].clone()];
+                Facts { types, splat: None, weight: of.weight, encoded: of.encoded, causal: None }
             }
         }
     }
     fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
         debug_assert_eq!(a.types, b.types, "only values of one type are equal");
-        let before = (a.splat, a.weight, a.encoded);
+        let (before, other) = (a.clone(), b.clone());
         a.splat = a.splat.or(b.splat);
         a.weight |= b.weight;
         a.encoded |= b.encoded;
-        let after = (a.splat, a.weight, a.encoded);
-        DidMerge(before != after, (b.splat, b.weight, b.encoded) != after)
+        a.causal = a.causal.take().or(b.causal);
+        DidMerge(before != *a, other != *a)
     }
 }
 
@@ -130,18 +135,47 @@ impl Build<'_> {
     pub fn is_weight(&self, id: Id) -> bool {
         self.g[id].data.weight
     }
-    /// Weights `w` times constant factors `s`; those of codes go to their scales. `None` where codes would have to be decoded.
+    /// The offset of a class that is a causal mask.
+    pub fn causal(&self, id: Id) -> Option<&Dim> {
+        self.g[id].data.causal.as_ref()
+    }
+    /// The ops of a class, with their operands.
+    pub fn ops(&self, id: Id) -> Vec<(Op, Vec<Id>)> {
+        let op = |n: &Node| if let Node::Op(op, x) = n { Some((op.clone(), x.clone())) } else { None };
+        self.g[id].nodes.iter().filter_map(op).collect()
+    }
+    /// The class that stands for equal ones.
+    pub fn find(&self, id: Id) -> Id {
+        self.g.find(id)
+    }
+    /// Weights `w` times constant factors `s`; those of codes go to their scales, those of a choice with codes to each alternative. `None` where codes would have to
+    /// be decoded.
     pub fn scaled(&mut self, w: Id, s: Id) -> Option<Id> {
+        self.scaled_alone(w, s).or_else(|| {
+            let choice = |(op, x)| if let Op::Choice(c) = op { Some((c, x)) } else { None };
+            let (c, alternatives) = self.ops(w).into_iter().find_map(choice)?;
+            // An alternative may be this very class: it is looked at no more deeply.
+            self.choice(&c, &alternatives, |b, x| b.scaled_alone(x, s))
+        })
+    }
+    fn scaled_alone(&mut self, w: Id, s: Id) -> Option<Id> {
         if !self.g[w].data.encoded {
             return self.op(Binary { kind: BinaryKind::Mul }, &[w, s]);
         }
-        let decode = self.g[w].nodes.iter().find_map(|n| match n {
-            Node::Op(Op::DecodeAffine(d), children) => Some((d.clone(), children.clone())),
-            _ => None,
-        });
-        let (decode, mut children) = decode?;
+        let decode = |(op, x)| if let Op::DecodeAffine(d) = op { Some((d, x)) } else { None };
+        let (decode, mut children) = self.ops(w).into_iter().find_map(decode)?;
         children[1] = self.op(Binary { kind: BinaryKind::Mul }, &[children[1], s])?;
         self.op(decode, &children)
+    }
+    /// A choice between what `f` makes of each alternative.
+    pub fn choice(
+        &mut self,
+        c: &Choice,
+        alternatives: &[Id],
+        mut f: impl FnMut(&mut Self, Id) -> Option<Id>,
+    ) -> Option<Id> {
+        let each: Option<Vec<Id>> = alternatives.iter().map(|&x| f(self, x)).collect();
+        self.op(c.clone(), &each?)
     }
     /// Adds an op with one result; `None` when its operands do not fit.
     pub fn op(&mut self, op: impl Into<Op>, children: &[Id]) -> Option<Id> {

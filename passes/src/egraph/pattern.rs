@@ -1,7 +1,7 @@
 //! Patterns: `(mul ?x (sigmoid ?x))`.
 //!
 //! `?x` stands for any class, the same one at each place; `?c:const` for one that depends on constants alone, `?c:splat` for one whose elements all have one known
-//! value; a number for a class of that value (to six digits). `(transpose:t ?x)` names the op, for the rule to look at its attributes. Operands of `add mul max min`
+//! value; `?x...`, last among operands, for all that are left; a number for a class of that value (to six digits). `(transpose:t ?x)` names the op, for the rule to look at its attributes. Operands of `add mul max min`
 //! match in either order.
 
 use super::node::{Graph, Node};
@@ -13,6 +13,8 @@ use tersor_ir::Op;
 pub enum Pattern {
     /// Any class, or one that fits.
     Var(String, Fit),
+    /// All operands that are left.
+    Rest(String),
     /// A class of that value.
     Number(f64),
     /// An op over patterns.
@@ -41,6 +43,7 @@ pub enum Fit {
 #[derive(Clone, Debug, Default)]
 pub struct Bind {
     vars: Vec<(String, Id)>,
+    lists: Vec<(String, Vec<Id>)>,
     ops: Vec<(String, Op)>,
 }
 
@@ -48,6 +51,10 @@ impl Bind {
     /// The class of a variable. The rule's pattern has it.
     pub fn var(&self, name: &str) -> Id {
         self.vars.iter().find(|(n, _)| n == name).map(|v| v.1).unwrap_or_else(|| panic!("the pattern has no ?{name}"))
+    }
+    /// The classes of a variable that stands for the rest. The rule's pattern has it.
+    pub fn list(&self, name: &str) -> &[Id] {
+        self.lists.iter().find(|(n, _)| n == name).map(|v| &v.1[..]).unwrap_or_else(|| panic!("no ?{name}..."))
     }
     /// A named op. The rule's pattern has it.
     pub fn op(&self, name: &str) -> &Op {
@@ -88,6 +95,9 @@ impl Pattern {
         let Some(var) = token.strip_prefix('?') else {
             return Pattern::Number(token.parse().unwrap_or_else(|_| panic!("a number, not {token}")));
         };
+        if let Some(rest) = var.strip_suffix("...") {
+            return Pattern::Rest(rest.into());
+        }
         match var.split_once(':') {
             None => Pattern::Var(var.into(), Fit::Any),
             Some((n, "const")) => Pattern::Var(n.into(), Fit::Const),
@@ -134,6 +144,7 @@ impl Pattern {
                     }
                 }
             }
+            Pattern::Rest(name) => panic!("?{name}... stands last among operands"),
             Pattern::Number(v) => {
                 let near = facts.splat.is_some_and(|s| (s - v).abs() <= 1e-6 * v.abs());
                 if near { vec![bind] } else { vec![] }
@@ -142,10 +153,18 @@ impl Pattern {
                 let mut out = vec![];
                 for node in &g[class].nodes {
                     let Node::Op(op, operands) = node else { continue };
-                    if op.mnemonic() != mnemonic || operands.len() != children.len() {
+                    let (children, rest) = match children.split_last() {
+                        Some((Pattern::Rest(name), first)) if operands.len() >= first.len() => (first, Some(name)),
+                        _ => (&children[..], None),
+                    };
+                    if op.mnemonic() != mnemonic || rest.is_none() && operands.len() != children.len() {
                         continue;
                     }
                     let mut bind = bind.clone();
+                    if let Some(name) = rest {
+                        let left = operands[children.len()..].iter().map(|&o| g.find(o)).collect();
+                        bind.lists.push((name.clone(), left));
+                    }
                     if let Some(n) = name {
                         bind.ops.push((n.clone(), op.clone()));
                     }

@@ -2,11 +2,13 @@
 
 use super::Rule;
 use super::movement::{reshape, transpose};
+use crate::egraph::causal::HIDDEN;
 use crate::egraph::node::Build;
 use crate::egraph::pattern::Bind;
 use egg::Id;
+use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::Reduce;
-use tersor_ir::ops::{Attention, LayerNorm, Real, RmsNorm, Rope};
+use tersor_ir::ops::{Attention, LayerNorm, Real, RmsNorm, Rope, Select};
 use tersor_ir::{Dim, Op};
 
 /// The first of the trailing axes that a kept reduction runs over.
@@ -59,25 +61,36 @@ fn swapped(b: &mut Build, x: Id) -> Option<Id> {
     transpose(b, x, perm)
 }
 
+/// The rows of keys in `q kt`: `kt` itself where the product takes it transposed. `None` where the product is another one.
+fn keys(b: &mut Build, scores: &Op, kt: Id) -> Option<Id> {
+    match scores {
+        Op::MatMul(p) if !p.trans_a && !p.wide => {
+            if p.trans_b {
+                Some(kt)
+            } else {
+                swapped(b, kt)
+            }
+        }
+        _ => None,
+    }
+}
+
+fn is_plain(op: &Op) -> bool {
+    matches!(op, Op::MatMul(p) if !p.trans_a && !p.trans_b && !p.wide)
+}
+
 /// Attention from scores `q kt * scale + mask` of rank 4, or 3 with a head axis of 1 put in.
 fn attention(b: &mut Build, m: &Bind, scale: Option<f64>, mask: Option<Id>) -> Option<Id> {
     let Op::Softmax(s) = m.op("s") else { return None };
     let (q, kt, v) = (m.var("q"), m.var("kt"), m.var("v"));
     let rank = b.ty(q).rank();
-    let flat = |op: &Op| matches!(op, Op::MatMul(p) if !p.trans_a && !p.trans_b && !p.wide);
-    if s.log
-        || s.axis as usize != rank - 1
-        || !flat(m.op("m"))
-        || !flat(m.op("n"))
-        || !matches!(rank, 3 | 4)
-        || b.is_weight(q)
-    {
+    if s.log || s.axis as usize != rank - 1 || !is_plain(m.op("m")) || !matches!(rank, 3 | 4) || b.is_weight(q) {
         return None;
     }
     if b.ty(kt).rank() != rank || b.ty(v).rank() != rank {
         return None;
     }
-    let k = swapped(b, kt)?;
+    let k = keys(b, m.op("n"), kt)?;
     let lift = |b: &mut Build, x: Id| {
         let mut shape = b.ty(x).shape.to_vec();
         shape.insert(1, 1.into());
@@ -109,32 +122,48 @@ fn absorb_scale(b: &mut Build, m: &Bind, operands: &[Id]) -> Option<Id> {
 fn grouped(b: &mut Build, m: &Bind) -> Option<Id> {
     let Op::Softmax(s) = m.op("s") else { return None };
     let (q, kt, v, mask) = (m.var("q"), m.var("kt"), m.var("v"), m.var("mask"));
-    let flat = |op: &Op| matches!(op, Op::MatMul(p) if !p.trans_a && !p.trans_b && !p.wide);
-    let (Op::Reshape(r0), Op::Reshape(r1), true) = (m.op("r0"), m.op("r1"), flat(m.op("m")) && flat(m.op("n"))) else {
+    let (Op::Reshape(r0), Op::Reshape(r1), true) = (m.op("r0"), m.op("r1"), is_plain(m.op("m"))) else { return None };
+    if b.ty(kt).rank() != 4 {
         return None;
-    };
-    let (tq, tk) = (b.ty(q).clone(), b.ty(kt).clone());
-    if tq.rank() != 4
-        || tk.rank() != 4
-        || r0.shape.len() != 4
-        || r1.shape.len() != 5
-        || s.axis != 4
-        || s.log
-        || b.ty(mask).rank() > 2
-    {
+    }
+    let k = keys(b, m.op("n"), kt)?;
+    let (tq, tk) = (b.ty(q).clone(), b.ty(k).clone());
+    if tq.rank() != 4 || r0.shape.len() != 4 || r1.shape.len() != 5 || s.axis != 4 || s.log || b.ty(mask).rank() > 2 {
         return None;
     }
     let [n, h, rows, _] = [0, 1, 2, 3].map(|i| tq.shape[i].clone());
     let per = h.exact_div(&tk.shape[1])?;
-    let split = [n, tk.shape[1].clone(), per, rows, tk.shape[3].clone()];
+    let split = [n, tk.shape[1].clone(), per, rows, tk.shape[2].clone()];
     if r1.shape[..] != split {
         return None;
     }
-    let k = swapped(b, kt)?;
     let y = b.op(Attention { scale: Real(1.0), causal: false }, &[q, k, v, mask])?;
     let mut shape = r0.shape.clone();
     shape[3] = b.ty(v).shape[3].clone();
     reshape(b, y, shape)
+}
+
+/// Scores that a causal mask of truth values replaces, as scores to which a mask is added: each row keeps some, and the others' weights are 0 either way.
+fn replaced_scores(b: &mut Build, m: &Bind) -> Option<Id> {
+    let (Op::Softmax(s), c, x, h) = (m.op("s"), m.var("c"), m.var("x"), m.var("h")) else { return None };
+    b.causal(c)?;
+    if s.axis as usize + 1 != b.ty(x).rank() || s.log || b.splat(h)? > HIDDEN || b.ty(c).rank() > b.ty(x).rank() {
+        return None;
+    }
+    let zero = b.scalar(b.ty(x).dtype, 0.0);
+    let mask = b.op(Select {}, &[c, zero, h])?;
+    let y = b.op(Binary { kind: BinaryKind::Add }, &[x, mask])?;
+    (b.ty(y) == b.ty(x)).then(|| b.op(s.clone(), &[y]))?
+}
+
+/// A causal mask as the attribute, which lets kernels skip what it hides.
+fn causal(b: &mut Build, m: &Bind) -> Option<Id> {
+    let (Op::Attention(a), q, k) = (m.op("a"), m.var("q"), m.var("k")) else { return None };
+    let past = b.ty(k).shape[2].clone() - b.ty(q).shape[2].clone();
+    if b.causal(m.var("m"))? != &past {
+        return None;
+    }
+    b.op(Attention { causal: true, ..a.clone() }, &[q, k, m.var("v")])
 }
 
 /// Keys and values repeated for each of their query heads need not be.
@@ -314,6 +343,35 @@ pub(super) const RULES: &[Rule] = &[
             const c = 0.7;
             %s = mul %k, @c : f32[{A},{B},{D},4]
             %y = attention %q, %s, %v, %m {scale=0.5} : f32[{A},{B},{C},3] }"],
+    },
+    Rule {
+        name: "attention/replaced-scores",
+        pattern: "(softmax:s (select ?c ?x ?h:splat))",
+        apply: replaced_scores,
+        examples: &["(%x: f32[2,{B},{A},{A}]) -> (%y: f32[2,{B},{A},{A}]) {
+            const m = causal bool[6,6]; const h = -3.0e38;
+            %r = slice @m {axis=0, len={A}} : bool[{A},6]
+            %s = slice %r {axis=1, len={A}} : bool[{A},{A}]
+            %w = select %s, %x, @h : f32[2,{B},{A},{A}]
+            %y = softmax %w {axis=3} : f32[2,{B},{A},{A}] }"],
+    },
+    Rule {
+        name: "attention/causal-mask",
+        pattern: "(attention:a ?q ?k ?v ?m)",
+        apply: causal,
+        examples: &[
+            "(%q: f32[2,{B},{A},4], %k: f32[2,{B},{A},4], %v: f32[2,{B},{A},3]) -> (%y: f32[2,{B},{A},3]) {
+            const m = causal f32[6,6];
+            %r = slice @m {axis=0, len={A}} : f32[{A},6]
+            %s = slice %r {axis=1, len={A}} : f32[{A},{A}]
+            %t = reshape %s {shape=[1,1,{A},{A}]} : f32[1,1,{A},{A}]
+            %y = attention %q, %k, %v, %t {scale=0.5} : f32[2,{B},{A},3] }",
+            "(%q: f32[2,{B},{A},4], %k: f32[2,{B},{A}+{D},4], %v: f32[2,{B},{A}+{D},3]) -> (%y: f32[2,{B},{A},3]) {
+            const m = causal f32[12,12];
+            %r = slice @m {axis=0, start={D}, len={A}} : f32[{A},12]
+            %s = slice %r {axis=1, len={A}+{D}} : f32[{A},{A}+{D}]
+            %y = attention %q, %k, %v, %s {scale=0.5} : f32[2,{B},{A},3] }",
+        ],
     },
     Rule {
         name: "attention/grouped-rows",

@@ -75,6 +75,21 @@ fn distribute(b: &mut Build, m: &Bind) -> Option<Id> {
     binary(b, BinaryKind::Add, y, bias)
 }
 
+/// `x yᵀ` without moving `y`.
+fn transposed_right(b: &mut Build, m: &Bind) -> Option<Id> {
+    let (Op::MatMul(p), Op::Transpose(t), y) = (m.op("m"), m.op("t"), m.var("y")) else { return None };
+    let n = t.perm.len();
+    let mut swap: Vec<u8> = (0..n as u8).collect();
+    if n < 2 || b.is_weight(y) {
+        return None;
+    }
+    swap.swap(n - 1, n - 2);
+    if t.perm != swap {
+        return None;
+    }
+    b.op(MatMul { trans_b: !p.trans_b, ..p.clone() }, &[m.var("x"), y])
+}
+
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "conv/fold-scale",
@@ -119,6 +134,25 @@ pub(super) const RULES: &[Rule] = &[
             %w = decode.affine @q, @f : f32[{C},{B}]
             %p = matmul %x, %w {trans_b} : f32[{A},{C}]
             %y = mul %p, @s : f32[{A},{C}] }",
+            "(%x: f32[{A},{B}]) -> (%y: f32[{A},{C}]) {
+            const q = i8[{C},{B}]; const f = f32[{C},1]; const s = f32[{C}]; const e = f32[{C},{B}];
+            %d = decode.affine @q, @f : f32[{C},{B}]
+            %w = choice @site {exact: @e, int8: %d} : f32[{C},{B}]
+            %p = matmul %x, %w {trans_b} : f32[{A},{C}]
+            %y = mul %p, @s : f32[{A},{C}] }",
+        ],
+    },
+    Rule {
+        name: "matmul/transposed-right",
+        pattern: "(matmul:m ?x (transpose:t ?y))",
+        apply: transposed_right,
+        examples: &[
+            "(%x: f32[{A},{B},{C}], %z: f32[{A},{D},{C}]) -> (%y: f32[{A},{B},{D}]) {
+            %t = transpose %z {perm=[0,2,1]} : f32[{A},{C},{D}]
+            %y = matmul %x, %t : f32[{A},{B},{D}] }",
+            "(%x: f32[{A},{B}], %z: f32[{B},{C}]) -> (%y: f32[{A},{C}]) {
+            %t = transpose %z {perm=[1,0]} : f32[{C},{B}]
+            %y = matmul %x, %t {trans_b} : f32[{A},{C}] }",
         ],
     },
     Rule {

@@ -1,9 +1,11 @@
 //! The exact rules, one list for each topic.
 //!
 //! A rule is a pattern, a function that builds the equal expression (or declines), and examples: functions in `.tir` whose extents `{A}`, `{B}`, … the property
-//! test draws at random. The test applies the rule to each and evaluates both sides, so adding a rule adds its test. Equality is over the reals.
+//! test draws at random. The test applies the rule to each and evaluates both sides under every plan, so adding a rule adds its test. Equality is over the
+//! reals.
 
 mod algebra;
+mod choice;
 mod composite;
 mod contraction;
 mod function;
@@ -29,9 +31,16 @@ pub struct Rule {
 
 /// All rules.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [algebra::RULES, function::RULES, contraction::RULES, composite::RULES, movement::RULES, motion::RULES]
-        .into_iter()
-        .flatten()
+    let topics = [
+        algebra::RULES,
+        function::RULES,
+        contraction::RULES,
+        composite::RULES,
+        movement::RULES,
+        motion::RULES,
+        choice::RULES,
+    ];
+    topics.into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Transposes, reshapes and choices.
+//! Transposes and reshapes.
 
 use super::Rule;
 use crate::egraph::node::Build;
@@ -69,12 +69,5 @@ pub(super) const RULES: &[Rule] = &[
             const s = 0.05;
             %r = transpose %x {perm=[1,0]} : f32[{B},{A}]
             %y = quant %r, @s : i8[{B},{A}] }"],
-    },
-    Rule {
-        name: "choice/of-one",
-        pattern: "(choice:c ?a ?a)",
-        apply: |_, m| Some(m.var("a")),
-        examples: &["(%x: f32[{A},{B}]) -> (%y: f32[{A},{B}]) {
-            %y = choice @s {exact: %x, other: %x} : f32[{A},{B}] }"],
     },
 ];

@@ -1,14 +1,14 @@
 //! The property test of every rule, from its declaration.
 
 use super::{Rule, all};
-use crate::egraph::Region;
 use crate::egraph::extract;
 use crate::egraph::node::{Build, Node};
-use crate::egraph::pattern::Pattern;
+use crate::egraph::pattern::{Bind, Pattern};
+use crate::egraph::region::Region;
 use std::collections::HashMap;
 use tersor_ir::module::Builder;
 use tersor_ir::testing::{Gen, rel_l2};
-use tersor_ir::{DType, Module, interp, text};
+use tersor_ir::{DType, Module, Op, interp, plan, text};
 
 /// Instances of each rule that must be tried.
 const INSTANCES: usize = 64;
@@ -31,7 +31,9 @@ fn instance(example: &str, seed: u64) -> Module {
         }
         for c in line.split(';').map(str::trim).filter(|c| !c.is_empty()) {
             let (name, what) = c.trim_start_matches("const ").split_once(" = ").unwrap_or_else(|| panic!("{c}"));
-            constants += &if what.contains('[') {
+            constants += &if let Some(ty) = what.strip_prefix("causal ") {
+                format!("  const @{name} : {ty} = [{}]\n", causal(ty))
+            } else if what.contains('[') {
                 format!("  const @{name} : {what} = rng normal(0, 1) seed {}\n", g.int(1, 1 << 30))
             } else {
                 format!("  const @{name} : f32[] = [{what}]\n")
@@ -42,11 +44,21 @@ fn instance(example: &str, seed: u64) -> Module {
     text::parse(&text, &Default::default()).unwrap_or_else(|e| panic!("{}\n{text}", e[0]))
 }
 
+/// The elements of a causal mask of a type with two extents.
+fn causal(ty: &str) -> String {
+    let shape = text::parse_type(ty).unwrap().static_shape().unwrap();
+    let [shown, hidden] = if ty.starts_with("bool") { ["1", "0"] } else { ["0.0", "-3.0e38"] };
+    let one = |i: usize, j: usize| if j <= i { shown } else { hidden };
+    let all = (0..shape[0]).flat_map(|i| (0..shape[1]).map(move |j| one(i, j)));
+    all.collect::<Vec<_>>().join(", ")
+}
+
 /// The example's result beside what the rule makes of it; `None` where the rule declines.
 fn both_sides(rule: &Rule, m: &Module) -> Option<Module> {
     let pattern = Pattern::parse(rule.pattern);
     let f = &m.funcs[m.main().unwrap()];
-    let mut region = Region::new(f, &f.body().nodes, m.consts.clone());
+    let masks = crate::egraph::causal::masks(f, &m.consts);
+    let mut region = Region::new(f, &f.body().nodes, m.consts.clone(), &masks);
     let root = region.ids[&f.body().results[0]];
     let bind = pattern.matches(&region.g, root).into_iter().next()?;
     let equal = (rule.apply)(&mut Build { g: &mut region.g }, &bind)?;
@@ -90,11 +102,16 @@ fn check(rule: &Rule) -> Result<(), String> {
         let f = &both.funcs[both.main().unwrap()];
         let mut g = Gen::new(seed + 1000);
         let inputs: Vec<_> = f.body().params.iter().map(|&p| g.tensor(&f.values[p].ty)).collect();
-        let y = interp::run(&both, &inputs).map_err(|d| format!("{}: {d}\n{}", rule.name, text::print(&both)))?;
-        // Codes may differ by one where a quotient is on the edge; floats are rounded at other places.
-        let close = if y[0].dtype() == DType::I8 { y[0] == y[1] } else { rel_l2(&y[1], &y[0]) < 1e-4 };
-        if y[0].ty() != y[1].ty() || !close {
-            return Err(format!("{}: sides differ by {}\n{}", rule.name, rel_l2(&y[1], &y[0]), text::print(&both)));
+        for plan in plan::all(&both) {
+            let mut both = both.clone();
+            plan::resolve(&mut both, &plan).unwrap();
+            let y = interp::run(&both, &inputs).map_err(|d| format!("{}: {d}\n{}", rule.name, text::print(&both)))?;
+            // Codes may differ by one where a quotient is on the edge; floats are rounded at other places.
+            let close = if y[0].dtype() == DType::I8 { y[0] == y[1] } else { rel_l2(&y[1], &y[0]) < 1e-4 };
+            if y[0].ty() != y[1].ty() || !close {
+                let by = rel_l2(&y[1], &y[0]);
+                return Err(format!("{}: sides differ by {by} under {plan:?}\n{}", rule.name, text::print(&both)));
+            }
         }
         tried += 1;
         if tried >= INSTANCES {
@@ -117,6 +134,14 @@ fn a_wrong_rule_is_caught() {
     assert!(check(&wrong).unwrap_err().contains("differ"));
     let idle = Rule { name: "algebra/idle", apply: |_, _| None, ..*silu };
     assert!(check(&idle).unwrap_err().contains("0 instances"));
+    // Right under the plan that takes the exact alternative, and under no other.
+    let choice = all().find(|r| r.name == "choice/after-transpose").unwrap();
+    let first = |b: &mut Build, m: &Bind| match m.op("t") {
+        Op::Transpose(t) => super::movement::transpose(b, m.list("a")[0], t.perm.clone()),
+        _ => None,
+    };
+    let partial = Rule { name: "choice/partial", apply: first, ..*choice };
+    assert!(check(&partial).unwrap_err().contains("differ"));
 }
 
 #[test]
