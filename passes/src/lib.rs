@@ -27,6 +27,7 @@ pub mod weights;
 
 pub mod egraph;
 pub mod hqq;
+pub mod merge;
 pub mod normalize;
 pub mod precision;
 pub mod quantize;
@@ -39,6 +40,7 @@ use declare::PassSpec;
 pub const PASSES: &[&PassSpec] = &[
     &normalize::Normalize::SPEC,
     &egraph::Saturate::SPEC,
+    &merge::Merge::SPEC,
     &smooth::Smooth::SPEC,
     &rotate::Rotate::SPEC,
     &quantize::Quantize::SPEC,
