@@ -152,15 +152,120 @@ fn bad_requests_are_refused_with_help() {
     dir.json(0, &["opt", "m.onnx", "-p", "normalize", "-o", "a.tir"]);
     says(&dir.error(8, &["opt", "a.tir", "-o", "a.tir"]), &["would be overwritten"]);
     says(&dir.error(8, &["compile", "m.onnx", "-o", "folder.tir", "--emit", "tsr"]), &["folder"]);
-    says(&dir.error(2, &["compile", "m.onnx", "-o", "m.exe"]), &["`exe`", "NAME.tsr"]);
-    says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--timeout", "0s"]), &["C0402", "--timeout"]);
-    says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--max-memory", "1k"]), &["C0403", "--max-memory"]);
+    says(&dir.error(2, &["compile", "m.onnx", "-o", "m.exe"]), &["`exe`", "tsr, tir, mlir"]);
+    says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--timeout", "0s"]), &["R0402", "--timeout"]);
+    says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--max-memory", "1k"]), &["R0403", "--max-memory"]);
     says(&dir.error(3, &["run", "m.onnx", "--inputs", "test_data_set_0"]), &["R0101", "tersor compile"]);
     dir.write("p.toml", "tersor = 1\n[budget]\nlatency = '0.5x'\n[[pass]]\nname = 'normalize'\n");
     says(&dir.error(2, &["opt", "m.onnx", "-p", "p.toml"]), &["latency", "0.5x"]);
     if cfg!(not(feature = "mlir")) {
         says(&dir.error(6, &["compile", "m.onnx", "-o", "m.tsr"]), &["C0501", "mlir"]);
     }
+}
+
+#[test]
+fn sites_are_explained() {
+    let dir = with_model();
+    let on = ["m.onnx", "-p", "normalize,quantize{acts=none, skip-small=false}"];
+    let d = dir.json(0, &[&["explain", "n_m"], &on[..]].concat());
+    assert_eq!((&d["data"]["site"], &d["data"]["node"]), (&"n_m".into(), &"n_m".into()));
+    assert!(d["data"]["decisions"][0]["rel_l2"].is_number() && !d["data"]["ops"].as_array().unwrap().is_empty());
+    let text =
+        String::from_utf8(dir.tersor(&["explain", "n_m", "m.onnx", "-p", "normalize,quantize{acts=none}"]).stdout);
+    says(&text.unwrap(), &["site     %n_m", "from     n_m", "kept   the exact matmul", "matmul %x, @w"]);
+    says(&dir.error(2, &[&["explain", "n_n"], &on[..]].concat()), &["no site `n_n`", "did you mean `n_m`?"]);
+    says(&dir.json(0, &["explain", "quantize"])["data"].to_string(), &["integer codes"]);
+    says(&dir.json(0, &["explain", "matmul"])["data"].to_string(), &["trans_b"]);
+    says(&dir.error(2, &["explain", "nothing"]), &["no pass and no op", "model.tsr"]);
+}
+
+#[test]
+fn options_come_from_a_file_too() {
+    let dir = with_model();
+    dir.write(
+        "tersor.toml",
+        "verbose = 1\ncalib = 'test_data_set_0'\npipeline = 'no-such'\n\
+         [opt]\npipeline = 'normalize'\noutput = 'a.tir'\n[compile]\ndim = ['N=1..8@4']\n",
+    );
+    let d = dir.json(0, &["opt", "m.onnx", "--config", "tersor.toml"]);
+    assert_eq!((&d["data"]["output"], &d["data"]["steps"][0]["pass"]), (&"a.tir".into(), &"normalize".into()));
+    let d = dir.json(0, &["opt", "m.onnx", "--config=tersor.toml", "-p", "normalize,saturate", "-o", "b.tir"]);
+    assert_eq!((&d["data"]["output"], d["data"]["steps"].as_array().unwrap().len()), (&"b.tir".into(), 2));
+    let d = dir.json(0, &["inspect", "m.onnx", "--config", "tersor.toml"]);
+    says(&d["diagnostics"].to_string(), &["C0004", "pipeline has no effect on `inspect`", "calib has no effect"]);
+    for (text, parts) in [
+        ("timout = '1s'", &["--timout", "did you mean `timeout`?"][..]),
+        ("[opt]\nshape = 3\nrounds = 2", &["--rounds"]),
+        ("[opt]\nquiet = 'yes'", &["quiet is", "not true or false"]),
+        ("timeout = 'soon'", &["soon", "--timeout"]),
+        ("x = [", &[]),
+    ] {
+        dir.write("bad.toml", text);
+        says(&dir.error(2, &["opt", "m.onnx", "--config", "bad.toml"]), parts);
+    }
+    dir.error(8, &["opt", "m.onnx", "--config", "missing.toml"]);
+}
+
+#[test]
+fn dry_runs_write_nothing() {
+    let dir = with_model();
+    let quantize = ["-p", "normalize,quantize{skip-small=false}", "--calib", "test_data_set_0", "--dry-run"];
+    for (command, output) in [("opt", "a.tir"), ("compile", "a.tsr"), ("calibrate", "a.stats")] {
+        let d = dir.json(0, &[&[command, "m.onnx", "-o", output][..], &quantize].concat());
+        assert_eq!((&d["data"]["output"], &d["data"]["samples"]), (&output.into(), &2.into()));
+        assert!(!dir.path(output).exists());
+        dir.error(8, &[&[command, "m.onnx", "-o", &format!("no/{output}")][..], &quantize].concat());
+        dir.error(2, &[&[command, "m.onnx", "-o", output, "--dim", "M=2"][..], &quantize].concat());
+    }
+    says(&dir.json(0, &["cat", "m.onnx", "--dry-run"])["diagnostics"].to_string(), &["C0003", "writes nothing"]);
+}
+
+#[test]
+fn more_is_said_when_asked() {
+    let dir = with_model();
+    let said = |flag: &[&str]| {
+        let words = ["opt", "m.onnx", "-p", "normalize,saturate,precision", "-o", "a.tir"];
+        String::from_utf8(dir.tersor(&[&words[..], flag].concat()).stderr).unwrap()
+    };
+    let lines = |t: &str| t.lines().count();
+    let (plain, more, most) = (said(&[]), said(&["-v"]), said(&["-vv"]));
+    assert!(said(&["-q"]).is_empty() && lines(&plain) < lines(&more) && lines(&more) < lines(&most), "{most}");
+    says(&more, &["%n_m matmul bf16"]);
+    says(&most, &["e-graph of", "cost"]);
+}
+
+/// A product that the interpreter takes long for.
+fn with_large_model() -> Dir {
+    let dir = Dir::new();
+    let model = tersor_frontend::testing::Model::new(17).input("x", "f32[2000,2000]").output("y", "f32[2000,2000]");
+    dir.write("large.onnx", model.node("MatMul", &["x", "x"], &["y"], &[]).bytes());
+    let x = tersor_ir::Tensor::from_f32([2000, 2000], &vec![0.5; 4_000_000]);
+    dir.write("data/input_0.pb", tersor_frontend::testing::tensor("x", &x));
+    dir.write("data/output_0.pb", tersor_frontend::testing::tensor("y", &x));
+    dir
+}
+
+#[test]
+fn limits_hold_inside_long_steps() {
+    let dir = with_large_model();
+    let verify = ["verify", "large.onnx", "--inputs", "data", "--interp"];
+    let started = std::time::Instant::now();
+    says(&dir.error(7, &[&verify[..], &["--timeout", "300ms"]].concat()), &["R0402", "0.3 s"]);
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
+
+#[test]
+#[cfg(unix)]
+fn signals_end_commands() {
+    let dir = with_large_model();
+    let mut child = dir.command(&["verify", "large.onnx", "--inputs", "data", "--interp", "--json"]);
+    let child = child.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(sent.success() && out.status.code() == Some(130), "{:?}", out.status);
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&document["exit"], &document["diagnostics"][0]["code"]), (&130.into(), &"R0401".into()));
 }
 
 #[test]

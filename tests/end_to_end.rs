@@ -74,6 +74,48 @@ fn artifacts_run_and_agree() {
 }
 
 #[test]
+fn every_stage_is_a_file() {
+    let dir = with_model();
+    for (form, start, holds) in [
+        ("tir", "// pipeline", "matmul"),
+        ("mlir", "", "func.func @f32_"),
+        ("ll", "", "define void @f32_"),
+        ("s", "", ".globl\tf32_"),
+    ] {
+        let d = compile(&dir, &["-o", &format!("a.{form}")]);
+        assert_eq!(d["data"]["output"], format!("a.{form}"));
+        let text = String::from_utf8(read(&dir, &format!("a.{form}"))).unwrap();
+        assert!(text.starts_with(start) && text.contains(holds), "{form}: {text}");
+        compile(&dir, &["-o", "b", "--emit", form, "-j", "2"]);
+        assert_eq!(read(&dir, "b"), text.into_bytes());
+    }
+    compile(&dir, &["-o", "a.o"]);
+    assert!(read(&dir, "a.o").starts_with(b"\x7fELF"));
+    let e = dir.error(2, &["compile", "m.onnx", "-o", "c.s", "--target", "x86-64-v3,x86-64+amx"]);
+    assert!(e.contains("one target") && e.contains("--target"), "{e}");
+    let d = compile(&dir, &["-o", "c.s", "--cache", "off"]);
+    assert!(d["diagnostics"].to_string().contains("--cache had no effect"));
+}
+
+#[test]
+fn artifacts_explain_themselves_and_runs_end_in_time() {
+    let dir = with_model();
+    compile(&dir, &["-p", "normalize,quantize{acts=none, skip-small=false}", "-o", "a.tsr"]);
+    let d = dir.json(0, &["explain", "n_m", "a.tsr"]);
+    assert_eq!((&d["data"]["site"], &d["data"]["steps"][0]["variant"]), (&"n_m".into(), &"x86-64-v3".into()));
+    assert!(d["data"]["decisions"][0]["rel_l2"].is_number(), "{d}");
+    if tersor_runtime::cpu::Features::detect().has("avx2") {
+        let bench = ["bench", "a.tsr", "--seconds", "60", "--timeout", "300ms"];
+        assert!(dir.error(7, &bench).contains("R0402"));
+        assert!(dir.error(7, &[&bench[..], &["--against", "a.tsr"]].concat()).contains("R0402"));
+        dir.error(7, &["run", "a.tsr", "--inputs", "test_data_set_0", "-o", "out", "--timeout", "0s"]);
+        let d = dir.json(0, &["run", "a.tsr", "--inputs", "test_data_set_0", "-o", "out", "--dry-run"]);
+        assert!(d["data"]["dry_run"] == true && !dir.path("out").exists());
+    }
+    dir.error(7, &["compile", "m.onnx", "-o", "b.tsr", "--timeout", "0s"]);
+}
+
+#[test]
 fn integers_come_from_calibration_data_or_statistics() {
     let dir = with_model();
     let passes = "normalize,quantize{skip-small=false},normalize";

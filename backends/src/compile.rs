@@ -1,16 +1,20 @@
 //! A resolved module becomes an artifact: programs, machine code for each instruction set, constants, and the module itself.
 
-use crate::kernel::Isa;
+use crate::kernel::{Code, Isa};
 use crate::lower::{Decoded, Interface, lower, runtime_error};
 use crate::mlir;
 use crate::target::Machine;
 use std::io::{Seek, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 use tersor_ir::diag::Result;
 use tersor_ir::text::{PrintOptions, print_with};
 use tersor_ir::{Diagnostic, Failure, Module};
 use tersor_runtime::ArtifactWriter;
 use tersor_runtime::artifact::{Kernel, Manifest, Variant};
 use tersor_runtime::plan;
+use tersor_runtime::program::Action;
 
 /// What to compile for, and what the artifact says of itself.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct Options {
     pub source: String,
     /// The plan that resolved the module, as text.
     pub plan: String,
+    /// Ends the work once it is raised.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// How far a compilation is.
@@ -43,8 +49,10 @@ pub struct VariantReport {
     pub isa: Isa,
     /// Steps of the program.
     pub steps: usize,
-    /// Different kernels.
-    pub kernels: usize,
+    /// Different kernels, with the number of steps that call each.
+    pub kernels: Vec<(String, usize)>,
+    /// Time that code generation took.
+    pub time: Duration,
     /// Bytes of code and its read-only data.
     pub code: usize,
     /// Arena bytes when every symbol has its hint, and the least that any placement needs.
@@ -79,8 +87,9 @@ pub fn compile<W: Write + Seek>(
     let mut reports = vec![];
     for l in lowered {
         progress(Progress::Codegen(l.isa, l.kernels.len()))?;
-        let image = mlir::compile(&l.kernels, l.isa, options.threads)
-            .map_err(|e| Diagnostic::error("B0120", format!("{}: {e}", l.isa.name())).failure(Failure::Internal))?;
+        let start = Instant::now();
+        let image =
+            mlir::compile(&l.kernels, l.isa, options.threads, &options.stop).map_err(|e| mlir_error(l.isa, &e))?;
         let code = writer.section(&format!("code.{}", l.isa.name()), &image.bytes).map_err(runtime_error)?;
         let kernels: Vec<Kernel> =
             image.entries.iter().map(|e| Kernel { name: e.name.clone(), offset: e.offset }).collect();
@@ -90,7 +99,8 @@ pub fn compile<W: Write + Seek>(
         reports.push(VariantReport {
             isa: l.isa,
             steps: variant.program.steps.len(),
-            kernels: l.kernels.len(),
+            kernels: calls(&variant),
+            time: start.elapsed(),
             code: image.bytes.len(),
             arena: (at.peak, at.lower_bound),
             decoded: l.decoded,
@@ -100,6 +110,33 @@ pub fn compile<W: Write + Seek>(
     let tir = print_with(m, PrintOptions { statistics: false, locations: false });
     writer.section("tir", tir.as_bytes()).map_err(runtime_error)?;
     Ok((manifest, reports))
+}
+
+/// The kernels of a module for one instruction set as text or object. `progress` as for [`compile`].
+pub fn kernels(m: &Module, isa: Isa, code: Code, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Vec<u8>> {
+    let mut nowhere = ArtifactWriter::new(std::io::empty()).map_err(runtime_error)?;
+    let (_, lowered) = lower(m, &[isa], &mut nowhere, &mut |done, all| progress(Progress::Lower(done, all)))?;
+    let kernels: Vec<_> = lowered.into_iter().flat_map(|l| l.kernels).collect();
+    progress(Progress::Codegen(isa, kernels.len()))?;
+    mlir::emit(&kernels, isa, code).map_err(|e| mlir_error(isa, &e))
+}
+
+/// Kernels and the number of steps that call each.
+fn calls(v: &Variant) -> Vec<(String, usize)> {
+    let mut out: Vec<_> = v.kernels.iter().map(|k| (k.name.clone(), 0)).collect();
+    for s in &v.program.steps {
+        if let Some(Action::Call(c)) = &s.action {
+            out[c.kernel as usize].1 += 1;
+        }
+    }
+    out
+}
+
+fn mlir_error(isa: Isa, e: &mlir::Error) -> Diagnostic {
+    match e {
+        mlir::Error::Interrupted => Diagnostic::error("B0121", e.to_string()).failure(Failure::Interrupted),
+        _ => Diagnostic::error("B0120", format!("{}: {e}", isa.name())).failure(Failure::Internal),
+    }
 }
 
 #[cfg(test)]

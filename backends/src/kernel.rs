@@ -21,6 +21,19 @@ pub enum Isa {
     Amx,
 }
 
+/// A form in which kernels can be looked at or linked.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Code {
+    /// What the emitters write.
+    Mlir,
+    /// LLVM's text after its passes.
+    Llvm,
+    /// Assembly.
+    Assembly,
+    /// A relocatable ELF object.
+    Object,
+}
+
 impl Isa {
     /// Every variant, the most capable first.
     pub const ALL: [Isa; 3] = [Isa::Amx, Isa::V4, Isa::V3];

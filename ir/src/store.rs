@@ -9,7 +9,7 @@ use crate::module::Module;
 use memmap2::Mmap;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,43 +64,29 @@ impl ConstStore {
         let hit = hits.next()?.1.clone();
         hits.next().is_none().then_some(hit)
     }
-    /// Writes the constants of a module that its text shows by hash. The file appears whole or not at all.
-    pub fn write(m: &Module, path: &Path) -> Result<()> {
-        let error = |e: std::io::Error| {
-            Diagnostic::error("T0903", format!("cannot write weights: {e}"))
-                .in_file(path.display().to_string())
-                .failure(Failure::File)
-        };
+    /// Writes the constants of a module that its text shows by hash, as a store file.
+    pub fn write(m: &Module, out: &mut impl Write) -> std::io::Result<()> {
         let mut entries: BTreeMap<ContentHash, Blob> = BTreeMap::new();
         for c in m.funcs.values().flat_map(|f| f.live_constants()) {
             if let (crate::constant::ConstData::Bytes(_), Some(t)) = (m.consts[c].data(), m.consts[c].tensor()) {
                 entries.insert(m.consts[c].hash(), t.blob().clone());
             }
         }
-        let tmp = path.with_extension(format!("tmp{}", std::process::id()));
-        let write = || -> std::io::Result<()> {
-            let mut out = BufWriter::new(File::create(&tmp)?);
-            out.write_all(MAGIC)?;
-            out.write_all(&(entries.len() as u64).to_le_bytes())?;
-            let mut at = (16 + entries.len() * ENTRY).next_multiple_of(64);
-            for (hash, blob) in &entries {
-                out.write_all(&hash.0)?;
-                out.write_all(&(at as u64).to_le_bytes())?;
-                out.write_all(&(blob.len() as u64).to_le_bytes())?;
-                at = (at + blob.len()).next_multiple_of(64);
-            }
-            let mut written = 16 + entries.len() * ENTRY;
-            for blob in entries.values() {
-                out.write_all(&vec![0; written.next_multiple_of(64) - written])?;
-                out.write_all(blob)?;
-                written = written.next_multiple_of(64) + blob.len();
-            }
-            out.into_inner()?.sync_all()?;
-            std::fs::rename(&tmp, path)
-        };
-        write().map_err(|e| {
-            let _ = std::fs::remove_file(&tmp);
-            error(e)
-        })
+        out.write_all(MAGIC)?;
+        out.write_all(&(entries.len() as u64).to_le_bytes())?;
+        let mut at = (16 + entries.len() * ENTRY).next_multiple_of(64);
+        for (hash, blob) in &entries {
+            out.write_all(&hash.0)?;
+            out.write_all(&(at as u64).to_le_bytes())?;
+            out.write_all(&(blob.len() as u64).to_le_bytes())?;
+            at = (at + blob.len()).next_multiple_of(64);
+        }
+        let mut written = 16 + entries.len() * ENTRY;
+        for blob in entries.values() {
+            out.write_all(&vec![0; written.next_multiple_of(64) - written])?;
+            out.write_all(blob)?;
+            written = written.next_multiple_of(64) + blob.len();
+        }
+        Ok(())
     }
 }

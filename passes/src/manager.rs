@@ -63,6 +63,8 @@ pub struct Step {
     pub counts: Vec<(&'static str, u64)>,
     /// What it said.
     pub remarks: Vec<Diagnostic>,
+    /// Facts for those who look closely.
+    pub details: Vec<String>,
     /// What was decided at its sites, in program order.
     pub decisions: Vec<Decision>,
     /// The module after it, where asked for.
@@ -76,6 +78,7 @@ pub struct PassCx<'a> {
     /// Statistics of the taps that the pass asked for.
     pub statistics: Option<&'a Statistics>,
     pub(crate) remarks: Vec<Diagnostic>,
+    details: Vec<String>,
     pub(crate) refusals: Vec<((FuncId, ValueId), Decision)>,
     pub(crate) allow_empty_selector: bool,
     counts: BTreeMap<&'static str, u64>,
@@ -91,6 +94,10 @@ impl PassCx<'_> {
     /// Adds a remark.
     pub fn remark(&mut self, d: Diagnostic) {
         self.remarks.push(d);
+    }
+    /// Adds a fact for those who look closely, such as the size of what was searched.
+    pub fn detail(&mut self, text: impl Into<String>) {
+        self.details.push(text.into());
     }
     /// Adds to a declared counter.
     pub fn count(&mut self, name: &'static str, by: u64) {
@@ -187,6 +194,7 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<S
         target: cx.target,
         statistics: statistics.as_ref(),
         remarks,
+        details: vec![],
         refusals: vec![],
         allow_empty_selector: cx.options.allow_empty_selector,
         counts: BTreeMap::new(),
@@ -206,7 +214,8 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<S
     let counts = pass.spec.stats.iter().map(|s| (s.0, pass_cx.counts.get(s.0).copied().unwrap_or(0))).collect();
     let text = cx.options.print_after.iter().any(|n| n == pass.spec.name).then(|| tersor_ir::text::print(m));
     let time = start.elapsed();
-    Ok(Step { pass: pass.text.clone(), time, calibration, counts, remarks: pass_cx.remarks, decisions, text })
+    let PassCx { remarks, details, .. } = pass_cx;
+    Ok(Step { pass: pass.text.clone(), time, calibration, counts, remarks, details, decisions, text })
 }
 
 fn verify(m: &Module, after: Option<&str>) -> Result<(), Vec<Diagnostic>> {

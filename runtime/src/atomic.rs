@@ -1,11 +1,25 @@
 //! Files that appear complete or not at all: written beside their destination, then renamed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
+
+/// Temporary files of this process that are there now.
+static TEMPORARY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn temporary() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what has not been committed, before a process ends without unwinding.
+pub fn remove_temporary() {
+    temporary().iter().for_each(|p| drop(fs::remove_file(p)));
+}
 
 /// A file under a temporary name; without `commit` it is removed when dropped.
 #[derive(Debug)]
@@ -24,13 +38,14 @@ impl AtomicFile {
             return Err(Error::io(destination, &error));
         };
         let unique = format!(".{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(unique);
-        let temporary = destination.with_file_name(temporary);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary);
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(unique);
+        let path = destination.with_file_name(hidden);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|e| Error::io(destination, &e))?;
-        Ok(AtomicFile { file, temporary, destination: destination.to_owned(), committed: false })
+        temporary().insert(path.clone());
+        Ok(AtomicFile { file, temporary: path, destination: destination.to_owned(), committed: false })
     }
 
     /// Gives the file its name, in place of any older one.
@@ -51,6 +66,7 @@ impl Drop for AtomicFile {
         if !self.committed {
             let _ = fs::remove_file(&self.temporary);
         }
+        temporary().remove(&self.temporary);
     }
 }
 
@@ -91,6 +107,10 @@ mod tests {
         let mut f = AtomicFile::create(&path).unwrap();
         f.write_all(b"whole").unwrap();
         f.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        let mut f = AtomicFile::create(&path).unwrap();
+        f.write_all(b"cut").unwrap();
+        remove_temporary();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

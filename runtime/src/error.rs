@@ -46,13 +46,19 @@ pub enum Kind {
     Data,
     /// A data file holds something that is not supported.
     DataUnsupported,
+    /// A signal, or whoever started the work, told it to end.
+    Interrupted,
+    /// The time limit is reached.
+    TimeLimit,
+    /// The memory limit is reached.
+    MemoryLimit,
     /// An invariant of this crate does not hold.
     Internal,
 }
 
 impl Kind {
     /// Every kind, in the order of the codes.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Usage,
         Kind::Io,
         Kind::NotAnArtifact,
@@ -72,6 +78,9 @@ impl Kind {
         Kind::Memory,
         Kind::Data,
         Kind::DataUnsupported,
+        Kind::Interrupted,
+        Kind::TimeLimit,
+        Kind::MemoryLimit,
         Kind::Internal,
     ];
 
@@ -97,6 +106,9 @@ impl Kind {
             Kind::Memory => ("R0208", 7),
             Kind::Data => ("R0301", 3),
             Kind::DataUnsupported => ("R0302", 4),
+            Kind::Interrupted => ("R0401", 130),
+            Kind::TimeLimit => ("R0402", 7),
+            Kind::MemoryLimit => ("R0403", 7),
             Kind::Internal => ("R0900", 70),
         }
     }

@@ -2,11 +2,14 @@
 //!
 //! In the steady state (same shapes as the run before) a run allocates nothing and checks nothing but the shapes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::artifact::Value;
 use crate::bind::{Bound, Run, symbols};
 use crate::error::{Error, Kind, Result};
+use crate::limits::interrupted;
 use crate::load::Model;
 use crate::memory::{ALIGN, Aligned};
 use crate::pool::{Job, MAX_THREADS, Pool};
@@ -47,6 +50,7 @@ pub struct Session {
     arena: Aligned,
     scratch: Aligned,
     staging: Vec<Aligned>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -55,7 +59,13 @@ impl Session {
         let pool = (threads > 1).then(|| Pool::new(threads.min(MAX_THREADS)));
         let empty = || Aligned::zeroed(0).expect("nothing to allocate");
         let staging = model.inputs().iter().map(|_| empty()).collect();
-        Session { model, pool, bounds: Vec::new(), arena: empty(), scratch: empty(), staging }
+        Session { model, pool, bounds: Vec::new(), arena: empty(), scratch: empty(), staging, stop: Arc::default() }
+    }
+
+    /// Lets runs end with [`Kind::Interrupted`] between two steps once the flag is raised.
+    pub fn stop_on(mut self, stop: &Arc<AtomicBool>) -> Session {
+        self.stop = Arc::clone(stop);
+        self
     }
 
     pub fn model(&self) -> &Model {
@@ -106,15 +116,13 @@ impl Session {
     /// Runs with inputs and outputs in the model's order; `outputs` as `prepare` makes them.
     pub fn run_into(&mut self, inputs: &[TensorView], outputs: &mut [Tensor]) -> Result<()> {
         self.start(inputs, outputs)?;
-        self.execute(None);
-        Ok(())
+        self.execute(None)
     }
 
     /// Like `run_into`, telling how long each step took.
     pub fn run_observed(&mut self, inputs: &[TensorView], outputs: &mut [Tensor], observer: Observer) -> Result<()> {
         self.start(inputs, outputs)?;
-        self.execute(Some(observer));
-        Ok(())
+        self.execute(Some(observer))
     }
 
     /// Makes the bound program for these inputs the first of `bounds`, with enough memory for it.
@@ -206,12 +214,15 @@ impl Session {
     }
 
     /// Runs the steps of the first bound program. Only after `start`.
-    fn execute(&mut self, mut observer: Option<Observer>) {
+    fn execute(&mut self, mut observer: Option<Observer>) -> Result<()> {
         let bound = &self.bounds[0];
         let scratch = self.scratch.as_mut_pointer();
         let threads = self.pool.as_ref().map_or(1, Pool::threads) as i64;
         let mut before = observer.is_some().then(Instant::now);
         for (index, step) in bound.steps.iter().enumerate() {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(interrupted());
+            }
             let args = bound.pointers[step.args..].as_ptr();
             let dims = bound.dims[step.dims..].as_ptr();
             match step.run {
@@ -238,6 +249,7 @@ impl Session {
                 *before = Instant::now();
             }
         }
+        Ok(())
     }
 }
 

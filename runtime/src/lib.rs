@@ -11,6 +11,7 @@ pub mod data;
 pub mod dtype;
 pub mod error;
 pub mod execute;
+pub mod limits;
 pub mod load;
 pub mod memory;
 pub mod plan;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
-use tersor_runtime::cli::{self, bench::BenchArgs, info::InfoArgs, run::RunArgs};
+use clap::{Args, Parser, Subcommand};
+use tersor_runtime::cli::{self, OutputArgs, bench::BenchArgs, info::InfoArgs, run::RunArgs};
 use tersor_runtime::{Error, Kind};
 
 /// Runs models that `tersor compile` made.
@@ -18,22 +18,28 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Execute an artifact on given inputs.
-    Run(RunArgs),
+    Run(With<RunArgs>),
     /// Time an artifact.
-    Bench(BenchArgs),
+    Bench(With<BenchArgs>),
     /// Say what an artifact holds.
-    Info(InfoArgs),
+    Info(With<InfoArgs>),
+}
+
+#[derive(Args)]
+struct With<A: Args> {
+    #[command(flatten)]
+    args: A,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 fn main() -> ExitCode {
     let status = match Cli::try_parse() {
-        Ok(Cli { command: Command::Run(args) }) => cli::emit("run", args.json, cli::guarded(|| cli::run::run(&args))),
-        Ok(Cli { command: Command::Bench(args) }) => {
-            cli::emit("bench", args.json, cli::guarded(|| cli::bench::bench(&args)))
-        }
-        Ok(Cli { command: Command::Info(args) }) => {
-            cli::emit("info", args.json, cli::guarded(|| cli::info::info(&args)))
-        }
+        Ok(Cli { command }) => match command {
+            Command::Run(c) => cli::execute("run", &c.output, |limits| cli::run::run(&c.args, limits)),
+            Command::Bench(c) => cli::execute("bench", &c.output, |limits| cli::bench::bench(&c.args, limits)),
+            Command::Info(c) => cli::execute("info", &c.output, |_| cli::info::info(&c.args)),
+        },
         Err(e) => usage(&e),
     };
     ExitCode::from(u8::try_from(status).unwrap_or(70))

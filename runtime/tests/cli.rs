@@ -184,3 +184,18 @@ fn every_failure_has_one_line_and_its_exit_code() {
     assert_eq!((&document["exit"], out.status.code()), (&2.into(), Some(2)));
     assert_eq!(place.command("run").status.code(), Some(2));
 }
+
+#[test]
+fn limits_and_signals_end_runs() {
+    let place = Place::new();
+    let bench = "bench m.tsr --inputs in.npz --seconds 60";
+    let (exit, text) = place.fails(&format!("{bench} --timeout 200ms"));
+    assert!(exit == 7 && text.contains("R0402") && text.contains("0.2 s"), "{text}");
+    assert_eq!(place.fails("run m.tsr --inputs in.npz -o out --timeout 0s").0, 7);
+    assert_eq!(place.fails(&format!("{bench} --max-memory 1k")).0, 7);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tersor-run"));
+    let child = command.current_dir(place.0.path()).args(bench.split_whitespace()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success() && child.wait_with_output().unwrap().status.code() == Some(130));
+}

@@ -1,7 +1,7 @@
 //! `bench`: how long an artifact takes, alone or against another.
 
 use super::report::Reporter;
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::{Result, runtime_error};
 use serde_json::json;
 use std::path::PathBuf;
@@ -26,18 +26,12 @@ pub struct Args {
     pub globals: Globals,
 }
 
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.args.json.then_some(JsonMode::Document)
-    }
-}
-
 /// Rounds in which the two take turns.
 const ROUNDS: u32 = 10;
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let Some(other) = &args.against else {
-        return super::run::outcome(tersor_runtime::cli::bench::bench(&args.args));
+        return super::run::outcome(tersor_runtime::cli::bench::bench(&args.args, reporter.limits()));
     };
     let runtime = |e| vec![runtime_error(e)];
     if args.args.steps {
@@ -51,28 +45,24 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let inputs = inputs.map_err(runtime)?;
     let names: Vec<String> = model.inputs().iter().map(|v| v.name.clone()).collect();
     let named = names.iter().map(String::as_str).zip(inputs.iter().map(Tensor::view)).collect::<Vec<_>>();
-    let mut sides = [model, reference].map(|m| m.session(args.args.threads.count()));
+    let mut sides = [model, reference].map(|m| m.session(args.args.threads.count()).stop_on(reporter.limits().stop()));
     let turn = Duration::from_secs_f64((args.args.seconds / f64::from(2 * ROUNDS)).clamp(0.0, 3600.0));
     let mut samples = [vec![], vec![]];
     let mut ratios = vec![];
-    reporter.watch(|watch| {
-        for round in 0..=ROUNDS {
-            let mut medians = [0.0; 2];
-            for (side, session) in sides.iter_mut().enumerate() {
-                watch.check().map_err(|d| vec![d])?;
-                let times = measure(session, &named, turn)?;
-                medians[side] = Figures::of(times.clone()).median;
-                // The first round warms up.
-                if round > 0 {
-                    samples[side].extend(times);
-                }
-            }
+    for round in 0..=ROUNDS {
+        let mut medians = [0.0; 2];
+        for (side, session) in sides.iter_mut().enumerate() {
+            let times = measure(session, &named, turn)?;
+            medians[side] = Figures::of(times.clone()).median;
+            // The first round warms up.
             if round > 0 {
-                ratios.push(medians[1] / medians[0]);
+                samples[side].extend(times);
             }
         }
-        Ok::<(), Vec<Diagnostic>>(())
-    })?;
+        if round > 0 {
+            ratios.push(medians[1] / medians[0]);
+        }
+    }
     let [a, b] = samples.map(Figures::of);
     let ratio = Figures::of(ratios);
     let path = args.args.model.artifact.display().to_string();

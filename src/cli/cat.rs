@@ -1,9 +1,8 @@
 //! `cat`: a module as text.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
 use super::shared::{ShapeArgs, load_model};
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::Result;
 use serde_json::json;
 use std::path::PathBuf;
@@ -23,15 +22,7 @@ pub struct Args {
     #[command(flatten)]
     pub shapes: ShapeArgs,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {

@@ -1,11 +1,11 @@
 //! `compile`: a model becomes an artifact.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
-use super::shared::{CalibArgs, PipelineArgs, ShapeArgs, all_threads, usage};
-use super::{Globals, JsonMode, Outcome};
-use crate::driver::{self, Cache, CompileOptions, Lock, Result};
+use super::shared::{BuildArgs, PipelineArgs, ShapeArgs, no_effect, usage};
+use super::{Globals, Outcome};
+use crate::driver::{self, Cache, CompileOptions, Form, Lock, Result};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,26 +14,14 @@ use tersor_runtime::cli::bytes;
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// An ONNX model, a folder with one, or a .tir file; a pipeline file may name it instead.
-    pub model: Option<PathBuf>,
     #[command(flatten)]
-    pub pipeline: PipelineArgs,
-    #[command(flatten)]
-    pub calib: CalibArgs,
-    #[command(flatten)]
-    pub shapes: ShapeArgs,
-    /// Targets, such as native or x86-64-v3,x86-64+amx; all x86-64 ones where nothing is said.
-    #[arg(long, value_name = "LIST")]
-    pub target: Option<String>,
-    /// What to write: NAME.tsr (the artifact) or NAME.tir (the optimized IR).
+    pub build: BuildArgs,
+    /// What to write, NAME.FORM: tsr (the artifact), tir (the IR after all passes), or the kernels of one target as mlir, ll, s, o.
     #[arg(short, long = "output", value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// The form of the result, whatever its name: tsr or tir.
-    #[arg(long, value_name = "KIND", value_parser = ["tsr", "tir"])]
+    /// The form of the result, whatever its name.
+    #[arg(long, value_name = "FORM")]
     pub emit: Option<String>,
-    /// Threads that generate code.
-    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
     /// Where finished artifacts are kept: a folder, or off.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -41,64 +29,56 @@ pub struct Args {
     #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes"])]
     pub locked: Option<PathBuf>,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let started = Instant::now();
     let locked = args.locked.as_deref().map(Lock::read).transpose()?;
-    let pipeline = match &locked {
-        Some(l) => driver::pipeline(&l.pipeline)?,
-        None => args.pipeline.get()?,
+    let build = match &locked {
+        Some(l) => as_locked(&args.build, l),
+        None => args.build.clone(),
     };
-    let model = args.model.clone().or_else(|| pipeline.model.as_ref().map(PathBuf::from));
-    let model = model.ok_or_else(|| vec![usage("name a model to compile")])?;
-    let out =
-        args.out.clone().unwrap_or_else(|| PathBuf::from(model.file_name().unwrap_or_default()).with_extension("tsr"));
-    let extension = out.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    match args.emit.as_deref().unwrap_or(extension) {
-        "tsr" => {}
-        "tir" => return super::opt::run(&as_opt(args, model, out), reporter),
-        other => {
-            let d = usage(format!("`{other}` is no form that `compile` writes"));
-            return Err(vec![d.with_help("name the output NAME.tsr or NAME.tir")]);
+    let pipeline = build.pipeline.or("lossless")?;
+    let model = build.model(&pipeline)?;
+    let name = model.file_name().unwrap_or_default();
+    let written = args.out.as_ref().and_then(|o| o.extension()?.to_str());
+    let form = args.emit.as_deref().or(written).unwrap_or("tsr");
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(name).with_extension(form));
+    if form != "tsr" {
+        let Some(form) = Form::find(form) else {
+            let d = usage(format!("`{form}` is no form that `compile` writes"));
+            let names = Form::ALL.map(|f| f.0).join(", ");
+            return Err(vec![d.with_help(format!("name the output NAME.FORM or give --emit FORM: tsr, {names}"))]);
+        };
+        if args.locked.is_some() {
+            return Err(vec![usage("--locked makes an artifact again").with_help("name the output NAME.tsr")]);
         }
+        let mut done = super::opt::write(&build, form, Some(&out), reporter)?;
+        if args.cache.is_some() {
+            done.diagnostics.push(no_effect("--cache", "only artifacts are cached"));
+        }
+        return Ok(done);
     }
-    let shapes = match &locked {
-        Some(l) => ShapeArgs {
-            dims: l.dims.iter().map(|(n, v)| format!("{n}={v}")).collect(),
-            shapes: l.shapes.iter().map(|(n, v)| format!("{n}={v}")).collect(),
-        },
-        None => args.shapes.clone(),
-    };
-    let listed = match &locked {
-        Some(l) => Some(l.targets.join(",")),
-        None => args.target.clone().or_else(|| (!pipeline.targets.is_empty()).then(|| pipeline.targets.join(","))),
-    };
+    if reporter.dry_run() {
+        let lock = driver::lock_path(&out);
+        return build.dry_run(&pipeline, &[&out, &lock]);
+    }
     let cache = match &args.cache {
         Some(dir) if dir.as_os_str() == "off" => None,
         Some(dir) => Some(Cache::new(dir)),
         None => Cache::of_user(),
     };
-    let threads = args.threads.map_or_else(all_threads, usize::from);
     let options = CompileOptions {
         model: &model,
         output: &out,
         pipeline: &pipeline,
-        import: shapes.options(&pipeline.dims)?,
-        bindings: shapes.written(&pipeline.dims)?,
-        samples: args.calib.get(&pipeline.calibration, threads),
-        targets: driver::targets(listed.as_deref())?,
-        run: args.pipeline.run(),
-        threads,
+        import: build.import(&pipeline)?,
+        bindings: build.shapes.written(&pipeline.dims)?,
+        samples: build.samples(&pipeline),
+        targets: build.targets(&pipeline)?,
+        run: build.pipeline.run(),
+        threads: build.threads(),
         cache,
         locked,
     };
@@ -134,15 +114,13 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     Ok(Outcome { data, text, diagnostics: c.notes, exit: 0 })
 }
 
-fn as_opt(args: &Args, model: PathBuf, out: PathBuf) -> super::opt::Args {
-    super::opt::Args {
-        model,
-        pipeline: args.pipeline.clone(),
-        calib: args.calib.clone(),
-        shapes: args.shapes.clone(),
-        target: args.target.clone(),
-        out: Some(out),
-        output: args.output,
-        globals: args.globals.clone(),
+/// What a lock asks for: its passes, targets and extents, on the model and data given here.
+fn as_locked(build: &BuildArgs, lock: &Lock) -> BuildArgs {
+    let listed = |m: &BTreeMap<String, String>| m.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    BuildArgs {
+        pipeline: PipelineArgs { pipeline: Some(lock.pipeline.clone()), ..build.pipeline.clone() },
+        shapes: ShapeArgs { dims: listed(&lock.dims), shapes: listed(&lock.shapes) },
+        target: Some(lock.targets.join(",")),
+        ..build.clone()
     }
 }

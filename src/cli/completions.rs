@@ -1,8 +1,7 @@
 //! `completions`: completions for a shell.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -14,15 +13,7 @@ pub struct Args {
     /// The shell.
     pub shell: Shell,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {

@@ -1,10 +1,9 @@
 //! `inspect`: what is in a model.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
 use super::shared::{ShapeArgs, load_model};
-use super::{Globals, JsonMode, Outcome};
-use crate::driver::{self, Result, Source};
+use super::{Globals, Outcome};
+use crate::driver::{self, Result, Source, Watch};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -24,15 +23,7 @@ pub struct Args {
     #[command(flatten)]
     pub shapes: ShapeArgs,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 /// What a module costs at typical extents.
@@ -71,7 +62,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let pipeline = driver::pipeline("lossless")?;
         let run = Default::default();
         let options = driver::OptimizeOptions { isa: machine.isa, samples: None, run };
-        reporter.limits(|w| driver::optimize(loaded.module, &pipeline, &options, w))?.module
+        driver::optimize(loaded.module, &pipeline, &options, &Watch::new(reporter.limits()))?.module
     };
     let after = counts(&module);
     let total = |c: &BTreeMap<String, usize>| c.values().sum::<usize>();

@@ -8,7 +8,9 @@ mod calibrate;
 mod cat;
 mod compile;
 mod completions;
+mod config;
 mod diff;
+mod explain;
 mod globals;
 mod inspect;
 mod opt;
@@ -25,8 +27,9 @@ pub use globals::{Globals, JsonMode};
 pub use report::Outcome;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use report::Reporter;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use tersor_ir::{Diagnostic, Failure};
 
@@ -59,9 +62,6 @@ macro_rules! commands {
             fn globals(&self) -> &Globals {
                 match self { $(Command::$variant(a) => &a.globals,)* }
             }
-            fn json(&self) -> Option<JsonMode> {
-                match self { $(Command::$variant(a) => a.json(),)* }
-            }
             fn run(&self, reporter: &Reporter) -> Result<Outcome, Vec<Diagnostic>> {
                 match self { $(Command::$variant(a) => $module::run(a, reporter),)* }
             }
@@ -81,6 +81,8 @@ commands! {
     Bench bench;
     /// Show how two models, IR files or artifacts differ.
     Diff diff;
+    /// Say what a pass or an op does, or what became of a site and why.
+    Explain explain;
     /// Run passes and write the IR.
     Opt opt;
     /// Collect activation statistics once, for use in many compilations.
@@ -101,27 +103,44 @@ commands! {
 
 /// Parses the command line, runs the command, and gives its exit status.
 pub fn main() -> ExitCode {
-    match Cli::try_parse() {
-        Ok(cli) => {
-            let reporter = Reporter::new(cli.command.name(), cli.command.json(), cli.command.globals().clone());
-            reporter.run(|r| cli.command.run(r))
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    let (arguments, notes) = match config::expand(typed.clone(), &Cli::command()) {
+        Ok(expanded) => expanded,
+        Err(errors) => return refuse(&typed, errors),
+    };
+    let command = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli.command,
+        Err(e) => return usage(&e, &arguments),
+    };
+    Reporter::new(command.name(), command.globals().clone()).run(|r| {
+        let mut outcome = command.run(r)?;
+        outcome.diagnostics.splice(0..0, notes);
+        if r.globals().dry_run && !r.asked_for_dry_run() {
+            outcome.diagnostics.push(shared::no_effect("--dry-run", "this command writes nothing"));
         }
-        Err(e) => usage(&e),
-    }
+        Ok(outcome)
+    })
 }
 
 /// Prints help and version as asked for, and a wrong command line as an error like any other.
-fn usage(error: &clap::Error) -> ExitCode {
-    let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let json = arguments.iter().any(|a| a == "--json" || a.starts_with("--json="));
-    if asked || !json {
+    if asked || !wants_json(arguments) {
         let _ = error.print();
         return ExitCode::from(if asked { 0 } else { 2 });
     }
-    let command = arguments.get(1).and_then(|a| COMMANDS.iter().find(|c| *c == a)).unwrap_or(&"tersor");
     let text = error.to_string();
     let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    let d = Diagnostic::error("C0001", message).failure(Failure::Usage).with_help("see tersor --help");
-    Reporter::new(command, Some(JsonMode::Document), Globals::default()).run(|_| Err(vec![d]))
+    refuse(arguments, vec![Diagnostic::error("C0001", message).failure(Failure::Usage).with_help("see tersor --help")])
+}
+
+fn wants_json(arguments: &[OsString]) -> bool {
+    arguments.iter().filter_map(|a| a.to_str()).any(|a| a == "--json" || a.starts_with("--json="))
+}
+
+/// Ends with errors in a command line that was not understood.
+fn refuse(arguments: &[OsString], errors: Vec<Diagnostic>) -> ExitCode {
+    let command = arguments.get(1).and_then(|a| COMMANDS.iter().find(|c| *c == a)).unwrap_or(&"tersor");
+    let json = wants_json(arguments).then_some(JsonMode::Document);
+    Reporter::new(command, Globals { json, ..Globals::default() }).run(|_| Err(errors))
 }

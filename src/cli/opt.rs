@@ -1,61 +1,47 @@
 //! `opt`: passes over a module, and the module they leave.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
-use super::shared::{CalibArgs, PipelineArgs, ShapeArgs, all_threads};
-use super::{Globals, JsonMode, Outcome};
-use crate::driver::{self, OptimizeOptions, Result};
+use super::shared::{BuildArgs, usage};
+use super::{Globals, Outcome};
+use crate::driver::{self, Form, Result};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Args {
-    /// An ONNX model or .tir file.
-    pub model: PathBuf,
     #[command(flatten)]
-    pub pipeline: PipelineArgs,
-    #[command(flatten)]
-    pub calib: CalibArgs,
-    #[command(flatten)]
-    pub shapes: ShapeArgs,
-    /// The targets: the costs of the most capable one decide.
-    #[arg(long, value_name = "LIST")]
-    pub target: Option<String>,
+    pub build: BuildArgs,
     /// Where the IR goes, NAME.tir, with its weights in NAME.tirw; standard output where nothing is named.
     #[arg(short, long = "output", value_name = "FILE")]
     pub out: Option<PathBuf>,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
 }
 
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
+pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
+    if let Some(out) = args.out.as_ref().filter(|o| o.extension().is_none_or(|e| e != "tir")) {
+        let d = usage(format!("{}: IR is written to a .tir file", out.display()));
+        return Err(vec![d.with_help("`tersor compile` writes other forms")]);
     }
+    write(&args.build, Form::Tir, args.out.as_deref(), reporter)
 }
 
-pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
-    if let Some(out) = &args.out {
-        if out.extension().is_none_or(|e| e != "tir") {
-            let d = super::shared::usage(format!("{}: IR is written to a .tir file", out.display()));
-            return Err(vec![d]);
-        }
-        driver::check_output(out, &[&args.model])?;
-        driver::check_output(&out.with_extension("tirw"), &[&args.model])?;
-    }
-    let pipeline = args.pipeline.get()?;
-    let options = OptimizeOptions {
-        isa: driver::targets(args.target.as_deref())?[0].isa,
-        samples: args.calib.get(&pipeline.calibration, all_threads()),
-        run: args.pipeline.run(),
+/// Runs the passes and writes what they leave in some form; IR goes to the text where no file is named.
+pub fn write(build: &BuildArgs, form: Form, out: Option<&Path>, reporter: &Reporter) -> Result<Outcome> {
+    let pipeline = build.pipeline.or("lossless")?;
+    let model = build.model(&pipeline)?;
+    let options = match form {
+        Form::Tir => build.optimize(&pipeline)?,
+        Form::Kernels(_) => build.for_one_target(&pipeline)?.optimize(&pipeline)?,
     };
+    let files: Vec<PathBuf> = out.into_iter().flat_map(|o| form.files(o)).collect();
+    files.iter().try_for_each(|f| driver::check_output(f, &[&model]))?;
+    if reporter.dry_run() {
+        return build.dry_run(&pipeline, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    }
     reporter.watch(|watch| {
-        let start = watch.begin("import").map_err(|d| vec![d])?;
-        let loaded = driver::load(&args.model, &args.shapes.options(&pipeline.dims)?)?;
-        watch.done("import", "", start);
+        let loaded = driver::load_watched(&model, &build.import(&pipeline)?, watch)?;
         let mut diagnostics = loaded.notes;
         let done = driver::optimize(loaded.module, &pipeline, &options, watch)?;
         let (mut text, mut steps) = (String::new(), vec![]);
@@ -68,18 +54,23 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
             steps.push(
                 json!({ "pass": s.pass, "ms": s.time.as_secs_f64() * 1e3, "counts": counts, "decisions": decisions }),
             );
-            diagnostics.extend(s.remarks.iter().cloned());
         }
-        let tir = match &args.out {
+        diagnostics.extend(done.warnings());
+        let mut data = json!({ "steps": steps, "output": out });
+        match out {
             Some(path) => {
-                watch.check().map_err(|d| vec![d])?;
-                driver::write_module(&done.module, path)?;
-                None
+                driver::emit(&done.module, form, options.isa, path, watch)?;
+                text += &format!(
+                    "wrote {}\n",
+                    files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
+                );
             }
-            None => Some(tersor_ir::text::print(&done.module)),
-        };
-        text.push_str(tir.as_deref().unwrap_or_default());
-        let data = json!({ "steps": steps, "output": args.out, "tir": tir });
+            None => {
+                let tir = tersor_ir::text::print(&done.module);
+                text.push_str(&tir);
+                data["tir"] = json!(tir);
+            }
+        }
         Ok(Outcome { data, text, diagnostics, exit: 0 })
     })
 }

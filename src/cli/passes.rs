@@ -1,8 +1,7 @@
 //! `passes`: the passes and presets there are, and what their options do.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::Result;
 use serde_json::json;
 use std::fmt::Write;
@@ -20,15 +19,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "name")]
     pub preset: Option<String>,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {
@@ -72,7 +63,7 @@ fn describe(p: &PassSpec) -> serde_json::Value {
     })
 }
 
-fn page(p: &PassSpec) -> String {
+pub fn page(p: &PassSpec) -> String {
     let kind = if p.kind == "Rewrite" { "exact" } else { "compresses" };
     let mut text = format!("{}  ({kind})\n", p.name);
     for l in p.doc {

@@ -1,22 +1,20 @@
 //! Everything that is printed: progress, results, diagnostics, the JSON document; and what ends a run early.
 
 use super::globals::{Color, Globals, JsonMode, Progress};
-use crate::driver::{StepLine, Watch};
+use crate::driver::{Event, Watch, runtime_error};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::backtrace::Backtrace;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tersor_ir::diag::Severity;
 use tersor_ir::{Diagnostic, Failure};
-
-/// Says that a step begins.
-type Begin = Box<dyn Fn(&Reporter, &str)>;
+use tersor_runtime::cli::{last_word, leave};
+use tersor_runtime::limits::Limits;
 
 /// What a command has to say.
 #[derive(Debug, Default)]
@@ -31,47 +29,84 @@ pub struct Outcome {
     pub exit: u8,
 }
 
-/// Prints on behalf of one command.
+/// Reports on behalf of one command, which runs within its limits.
 pub struct Reporter {
-    command: String,
-    json: Option<JsonMode>,
-    globals: Globals,
-    signal: Arc<AtomicBool>,
+    printer: Printer,
+    limits: Limits,
     spinner: RefCell<Option<ProgressBar>>,
-    begin: Begin,
+    asked: Cell<bool>,
 }
 
 impl Reporter {
-    /// For a command.
-    pub fn new(command: &str, json: Option<JsonMode>, globals: Globals) -> Reporter {
-        let begin = Box::new(|r: &Reporter, name: &str| r.step_begins(name));
-        Reporter { command: command.into(), json, globals, signal: Arc::default(), spinner: RefCell::default(), begin }
+    /// For a command; its time begins to count.
+    pub fn new(command: &str, globals: Globals) -> Reporter {
+        let printer = Printer { command: command.into(), globals };
+        let last = printer.clone();
+        let end = move |reason| leave(last.emit(Err(vec![runtime_error(reason)])).into());
+        Reporter {
+            limits: printer.globals.limits.start(end),
+            printer,
+            spinner: RefCell::default(),
+            asked: Cell::default(),
+        }
     }
     /// The options that every command takes.
     pub fn globals(&self) -> &Globals {
-        &self.globals
+        &self.printer.globals
+    }
+    /// Whether to write nothing.
+    pub fn dry_run(&self) -> bool {
+        self.asked.set(true);
+        self.globals().dry_run
+    }
+    /// Whether the command asked that.
+    pub fn asked_for_dry_run(&self) -> bool {
+        self.asked.get()
+    }
+    /// What ends the command early.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
     /// Calls `f` with limits and reports of steps.
     pub fn watch<T>(&self, f: impl FnOnce(&Watch) -> T) -> T {
-        let begin = |name: &str| (self.begin)(self, name);
-        let done = |s: &StepLine| self.step_is_done(s);
-        let g = &self.globals;
-        let out = f(&Watch::new(self.signal.clone(), g.timeout, g.max_memory, &begin, &done));
+        let tell = |e: Event| self.tell(e);
+        let out = f(&Watch::new(&self.limits).telling(&tell));
         self.end_spinner();
         out
     }
 
-    /// Calls `f` with limits alone.
-    pub fn limits<T>(&self, f: impl FnOnce(&Watch) -> T) -> T {
-        let g = &self.globals;
-        f(&Watch::new(self.signal.clone(), g.timeout, g.max_memory, &|_| {}, &|_| {}))
-    }
-
-    fn step_begins(&self, name: &str) {
-        let tty = std::io::stderr().is_terminal();
-        if self.globals.quiet || self.json.is_some() || self.globals.progress != Progress::Auto || !tty {
+    fn tell(&self, e: Event) {
+        let Globals { quiet, json, progress, verbose, .. } = self.globals();
+        let (document, lines) = match &e {
+            Event::Begin(name) => {
+                if !quiet && json.is_none() && *progress == Progress::Auto && std::io::stderr().is_terminal() {
+                    self.spin(name);
+                }
+                return;
+            }
+            Event::Done(s) => {
+                let ms = s.time.as_secs_f64() * 1e3;
+                let time = if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1e3) };
+                let line = format!("  {:<12} {:<58} {time:>8}\n", s.name, s.text);
+                (json!({ "event": "step", "name": s.name, "text": s.text, "ms": ms }), line)
+            }
+            Event::Detail(level, _) if level > verbose => return,
+            Event::Detail(level, text) => {
+                (json!({ "event": "detail", "level": level, "text": text }), format!("    {text}\n"))
+            }
+        };
+        if *json == Some(JsonMode::Lines) {
+            out(&format!("{document}\n"));
+        }
+        if *quiet || json.is_some() || *progress == Progress::None {
             return;
         }
+        match &*self.spinner.borrow() {
+            Some(bar) => bar.suspend(|| err(&lines)),
+            None => err(&lines),
+        }
+    }
+    fn spin(&self, name: &str) {
         let mut spinner = self.spinner.borrow_mut();
         let bar = spinner.get_or_insert_with(|| {
             let bar = ProgressBar::new_spinner();
@@ -82,21 +117,6 @@ impl Reporter {
         bar.reset_elapsed();
         bar.set_message(name.to_string());
     }
-    fn step_is_done(&self, s: &StepLine) {
-        let ms = s.time.as_secs_f64() * 1e3;
-        if self.json == Some(JsonMode::Lines) {
-            self.out(&format!("{}\n", json!({ "event": "step", "name": s.name, "text": s.text, "ms": ms })));
-        }
-        if self.globals.quiet || self.json.is_some() || self.globals.progress == Progress::None {
-            return;
-        }
-        let time = if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1e3) };
-        let line = format!("  {:<12} {:<58} {time:>8}", s.name, s.text);
-        match &*self.spinner.borrow() {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => self.err(&format!("{line}\n")),
-        }
-    }
     fn end_spinner(&self) {
         if let Some(bar) = self.spinner.borrow_mut().take() {
             bar.finish_and_clear();
@@ -105,10 +125,14 @@ impl Reporter {
 
     /// Runs a command, prints what it did and gives the exit status. A panic becomes an error like any other.
     pub fn run(&self, command: impl FnOnce(&Reporter) -> Result<Outcome, Vec<Diagnostic>>) -> ExitCode {
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // The second signal ends the process at once.
-            let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, self.signal.clone());
-            let _ = signal_hook::flag::register(signal, self.signal.clone());
+        #[cfg(feature = "mlir")]
+        {
+            let last = self.printer.clone();
+            let end = move |message: &str| {
+                let text = format!("LLVM gave up: {message}\n\n{}", Backtrace::force_capture());
+                leave(last.emit(Err(vec![internal(&text)])).into())
+            };
+            tersor_backends::mlir::on_fatal_error(end);
         }
         let place = Arc::new(Mutex::new(String::new()));
         let seen = Arc::clone(&place);
@@ -124,10 +148,30 @@ impl Reporter {
             let text = place.lock().map(|p| p.clone()).unwrap_or_default();
             Err(vec![internal(&text)])
         });
-        self.emit(result)
+        ExitCode::from(self.printer.emit(result.map_err(|errors| self.explain(errors))))
     }
 
-    fn emit(&self, result: Result<Outcome, Vec<Diagnostic>>) -> ExitCode {
+    /// The reason instead of a part's remark that it was told to end.
+    fn explain(&self, errors: Vec<Diagnostic>) -> Vec<Diagnostic> {
+        let told = errors.iter().any(|d| d.failure == Failure::Interrupted);
+        match self.limits.check() {
+            Err(reason) if told => vec![runtime_error(reason)],
+            _ => errors,
+        }
+    }
+}
+
+/// Prints the result of a command.
+#[derive(Clone)]
+struct Printer {
+    command: String,
+    globals: Globals,
+}
+
+impl Printer {
+    /// Prints everything, unless somebody else has, and gives the exit status.
+    fn emit(&self, result: Result<Outcome, Vec<Diagnostic>>) -> u8 {
+        last_word();
         let mut outcome = result.unwrap_or_else(|diagnostics| Outcome { diagnostics, ..Outcome::default() });
         if self.globals.deny.is_some() {
             for d in outcome.diagnostics.iter_mut().filter(|d| d.severity == Severity::Warning) {
@@ -139,7 +183,7 @@ impl Reporter {
         let errors = outcome.diagnostics.iter().filter(|d| d.severity == Severity::Error);
         let first = errors.clone().find(|d| d.failure != Failure::Gate).or(errors.clone().next());
         let exit = first.map_or(outcome.exit, |d| d.failure.exit_code());
-        if self.json.is_some() {
+        if self.globals.json.is_some() {
             let document = json!({
                 "schema": format!("tersor.{}/1", self.command),
                 "tersor": env!("CARGO_PKG_VERSION"),
@@ -148,15 +192,15 @@ impl Reporter {
                 "data": outcome.data,
                 "diagnostics": outcome.diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
             });
-            self.out(&format!("{document}\n"));
-            return ExitCode::from(exit);
+            out(&format!("{document}\n"));
+            return exit;
         }
         let least = if self.globals.quiet { Severity::Warning } else { Severity::Note };
         let shown = outcome.diagnostics.iter().filter(|d| d.severity >= least);
         let text: String = shown.map(|d| format!("{}\n", self.paint(d))).collect();
-        self.err(&text);
-        self.out(&outcome.text);
-        ExitCode::from(exit)
+        err(&text);
+        out(&outcome.text);
+        exit
     }
 
     fn paint(&self, d: &Diagnostic) -> String {
@@ -180,13 +224,15 @@ impl Reporter {
             None => text,
         }
     }
-    /// Whoever reads may have left; that is no failure of the command.
-    fn out(&self, text: &str) {
-        let _ = std::io::stdout().write_all(text.as_bytes());
-    }
-    fn err(&self, text: &str) {
-        let _ = std::io::stderr().write_all(text.as_bytes());
-    }
+}
+
+/// Whoever reads may have left; that is no failure of the command.
+fn out(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn err(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn diagnostic(d: &Diagnostic) -> Value {

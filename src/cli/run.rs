@@ -1,7 +1,7 @@
 //! `run`: executes an artifact.
 
 use super::report::Reporter;
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::{Result, runtime_error};
 use tersor_ir::Diagnostic;
 
@@ -14,14 +14,11 @@ pub struct Args {
     pub globals: Globals,
 }
 
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.args.json.then_some(JsonMode::Document)
+pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
+    if reporter.dry_run() {
+        return outcome(tersor_runtime::cli::run::dry_run(&args.args));
     }
-}
-
-pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {
-    outcome(tersor_runtime::cli::run::run(&args.args))
+    outcome(tersor_runtime::cli::run::run(&args.args, reporter.limits()))
 }
 
 /// The runtime's outcome as one of ours.

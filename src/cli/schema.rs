@@ -1,8 +1,7 @@
 //! `schema`: the JSON schemas of the commands' documents.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::Result;
 use serde_json::{Value, json};
 
@@ -12,15 +11,7 @@ pub struct Args {
     /// A command; all are listed where none is named.
     pub command: Option<String>,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 macro_rules! schemas {
@@ -31,7 +22,7 @@ macro_rules! schemas {
     };
 }
 schemas! {
-    "bench", "calibrate", "cat", "compile", "completions", "diff", "inspect", "opt", "passes", "run", "schema", "targets", "test",
+    "bench", "calibrate", "cat", "compile", "completions", "diff", "explain", "inspect", "opt", "passes", "run", "schema", "targets", "test",
     "verify",
 }
 

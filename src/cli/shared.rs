@@ -1,8 +1,11 @@
 //! Arguments that several commands share, and their meaning.
 
-use crate::driver::{Loaded, Result, Samples, load, pipeline};
+use super::Outcome;
+use crate::driver::{Loaded, OptimizeOptions, Result, Samples, check_output, load, pipeline, targets};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tersor_backends::target::Machine;
 use tersor_frontend::{DimBinding, ImportOptions};
 use tersor_ir::dim::SymbolInfo;
 use tersor_ir::{Diagnostic, Failure};
@@ -62,6 +65,11 @@ impl ShapeArgs {
     }
 }
 
+/// An option that did nothing.
+pub fn no_effect(option: &str, why: &str) -> Diagnostic {
+    Diagnostic::warning("C0003", format!("{option} had no effect: {why}"))
+}
+
 /// A wrong argument.
 pub fn usage(message: impl Into<String>) -> Diagnostic {
     Diagnostic::error("C0002", message).failure(Failure::Usage)
@@ -102,9 +110,9 @@ pub struct PipelineArgs {
 }
 
 impl PipelineArgs {
-    /// The passes; lossless ones where nothing is said.
-    pub fn get(&self) -> Result<Pipeline> {
-        pipeline(self.pipeline.as_deref().unwrap_or("lossless"))
+    /// The passes; those of `preset` where nothing is said.
+    pub fn or(&self, preset: &str) -> Result<Pipeline> {
+        pipeline(self.pipeline.as_deref().unwrap_or(preset))
     }
     /// How to run them.
     pub fn run(&self) -> tersor_passes::manager::RunOptions {
@@ -126,17 +134,95 @@ pub struct CalibArgs {
     /// Use no more samples than this.
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
-    /// Seed for whatever is drawn at random.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// Seed for whatever is drawn at random; 0 where nothing is said.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 }
 
-impl CalibArgs {
-    /// The samples, from here or from a pipeline file.
-    pub fn get(&self, file: &tersor_passes::pipeline::Calibration, threads: usize) -> Option<Samples> {
-        let path = self.calib.clone().or_else(|| file.data.as_ref().map(PathBuf::from))?;
-        let limit = self.samples.or(file.samples.map(|n| n as usize));
-        Some(Samples { path, limit, seed: file.seed.unwrap_or(self.seed), threads })
+/// What becomes a program: a model, the passes on it, calibration data, extents, targets.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct BuildArgs {
+    /// An ONNX model, a folder with one, or a .tir file; a pipeline file may name it instead.
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    #[command(flatten)]
+    pub calib: CalibArgs,
+    #[command(flatten)]
+    pub shapes: ShapeArgs,
+    /// Targets, such as native or x86-64-v3,x86-64+amx; all x86-64 ones where nothing is said. The costs of the most capable one decide.
+    #[arg(long, value_name = "LIST")]
+    pub target: Option<String>,
+    /// Threads that work; all CPUs where nothing is said.
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl BuildArgs {
+    /// The model, from here or from the pipeline file.
+    pub fn model(&self, file: &Pipeline) -> Result<PathBuf> {
+        let model = self.model.clone().or_else(|| file.model.as_ref().map(PathBuf::from));
+        model.ok_or_else(|| vec![usage("name a model")])
+    }
+    /// Options of the import.
+    pub fn import(&self, file: &Pipeline) -> Result<ImportOptions> {
+        self.shapes.options(&file.dims)
+    }
+    /// The targets, from here or from the pipeline file.
+    pub fn targets(&self, file: &Pipeline) -> Result<Vec<&'static Machine>> {
+        let listed = (!file.targets.is_empty()).then(|| file.targets.join(","));
+        targets(self.target.as_deref().or(listed.as_deref()))
+    }
+    /// Threads that work.
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(all_threads, usize::from)
+    }
+    /// The samples, from here or from the pipeline file.
+    pub fn samples(&self, file: &Pipeline) -> Option<Samples> {
+        let (here, there) = (&self.calib, &file.calibration);
+        let path = here.calib.clone().or_else(|| there.data.as_ref().map(PathBuf::from))?;
+        let limit = here.samples.or(there.samples.map(|n| n as usize));
+        Some(Samples { path, limit, seed: here.seed.or(there.seed).unwrap_or(0), threads: self.threads() })
+    }
+    /// The same for a result that has room for one target: that of this machine where none is named.
+    pub fn for_one_target(&self, file: &Pipeline) -> Result<BuildArgs> {
+        let mut out = self.clone();
+        if self.target.is_none() && file.targets.is_empty() {
+            out.target = Some("native".into());
+        }
+        match out.targets(file)?.len() {
+            1 => Ok(out),
+            n => Err(vec![
+                usage(format!("this form has code for one target, not for {n}")).with_help("name it with --target"),
+            ]),
+        }
+    }
+    /// What would be done to write `outputs`, after a check of everything that is named.
+    pub fn dry_run(&self, file: &Pipeline, outputs: &[&Path]) -> Result<Outcome> {
+        let (model, targets) = (self.model(file)?, self.targets(file)?);
+        outputs.iter().try_for_each(|o| check_output(o, &[&model]))?;
+        let loaded = load(&model, &self.import(file)?)?;
+        let names: Vec<&str> = targets.iter().map(|t| t.isa.name()).collect();
+        let mut text = format!("would build  {}, {} ops, for {}\n", model.display(), loaded.ops(), names.join(", "));
+        for pass in &file.passes {
+            text += &format!("  pass       {}\n", pass.text);
+        }
+        let mut samples = None;
+        if let Some(s) = self.samples(file) {
+            let n = s.count(&loaded.module)?;
+            text += &format!("  calibrate  {n} samples from {}\n", s.path.display());
+            samples = Some(n);
+        }
+        outputs.iter().for_each(|o| text += &format!("would write  {}\n", o.display()));
+        let passes: Vec<&str> = file.passes.iter().map(|p| p.text.as_str()).collect();
+        let data = json!({
+            "dry_run": true, "output": outputs.first(), "files": outputs, "passes": passes, "targets": names, "samples": samples,
+        });
+        Ok(Outcome { data, text, diagnostics: loaded.notes, exit: 0 })
+    }
+    /// How to run the passes.
+    pub fn optimize(&self, file: &Pipeline) -> Result<OptimizeOptions> {
+        Ok(OptimizeOptions { isa: self.targets(file)?[0].isa, samples: self.samples(file), run: self.pipeline.run() })
     }
 }
 

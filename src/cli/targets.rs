@@ -1,8 +1,7 @@
 //! `targets`: what code can be made for, and what this machine is.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::Result;
 use serde_json::json;
 use std::fmt::Write;
@@ -16,15 +15,7 @@ pub struct Args {
     #[arg(long)]
     pub detect: bool,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {

@@ -1,8 +1,7 @@
 //! `test`: `.tir` cases, against the snapshots beside them.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::Result;
 use serde_json::json;
 use std::fmt::Write;
@@ -19,15 +18,7 @@ pub struct Args {
     #[arg(long)]
     pub show: bool,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
@@ -38,7 +29,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     }
     let (mut text, mut rows, mut diagnostics) = (String::new(), vec![], vec![]);
     for path in &files {
-        reporter.limits(|w| w.check()).map_err(|d| vec![d])?;
+        reporter.limits().check().map_err(|e| vec![crate::driver::runtime_error(e)])?;
         let name = path.display().to_string();
         let result = check(path)?;
         let word = if result.is_ok() { "ok" } else { "FAILED" };

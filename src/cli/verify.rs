@@ -1,13 +1,15 @@
 //! `verify`: what a program gives, against a reference; exit status 1 where they differ.
 
-use super::globals::JsonArg;
 use super::report::Reporter;
 use super::shared::{ShapeArgs, all_threads, usage};
-use super::{Globals, JsonMode, Outcome};
+use super::{Globals, Outcome};
 use crate::driver::{self, Comparison, Interpreter, Limits, Loaded, Program, Result};
 use serde_json::json;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tersor_ir::target::Evaluate;
 use tersor_ir::{Diagnostic, Failure};
 
 /// Arguments.
@@ -42,15 +44,7 @@ pub struct Args {
     #[command(flatten)]
     pub shapes: ShapeArgs,
     #[command(flatten)]
-    pub output: JsonArg,
-    #[command(flatten)]
     pub globals: Globals,
-}
-
-impl Args {
-    pub fn json(&self) -> Option<JsonMode> {
-        self.output.json
-    }
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
@@ -58,8 +52,11 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let mut notes = vec![];
     reporter.watch(|watch| {
         let threads = args.threads.map_or_else(all_threads, usize::from);
-        let (mut subject, model) = open(args, &args.subject, threads, &mut notes)?;
-        let mut reference = args.against.as_deref().map(|p| open(args, p, threads, &mut notes)).transpose()?;
+        let evaluate: Box<dyn Evaluate> =
+            if args.interp { Box::new(Interpreter) } else { driver::evaluator(threads, watch.stop()) };
+        let mut open = |path: &Path| open(args, path, threads, &*evaluate, watch.stop(), &mut notes);
+        let (mut subject, model) = open(&args.subject)?;
+        let mut reference = args.against.as_deref().map(open).transpose()?;
         let (inputs, outputs) = subject.names();
         let parent = args.subject.parent().filter(|p| !p.as_os_str().is_empty());
         let beside = || parent.unwrap_or(Path::new(".")).to_path_buf();
@@ -72,7 +69,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
             watch.check().map_err(|d| vec![d])?;
             let x = driver::inputs_of(set, &inputs)?;
             if let (true, 0, Some((_, Some(r))), Some(m)) = (args.layers, n, &reference, &model) {
-                layer_table(m, r, &x, &limits, threads, &mut text)?;
+                layer_table(m, r, &x, &limits, &*evaluate, &mut text)?;
             }
             let found = subject.run(&x)?;
             let expected = match &mut reference {
@@ -127,10 +124,10 @@ fn layer_table(
     b: &Loaded,
     x: &[tersor_ir::Tensor],
     limits: &Limits,
-    threads: usize,
+    evaluate: &dyn Evaluate,
     text: &mut String,
 ) -> Result<()> {
-    for (name, c) in driver::layers(&a.module, &b.module, x, limits, threads)? {
+    for (name, c) in driver::layers(&a.module, &b.module, x, limits, evaluate)? {
         let _ = writeln!(text, "{}", line(&format!("%{name}"), &c, c.over(limits).is_some()));
     }
     Ok(())
@@ -152,7 +149,14 @@ fn by_name(
     }
 }
 
-fn open(args: &Args, path: &Path, threads: usize, notes: &mut Vec<Diagnostic>) -> Result<(Program, Option<Loaded>)> {
+fn open(
+    args: &Args,
+    path: &Path,
+    threads: usize,
+    evaluate: &dyn Evaluate,
+    stop: &Arc<AtomicBool>,
+    notes: &mut Vec<Diagnostic>,
+) -> Result<(Program, Option<Loaded>)> {
     if path.extension().is_some_and(|e| e == "tsr") {
         let model =
             tersor_runtime::Model::load(path, &Default::default()).map_err(|e| vec![driver::runtime_error(e)])?;
@@ -160,15 +164,10 @@ fn open(args: &Args, path: &Path, threads: usize, notes: &mut Vec<Diagnostic>) -
             let d = usage(format!("--layers works from models, {} is an artifact", path.display()));
             return Err(vec![d]);
         }
-        return Ok((Program::Artifact(Box::new(model.session(threads))), None));
+        return Ok((Program::Artifact(Box::new(model.session(threads).stop_on(stop))), None));
     }
     let loaded = super::shared::load_model(path, &args.shapes, notes)?;
-    let program = if args.interp {
-        Program::of_module(&loaded.module, &Interpreter)?
-    } else {
-        Program::of_module(&loaded.module, &*driver::evaluator(threads))?
-    };
-    Ok((program, Some(loaded)))
+    Ok((Program::of_module(&loaded.module, evaluate)?, Some(loaded)))
 }
 
 fn figures(text: &[String]) -> Result<Vec<(String, f64)>> {

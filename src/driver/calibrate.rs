@@ -1,6 +1,6 @@
 //! Calibration data as batches, and statistics from them or from a file made before.
 
-use super::{Result, data_sets, evaluator, inputs_of};
+use super::{Result, Watch, data_sets, evaluator, inputs_of};
 use std::path::{Path, PathBuf};
 use tersor_ir::constant::SplitMix;
 use tersor_ir::{Module, Tensor, ValueId};
@@ -45,6 +45,17 @@ impl Samples {
         }
         h.update(format!("{:?} {}", self.limit, self.seed).as_bytes());
         Ok(h.finalize())
+    }
+}
+
+impl Samples {
+    /// How many there are for a module that was just imported.
+    pub fn count(&self, m: &Module) -> Result<u64> {
+        if self.is_statistics() {
+            return Ok(Statistics::read(&self.path).map_err(|d| vec![d])?.samples);
+        }
+        let rows = |b: &Vec<Tensor>| b.first().and_then(|t| t.shape().first()).map_or(1, |&n| n as u64);
+        Ok(batches(m, self)?.iter().map(rows).sum())
     }
 }
 
@@ -97,20 +108,18 @@ fn choose<T>(items: &mut Vec<T>, n: usize, seed: u64) {
 }
 
 /// Statistics of the taps: from a file where one is named, else by running the module.
-pub fn calibrate(m: &Module, taps: &[ValueId], samples: &Samples) -> tersor_ir::Result<Statistics> {
+pub fn calibrate(m: &Module, taps: &[ValueId], samples: &Samples, watch: &Watch) -> tersor_ir::Result<Statistics> {
     if samples.is_statistics() {
         let statistics = Statistics::read(&samples.path)?;
         statistics.check(m)?;
         return Ok(statistics);
     }
     let batches = batches(m, samples).map_err(|mut e| e.swap_remove(0))?;
-    tersor_passes::calibrate::calibrate(m, taps, &*evaluator(samples.threads), batches.into_iter().map(Ok))
+    let batches = batches.into_iter().map(|b| watch.check().map(|()| b));
+    tersor_passes::calibrate::calibrate(m, taps, &*evaluator(samples.threads, watch.stop()), batches)
 }
 
 /// Writes a statistics file.
 pub fn calibrate_to(statistics: &Statistics, path: &Path) -> Result<()> {
-    use std::io::Write;
-    let mut file = tersor_runtime::atomic::AtomicFile::create(path).map_err(|e| vec![super::runtime_error(e)])?;
-    file.write_all(&statistics.to_bytes()).map_err(|e| vec![super::file_error(path, "write", &e)])?;
-    file.commit().map_err(|e| vec![super::runtime_error(e)])
+    super::load::write_file(path, |out| std::io::Write::write_all(out, &statistics.to_bytes()))
 }

@@ -99,7 +99,7 @@ pub fn source_hash(loaded: &Loaded) -> Result<String> {
 }
 
 /// `NAME.lock.toml` beside `NAME.tsr`.
-fn lock_path(output: &Path) -> PathBuf {
+pub(crate) fn lock_path(output: &Path) -> PathBuf {
     output.with_extension("lock.toml")
 }
 
@@ -121,25 +121,25 @@ pub(crate) fn check_output(output: &Path, inputs: &[&Path]) -> Result<()> {
     Ok(())
 }
 
+/// What a build says that has none.
+pub(super) fn no_code_generator() -> Diagnostic {
+    let d = Diagnostic::error("C0501", "this tersor was built without its code generator");
+    d.failure(Failure::Target).with_help("build it with the feature `mlir`, or write IR with `tersor opt`")
+}
+
 /// Compiles a model to an artifact.
 pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
     check_output(options.output, &[options.model])?;
     check_output(&lock_path(options.output), &[options.model])?;
     if !cfg!(feature = "mlir") {
-        let d = Diagnostic::error("C0501", "this tersor was built without its code generator");
-        return Err(vec![
-            d.failure(Failure::Target).with_help("build it with the feature `mlir`, or write IR with `tersor opt`"),
-        ]);
+        return Err(vec![no_code_generator()]);
     }
     let one = |d: Diagnostic| vec![d];
-    let start = watch.begin("import").map_err(one)?;
-    let loaded = super::load(options.model, &options.import)?;
+    let loaded = super::load_watched(options.model, &options.import, watch)?;
     if let Source::Artifact = loaded.source {
         let d = usage(format!("{} is an artifact already", options.model.display()));
         return Err(vec![d.with_help("compile the model that it was made from")]);
     }
-    let nodes: usize = loaded.module.funcs.values().map(|f| f.live_nodes().len()).sum();
-    watch.done("import", format!("{nodes} ops"), start);
     let hash = source_hash(&loaded)?;
     let calibration = options.samples.as_ref().map(Samples::hash).transpose()?;
     let draft = super::Lock {
@@ -274,10 +274,11 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
         tool: super::TOOL.into(),
         source: lock.model.hash.clone(),
         plan: plan_text(&lock.decisions),
+        stop: watch.stop().clone(),
     };
     let mut writer = ArtifactWriter::create(options.output).map_err(runtime)?;
-    let (manifest, reports) = compile::compile(&optimized.module, &backend, &mut writer, &mut |_| watch.check())
-        .map_err(|d| watch.explain(vec![d]))?;
+    let (manifest, reports) =
+        compile::compile(&optimized.module, &backend, &mut writer, &mut |_| watch.check()).map_err(one)?;
     watch.check().map_err(one)?;
     for d in reports.iter().flat_map(|r| &r.decoded) {
         let (site, weight) = (d.site.clone(), d.weight.clone());
@@ -290,18 +291,40 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
         }
         lock.decoded.push(decoded);
     }
-    let most = reports.iter().map(|r| r.kernels).max().unwrap_or_default();
+    let report = serde_json::to_vec(&lock.decisions).expect("plain values");
+    writer.section(super::explain::REPORT, &report).map_err(runtime)?;
+    let most = reports.iter().map(|r| r.kernels.len()).max().unwrap_or_default();
     let names: Vec<&str> = reports.iter().map(|r| r.isa.name()).collect();
     watch.done("codegen", format!("{most} kernels for {}", names.join(", ")), start);
+    reports.iter().for_each(|r| describe(r, watch));
     writer.save(manifest).map_err(runtime)?;
     lock.artifact = hash_file(options.output)?;
     super::load::write_text(&lock_path(options.output), &lock.text())?;
     let mut built = Built { lock, notes: vec![], printed: vec![] };
+    built.notes.extend(optimized.warnings());
     for s in optimized.steps {
-        built.notes.extend(s.remarks);
         built.printed.extend(s.text.map(|t| (s.pass, t)));
     }
     Ok(built)
+}
+
+/// What `-v` says of a variant, and `-vv` of its kernels.
+#[cfg(feature = "mlir")]
+fn describe(r: &tersor_backends::compile::VariantReport, watch: &Watch) {
+    use tersor_runtime::cli::bytes;
+    let (code, arena, ms) = (bytes(r.code as u64), bytes(r.arena.0), r.time.as_secs_f64() * 1e3);
+    watch.detail(
+        1,
+        format!(
+            "{}: {} steps, {} kernels, code {code}, arena {arena}, {ms:.0} ms",
+            r.isa.name(),
+            r.steps,
+            r.kernels.len()
+        ),
+    );
+    for (kernel, calls) in &r.kernels {
+        watch.detail(2, format!("{calls:>4} x {kernel}"));
+    }
 }
 
 #[cfg(feature = "mlir")]

@@ -2,21 +2,25 @@
 
 pub use tersor_passes::calibrate::Interpreter;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tersor_ir::target::Evaluate;
 
 /// Compiles modules in memory for this machine.
 pub struct Compiler {
     /// Threads that run; 0 means all.
     pub threads: usize,
+    /// Ends preparations and runs once it is raised.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// The fastest evaluator that this build has and that runs here.
-pub fn evaluator(threads: usize) -> Box<dyn Evaluate> {
+pub fn evaluator(threads: usize, stop: &Arc<AtomicBool>) -> Box<dyn Evaluate> {
     #[cfg(feature = "mlir")]
     if tersor_backends::target::parse("native").is_ok() {
-        return Box::new(Compiler { threads });
+        return Box::new(Compiler { threads, stop: Arc::clone(stop) });
     }
-    let _ = threads;
+    let _ = (threads, stop);
     Box::new(Interpreter)
 }
 
@@ -24,6 +28,7 @@ pub fn evaluator(threads: usize) -> Box<dyn Evaluate> {
 mod compiled {
     use super::Compiler;
     use crate::driver::{from_runtime, runtime_error, to_runtime};
+    use std::sync::Arc;
     use tersor_backends::{compile, target};
     use tersor_ir::target::{Evaluate, Prepared};
     use tersor_ir::{Module, Result, Tensor};
@@ -40,12 +45,13 @@ mod compiled {
                 tool: crate::driver::TOOL.into(),
                 source: String::new(),
                 plan: String::new(),
+                stop: Arc::clone(&self.stop),
             };
             let mut writer = ArtifactWriter::in_memory();
             let (manifest, _) = compile::compile(m, &options, &mut writer, &mut |_| Ok(()))?;
             let bytes = writer.into_bytes(manifest).map_err(runtime_error)?;
             let model = Model::from_bytes(&bytes, &LoadOptions::default()).map_err(runtime_error)?;
-            Ok(Box::new(Running(model.session(self.threads))))
+            Ok(Box::new(Running(model.session(self.threads).stop_on(&self.stop))))
         }
     }
 

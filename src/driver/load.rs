@@ -1,10 +1,12 @@
 //! Models from files: ONNX, `.tir` with its weights beside it, the module inside an artifact, or a folder that holds one model.
 
-use super::{Result, file_error, runtime_error, usage};
+use super::{Result, Watch, file_error, runtime_error, usage};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tersor_frontend::{DimBinding, ImportOptions, Imported};
 use tersor_ir::store::ConstStore;
 use tersor_ir::{Diagnostic, Failure, Module};
+use tersor_runtime::atomic::AtomicFile;
 
 /// Where a module comes from.
 #[derive(Debug)]
@@ -28,6 +30,13 @@ pub struct Loaded {
     pub source: Source,
     /// Remarks and warnings.
     pub notes: Vec<Diagnostic>,
+}
+
+impl Loaded {
+    /// How many ops the module has.
+    pub fn ops(&self) -> usize {
+        self.module.funcs.values().map(|f| f.live_nodes().len()).sum()
+    }
 }
 
 /// Reads an ONNX model.
@@ -102,16 +111,29 @@ pub fn load_weights(tir: &Path) -> Result<ConstStore> {
 
 /// Writes a module as text, and its weights beside it.
 pub fn write_module(m: &Module, path: &Path) -> Result<()> {
-    ConstStore::write(m, &path.with_extension("tirw")).map_err(|d| vec![d])?;
+    write_file(&path.with_extension("tirw"), |out| ConstStore::write(m, out))?;
     write_text(path, &tersor_ir::text::print(m))
 }
 
-/// Writes a file that appears whole or not at all.
+/// Reads a model as the first step of a run.
+pub fn load_watched(path: &Path, options: &ImportOptions, watch: &Watch) -> Result<Loaded> {
+    let start = watch.begin("import").map_err(|d| vec![d])?;
+    let loaded = load(path, options)?;
+    watch.done("import", format!("{} ops", loaded.ops()), start);
+    Ok(loaded)
+}
+
+/// Writes a text that appears whole or not at all.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    let mut file = tersor_runtime::atomic::AtomicFile::create(path).map_err(|e| vec![runtime_error(e)])?;
-    file.write_all(text.as_bytes()).map_err(|e| vec![file_error(path, "write", &e)])?;
-    file.commit().map_err(|e| vec![runtime_error(e)])
+    write_file(path, |out| out.write_all(text.as_bytes()))
+}
+
+/// Writes a file that appears whole or not at all.
+pub(crate) fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<AtomicFile>) -> io::Result<()>) -> Result<()> {
+    let runtime = |e| vec![runtime_error(e)];
+    let mut out = BufWriter::new(AtomicFile::create(path).map_err(runtime)?);
+    let written = write(&mut out).and_then(|()| out.into_inner().map_err(io::IntoInnerError::into_error));
+    written.map_err(|e| vec![file_error(path, "write", &e)])?.commit().map_err(runtime)
 }
 
 fn verified(m: &Module) -> Result<()> {

@@ -112,7 +112,6 @@ impl Lock {
 }
 
 /// The decisions of all passes.
-#[cfg(feature = "mlir")]
 pub fn decisions(steps: &[tersor_passes::manager::Step]) -> Vec<Decision> {
     let one = |s: &tersor_passes::manager::Step, d: &tersor_passes::choose::Decision| Decision {
         pass: s.pass.clone(),

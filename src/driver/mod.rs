@@ -6,7 +6,9 @@ mod cache;
 mod calibrate;
 mod compile;
 mod data;
+mod emit;
 mod evaluate;
+mod explain;
 mod load;
 mod lock;
 mod optimize;
@@ -15,15 +17,18 @@ mod watch;
 
 pub use cache::Cache;
 pub use calibrate::{Samples, batches, calibrate, calibrate_to};
-pub(crate) use compile::check_output;
 pub use compile::{CompileOptions, Compiled, compile, source_hash, targets};
+pub(crate) use compile::{check_output, lock_path};
 pub use data::{DataSet, data_sets, from_runtime, inputs_of, outputs_of, to_runtime};
+pub use emit::{Form, emit};
 pub use evaluate::{Compiler, Interpreter, evaluator};
-pub use load::{Loaded, Source, import, load, load_weights, write_module};
-pub use lock::Lock;
+pub use explain::{Explained, KernelStep, explain, explain_artifact, reported};
+pub use load::{Loaded, Source, import, load, load_watched, load_weights, write_module};
+pub use lock::{Decision, Lock, decisions};
 pub use optimize::{OptimizeOptions, Optimized, optimize, pipeline};
+pub use tersor_runtime::limits::peak_memory;
 pub use verify::{Comparison, FIGURES, Limits, Program, compare, layers};
-pub use watch::{StepLine, Watch, peak_memory};
+pub use watch::{Event, StepLine, Watch};
 
 use tersor_ir::{Diagnostic, Failure};
 
@@ -42,6 +47,7 @@ pub fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
         6 => Failure::Target,
         7 => Failure::Limit,
         8 => Failure::File,
+        130 => Failure::Interrupted,
         _ => Failure::Internal,
     };
     let d = Diagnostic::error(e.code(), e.message.clone()).failure(failure);

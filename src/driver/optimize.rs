@@ -3,7 +3,8 @@
 use super::{Result, Samples, Watch, calibrate, usage};
 use tersor_backends::kernel::Isa;
 use tersor_backends::target::Machine;
-use tersor_ir::Module;
+use tersor_ir::diag::Severity;
+use tersor_ir::{Diagnostic, Module};
 use tersor_passes::manager::{Context, RunOptions, Step, run};
 use tersor_passes::pipeline::Pipeline;
 
@@ -27,6 +28,13 @@ pub struct Optimized {
     pub steps: Vec<Step>,
 }
 
+impl Optimized {
+    /// What the passes said that is more than information.
+    pub fn warnings(&self) -> impl Iterator<Item = Diagnostic> {
+        self.steps.iter().flat_map(|s| &s.remarks).filter(|d| d.severity > Severity::Note).cloned()
+    }
+}
+
 /// The pipeline that `-p` names. A budget in a file is refused: nothing here searches.
 pub fn pipeline(text: &str) -> Result<Pipeline> {
     let p = Pipeline::find(text).map_err(|d| vec![d])?;
@@ -39,14 +47,14 @@ pub fn pipeline(text: &str) -> Result<Pipeline> {
 
 /// Runs a pipeline.
 pub fn optimize(mut module: Module, p: &Pipeline, options: &OptimizeOptions, watch: &Watch) -> Result<Optimized> {
-    let calibrate = options.samples.as_ref().map(|s| move |m: &Module, taps: &[_]| calibrate(m, taps, s));
+    let calibrate = options.samples.as_ref().map(|s| move |m: &Module, taps: &[_]| calibrate(m, taps, s, watch));
     let cx = Context {
         target: Machine::of(options.isa),
         calibrate: calibrate.as_ref().map(|c| c as _),
-        interrupt: Some(&watch.stop),
+        interrupt: Some(watch.stop()),
         options: options.run.clone(),
     };
-    let steps = run(p, &mut module, &cx, &mut |s| report(s, watch)).map_err(|e| watch.explain(e))?;
+    let steps = run(p, &mut module, &cx, &mut |s| report(s, watch))?;
     Ok(Optimized { module, steps })
 }
 
@@ -62,4 +70,10 @@ fn report(s: &Step, watch: &Watch) {
     }
     parts.extend(s.counts.iter().filter(|c| c.1 > 0).map(|(n, v)| format!("{n} {v}")));
     watch.done_in(name, if parts.is_empty() { "nothing to do".into() } else { parts.join(", ") }, s.time);
+    if s.pass != name {
+        watch.detail(1, &s.pass);
+    }
+    s.remarks.iter().filter(|d| d.severity == Severity::Note).for_each(|d| watch.detail(1, &d.message));
+    s.decisions.iter().for_each(|d| watch.detail(1, d.to_string()));
+    s.details.iter().for_each(|d| watch.detail(2, d));
 }

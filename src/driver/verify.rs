@@ -1,6 +1,6 @@
 //! Numerical comparison of what two programs give.
 
-use super::{Result, evaluator, runtime_error, to_runtime};
+use super::{Result, runtime_error, to_runtime};
 use tersor_ir::target::{Evaluate, Prepared};
 use tersor_ir::{Diagnostic, Module, Tensor, ValueId};
 use tersor_passes::calibrate::with_taps;
@@ -161,7 +161,7 @@ pub fn layers(
     b: &Module,
     inputs: &[Tensor],
     limits: &Limits,
-    threads: usize,
+    evaluate: &dyn Evaluate,
 ) -> Result<Vec<(String, Comparison)>> {
     let one = |d: Diagnostic| vec![d];
     let (fa, fb) = (&a.funcs[a.main().map_err(one)?], &b.funcs[b.main().map_err(one)?]);
@@ -177,7 +177,7 @@ pub fn layers(
         .collect();
     let run = |m: &Module, taps: Vec<ValueId>| {
         let tapped = with_taps(m, &taps).map_err(one)?;
-        evaluator(threads).prepare(&tapped).and_then(|mut p| p.run(inputs)).map_err(one)
+        evaluate.prepare(&tapped).and_then(|mut p| p.run(inputs)).map_err(one)
     };
     let found = run(a, shared.iter().map(|s| s.1).collect())?;
     let expected = run(b, shared.iter().map(|s| s.2).collect())?;

@@ -1,9 +1,21 @@
-//! Limits of time and memory, interruption, and the reports of steps.
+//! What a long run listens to and reports to.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use tersor_ir::{Diagnostic, Failure, Result};
+use tersor_ir::Result;
+use tersor_runtime::limits::Limits;
+
+/// What is told while a run goes on.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A step begins, such as `import`.
+    Begin(String),
+    /// A step is done.
+    Done(StepLine),
+    /// A fact about the step, of interest from this level of `-v` on.
+    Detail(u8, String),
+}
 
 /// A finished step, as people see it.
 #[derive(Clone, Debug)]
@@ -16,54 +28,36 @@ pub struct StepLine {
     pub time: Duration,
 }
 
-/// What a long run listens to and reports to.
+/// The limits of a run, and who hears of its events.
 pub struct Watch<'a> {
-    /// Set when the run is to end, for whatever reason.
-    pub stop: Arc<AtomicBool>,
-    /// Set by a signal.
-    pub signal: Arc<AtomicBool>,
-    deadline: Option<(Instant, Duration)>,
-    max_memory: Option<u64>,
-    begin: &'a dyn Fn(&str),
-    done: &'a dyn Fn(&StepLine),
+    limits: Limits,
+    tell: &'a dyn Fn(Event),
 }
 
 impl Default for Watch<'_> {
+    /// No limits, nobody listens.
     fn default() -> Self {
-        Watch::new(Arc::default(), None, None, &|_| {}, &|_| {})
+        Watch::new(&Limits::default())
     }
 }
 
 impl<'a> Watch<'a> {
-    /// `signal` ends the run from outside; `begin` and `done` hear of steps.
-    pub fn new(
-        signal: Arc<AtomicBool>,
-        timeout: Option<Duration>,
-        max_memory: Option<u64>,
-        begin: &'a dyn Fn(&str),
-        done: &'a dyn Fn(&StepLine),
-    ) -> Watch<'a> {
-        let deadline = timeout.map(|t| (Instant::now() + t, t));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (weak, seen) = (Arc::downgrade(&stop), signal.clone());
-        // Passes look at one flag only: this thread raises it for every reason. It ends with the watch.
-        std::thread::spawn(move || {
-            while let Some(stop) = weak.upgrade() {
-                let late = deadline.is_some_and(|d| Instant::now() >= d.0);
-                let large = max_memory.is_some_and(|m| anonymous_memory() > m);
-                if late || large || seen.load(Ordering::Relaxed) {
-                    stop.store(true, Ordering::Relaxed);
-                }
-                drop(stop);
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        Watch { stop, signal, deadline, max_memory, begin, done }
+    /// With limits; nobody listens.
+    pub fn new(limits: &Limits) -> Watch<'a> {
+        Watch { limits: limits.clone(), tell: &|_| {} }
+    }
+    /// Tells events to `tell`.
+    pub fn telling(self, tell: &'a dyn Fn(Event)) -> Watch<'a> {
+        Watch { tell, ..self }
+    }
+    /// The flag that is raised when the run is to end.
+    pub fn stop(&self) -> &Arc<AtomicBool> {
+        self.limits.stop()
     }
     /// Starts a step.
     pub fn begin(&self, name: &str) -> Result<Instant> {
         self.check()?;
-        (self.begin)(name);
+        (self.tell)(Event::Begin(name.into()));
         Ok(Instant::now())
     }
     /// Ends a step that began at `start`.
@@ -72,69 +66,14 @@ impl<'a> Watch<'a> {
     }
     /// Ends a step that took `time`.
     pub fn done_in(&self, name: &str, text: impl Into<String>, time: Duration) {
-        (self.done)(&StepLine { name: name.into(), text: text.into(), time });
+        (self.tell)(Event::Done(StepLine { name: name.into(), text: text.into(), time }));
+    }
+    /// Tells a fact.
+    pub fn detail(&self, level: u8, text: impl Into<String>) {
+        (self.tell)(Event::Detail(level, text.into()));
     }
     /// An error once the run is to end.
     pub fn check(&self) -> Result<()> {
-        if self.signal.load(Ordering::Relaxed) {
-            return Err(Diagnostic::error("C0401", "interrupted").failure(Failure::Interrupted));
-        }
-        if let Some((_, t)) = self.deadline.filter(|d| Instant::now() >= d.0) {
-            let message = format!("the time limit of {:.0} s is reached", t.as_secs_f64());
-            return Err(Diagnostic::error("C0402", message).failure(Failure::Limit).with_help("raise --timeout"));
-        }
-        if let Some(m) = self.max_memory
-            && (self.stop.load(Ordering::Relaxed) || anonymous_memory() > m)
-        {
-            let message = format!("the memory limit of {} is reached", tersor_runtime::cli::bytes(m));
-            return Err(Diagnostic::error("C0403", message).failure(Failure::Limit).with_help("raise --max-memory"));
-        }
-        Ok(())
-    }
-    /// Findings of a part that only knows that it was told to stop: the reason stands in for `interrupted`.
-    pub fn explain(&self, mut errors: Vec<Diagnostic>) -> Vec<Diagnostic> {
-        for d in errors.iter_mut().filter(|d| d.failure == Failure::Interrupted) {
-            if let Err(reason) = self.check() {
-                *d = reason;
-            }
-        }
-        errors
-    }
-}
-
-/// A line of `/proc/self/status`, in bytes; 0 where there is no such file.
-fn status(key: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kb| kb << 10)
-}
-
-/// Memory that is not a mapped file.
-fn anonymous_memory() -> u64 {
-    status("RssAnon") + status("RssShmem")
-}
-
-/// The most memory that this process has had resident.
-pub fn peak_memory() -> u64 {
-    status("VmHWM")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reasons_are_told_apart() {
-        let reason = |timeout, memory, signal: bool| {
-            let w = Watch::new(Arc::new(AtomicBool::new(signal)), timeout, memory, &|_| {}, &|_| {});
-            std::thread::sleep(Duration::from_millis(60));
-            assert!(w.stop.load(Ordering::Relaxed));
-            let d = Diagnostic::error("S0102", "interrupted").failure(Failure::Interrupted);
-            w.explain(vec![d]).remove(0).failure
-        };
-        assert_eq!(reason(Some(Duration::ZERO), None, false), Failure::Limit);
-        assert_eq!(reason(None, Some(1), false), Failure::Limit);
-        assert_eq!(reason(None, None, true), Failure::Interrupted);
-        assert!(Watch::default().check().is_ok());
+        self.limits.check().map_err(super::runtime_error)
     }
 }

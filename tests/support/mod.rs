@@ -21,10 +21,14 @@ impl Dir {
         std::fs::write(path, bytes).unwrap();
         self
     }
-    pub fn tersor(&self, arguments: &[&str]) -> Output {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_tersor"));
         c.args(arguments).current_dir(self.0.path());
-        c.env("XDG_CACHE_HOME", self.path("cache")).env("TMPDIR", self.0.path()).output().unwrap()
+        c.env("XDG_CACHE_HOME", self.path("cache")).env("TMPDIR", self.0.path());
+        c
+    }
+    pub fn tersor(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
     /// The document of a command, which has this exit status and follows its schema.
     pub fn json(&self, exit: i32, arguments: &[&str]) -> Value {

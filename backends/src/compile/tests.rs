@@ -8,8 +8,14 @@ use tersor_runtime::{LoadOptions, Model, TensorView};
 /// Compiles a module for this CPU and runs it on inputs.
 fn run(m: &Module, inputs: &[Tensor], threads: usize) -> Vec<Tensor> {
     let mut writer = ArtifactWriter::in_memory();
-    let options =
-        Options { isas: vec![Isa::V3], threads: 1, tool: "test".into(), source: String::new(), plan: String::new() };
+    let options = Options {
+        isas: vec![Isa::V3],
+        threads: 1,
+        tool: "test".into(),
+        source: String::new(),
+        plan: String::new(),
+        stop: Default::default(),
+    };
     let (manifest, _) =
         compile(m, &options, &mut writer, &mut |_| Ok(())).unwrap_or_else(|d| panic!("{d}\n{}", text::print(m)));
     let model = Model::from_bytes(&writer.into_bytes(manifest).unwrap(), &LoadOptions::default()).unwrap();

@@ -3,9 +3,10 @@
 use super::lower::LlvmModule;
 use super::{Error, features, names};
 use crate::emit::Kernel;
-use crate::kernel::Isa;
+use crate::kernel::{Code, Isa};
 use llvm_sys::core::{
-    LLVMDisposeMemoryBuffer, LLVMDisposeMessage, LLVMGetBufferSize, LLVMGetBufferStart, LLVMSetTarget,
+    LLVMDisposeMemoryBuffer, LLVMDisposeMessage, LLVMGetBufferSize, LLVMGetBufferStart, LLVMPrintModuleToString,
+    LLVMSetTarget,
 };
 use llvm_sys::error::LLVMGetErrorMessage;
 use llvm_sys::target::*;
@@ -88,8 +89,8 @@ impl Machine {
         }
     }
 
-    /// Optimises the module and writes it as an object or as assembly.
-    fn emit(&self, module: &LlvmModule, kind: LLVMCodeGenFileType) -> Result<Vec<u8>, String> {
+    /// Optimises the module.
+    fn optimize(&self, module: &LlvmModule) -> Result<(), String> {
         // SAFETY: the module is valid and used by this thread alone; what LLVM hands out is disposed of once.
         unsafe {
             LLVMSetTarget(module.module, self.triple.as_ptr());
@@ -102,6 +103,22 @@ impl Machine {
             if !error.is_null() {
                 return Err(take(LLVMGetErrorMessage(error)));
             }
+        }
+        Ok(())
+    }
+
+    /// Optimises the module and writes it as text.
+    fn print(&self, module: &LlvmModule) -> Result<Vec<u8>, String> {
+        self.optimize(module)?;
+        // SAFETY: the module is valid, and its text is taken once.
+        Ok(unsafe { take(LLVMPrintModuleToString(module.module)) }.into_bytes())
+    }
+
+    /// Optimises the module and writes it as an object or as assembly.
+    fn emit(&self, module: &LlvmModule, kind: LLVMCodeGenFileType) -> Result<Vec<u8>, String> {
+        self.optimize(module)?;
+        // SAFETY: as above.
+        unsafe {
             let (mut message, mut buffer) = (null_mut(), null_mut());
             if LLVMTargetMachineEmitToMemoryBuffer(self.machine, module.module, kind, &mut message, &mut buffer) != 0 {
                 return Err(take(message));
@@ -114,12 +131,16 @@ impl Machine {
     }
 }
 
-/// A relocatable ELF object.
-pub(super) fn object(module: &LlvmModule, kernels: &[Kernel], isa: Isa) -> Result<Vec<u8>, Error> {
+/// Optimised code: a relocatable ELF object, assembly, or LLVM's own text.
+pub(super) fn emit(module: &LlvmModule, kernels: &[Kernel], isa: Isa, code: Code) -> Result<Vec<u8>, Error> {
     let baseline = if isa == Isa::V3 { "x86-64-v3" } else { "x86-64-v4" };
     let features = features(isa).iter().map(|f| format!("+{f}")).collect::<Vec<_>>().join(",");
     Machine::new("x86_64-unknown-linux-gnu", baseline, &features)
-        .and_then(|machine| machine.emit(module, LLVMCodeGenFileType::LLVMObjectFile))
+        .and_then(|machine| match code {
+            Code::Object => machine.emit(module, LLVMCodeGenFileType::LLVMObjectFile),
+            Code::Assembly => machine.emit(module, LLVMCodeGenFileType::LLVMAssemblyFile),
+            Code::Llvm | Code::Mlir => machine.print(module),
+        })
         .map_err(|message| Error::Llvm { kernels: names(kernels), message })
 }
 

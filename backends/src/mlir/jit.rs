@@ -7,6 +7,7 @@ use crate::kernel::Isa;
 use crate::target::{self, Machine};
 use memmap2::{Mmap, MmapMut};
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use tersor_runtime::cpu::Features;
 
 /// The kernel ABI of `ARCHITECTURE.md`.
@@ -30,7 +31,7 @@ pub fn load(kernels: &[Kernel], isa: Isa) -> Result<Jit, Error> {
     if !missing.is_empty() {
         return Err(Error::Host(missing.join(", ")));
     }
-    let image = compile(kernels, isa, 1)?;
+    let image = compile(kernels, isa, 1, &AtomicBool::new(false))?;
     map(&image, kernels)
 }
 

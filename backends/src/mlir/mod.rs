@@ -5,17 +5,19 @@
 //! depends on its kernels and the instruction set alone, not on the host or the number of threads; it needs nothing from outside itself.
 
 mod codegen;
+mod fatal;
 pub mod jit;
 mod lower;
 mod object;
 
+pub use fatal::on_fatal_error;
 pub use object::{Entry, Image};
 
-use crate::emit::Kernel;
-use crate::kernel::Isa;
+use crate::emit::{Kernel, print};
+use crate::kernel::{Code, Isa};
 use crate::target::Machine;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use thiserror::Error;
 
 /// Why kernels did not become code.
@@ -35,20 +37,16 @@ pub enum Error {
     NoKernel(String),
     #[error("cannot map code: {0}")]
     Map(String),
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// Kernels that are compiled together; a fixed number, so that objects do not depend on the threads.
 const BATCH: usize = 4;
 
-/// Compiles kernels, whose names must differ, for one instruction set, on up to `threads` threads.
-pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Error> {
-    let offered = features(isa);
-    for kernel in kernels {
-        let missing: Vec<&str> = kernel.features.iter().copied().filter(|f| !offered.contains(f)).collect();
-        if !missing.is_empty() {
-            return Err(Error::Features { kernel: kernel.name.clone(), missing: missing.join(", "), isa: isa.name() });
-        }
-    }
+/// Compiles kernels, whose names must differ, for one instruction set, on up to `threads` threads. Ends with [`Error::Interrupted`] once `stop` is raised.
+pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize, stop: &AtomicBool) -> Result<Image, Error> {
+    check(kernels, isa)?;
     let batches: Vec<&[Kernel]> = kernels.chunks(BATCH).collect();
     let objects: Vec<OnceLock<Result<Vec<u8>, Error>>> = batches.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
@@ -57,7 +55,11 @@ pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Er
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(batch) = batches.get(index) else { break };
-            let object = lower::to_llvm(&context, batch).and_then(|module| codegen::object(&module, batch, isa));
+            let object = if stop.load(Ordering::Relaxed) {
+                Err(Error::Interrupted)
+            } else {
+                lower::to_llvm(&context, batch).and_then(|module| codegen::emit(&module, batch, isa, Code::Object))
+            };
             objects[index].get_or_init(|| object);
         }
     };
@@ -74,6 +76,28 @@ pub fn compile(kernels: &[Kernel], isa: Isa, threads: usize) -> Result<Image, Er
         layout.add(&object).map_err(fail)?;
     }
     layout.finish(kernels.iter().map(|k| k.name.as_str()))
+}
+
+/// The kernels as text or as one object, for people who look or link themselves.
+pub fn emit(kernels: &[Kernel], isa: Isa, code: Code) -> Result<Vec<u8>, Error> {
+    check(kernels, isa)?;
+    if code == Code::Mlir {
+        return Ok(print::module(kernels).into_bytes());
+    }
+    let module = lower::to_llvm(&lower::Context::new(), kernels)?;
+    codegen::emit(&module, kernels, isa, code)
+}
+
+/// Refuses kernels that the instruction set does not run.
+fn check(kernels: &[Kernel], isa: Isa) -> Result<(), Error> {
+    let offered = features(isa);
+    for kernel in kernels {
+        let missing: Vec<&str> = kernel.features.iter().copied().filter(|f| !offered.contains(f)).collect();
+        if !missing.is_empty() {
+            return Err(Error::Features { kernel: kernel.name.clone(), missing: missing.join(", "), isa: isa.name() });
+        }
+    }
+    Ok(())
 }
 
 /// Compiles GPU kernels to one PTX module for compute capability `sm` (80 is that of an A100) and newer.

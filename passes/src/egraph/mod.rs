@@ -76,8 +76,10 @@ impl Rewrite for Saturate {
                     like.replay(&old, &values)
                 } else {
                     let mut region = Region::new(&old, nodes, std::mem::take(&mut m.consts), &masks);
-                    let outcome = self.search(&mut region, &rules, &Costs { target: cx.target, hints: &hints }, &outs);
+                    let costs = Costs { target: cx.target, hints: &hints };
+                    let outcome = self.search(&mut region, &rules, &costs, &outs, cx);
                     m.consts = std::mem::take(&mut region.g.analysis.consts);
+                    let outcome = outcome?;
                     known.entry(form).or_insert(Outcome { values, ..outcome }).clone()
                 };
                 cx.count("regions", outcome.plan.is_some().into());
@@ -110,16 +112,23 @@ impl Saturate {
         rules: &[(&'static rules::Rule, Pattern)],
         costs: &Costs,
         outs: &[ValueId],
-    ) -> Outcome {
+        cx: &mut PassCx,
+    ) -> Result<Outcome> {
         let roots = |r: &Region| -> Vec<Id> { outs.iter().map(|v| r.g.find(r.ids[v])).collect() };
         // Priced before any classes join: afterwards one class may have several of the old nodes.
         let before = extract::price(&region.g, costs, &region.choice(), &roots(region));
-        let fired = region.saturate(rules, self);
+        let fired = region.saturate(rules, self, cx)?;
         let roots = roots(region);
         let after = extract::extract(&region.g, costs);
-        let better = extract::price(&region.g, costs, &after, &roots) < before * (1.0 - 1e-9);
+        let price = extract::price(&region.g, costs, &after, &roots);
+        let better = price < before * (1.0 - 1e-9);
+        cx.detail(format!(
+            "e-graph of {} nodes in {} classes; cost {before:.3e} -> {price:.3e}",
+            region.g.total_size(),
+            region.g.number_of_classes()
+        ));
         let plan = better.then(|| region.plan(&after, &roots)).filter(region::Plan::is_sound);
-        Outcome { values: vec![], plan, fired }
+        Ok(Outcome { values: vec![], plan, fired })
     }
 }
 

@@ -6,10 +6,11 @@ use super::extract::{self, Choice};
 use super::node::{Build, Graph, Node, Types};
 use super::pattern::Pattern;
 use super::rules::Rule;
+use crate::manager::PassCx;
 use egg::Id;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tersor_ir::entity::PrimaryMap;
-use tersor_ir::{ConstId, Constant, Def, Func, NodeId, Op, ValueId};
+use tersor_ir::{ConstId, Constant, Def, Func, NodeId, Op, Result, ValueId};
 
 /// Matches of one rule in one round.
 const MATCHES: usize = 2000;
@@ -60,9 +61,15 @@ impl Region {
     }
 
     /// Applies all rules until nothing is new or a limit is reached. Returns how often each one found something.
-    pub fn saturate(&mut self, rules: &[(&'static Rule, Pattern)], options: &Saturate) -> BTreeMap<&'static str, u64> {
+    pub fn saturate(
+        &mut self,
+        rules: &[(&'static Rule, Pattern)],
+        options: &Saturate,
+        cx: &PassCx,
+    ) -> Result<BTreeMap<&'static str, u64>> {
         let mut fired = BTreeMap::new();
         for _ in 0..options.rounds {
+            cx.check_interrupt()?;
             let mut by_op: HashMap<&str, Vec<Id>> = HashMap::new();
             for class in self.g.classes() {
                 for node in &class.nodes {
@@ -99,7 +106,7 @@ impl Region {
                 break;
             }
         }
-        fired
+        Ok(fired)
     }
 
     /// The chosen nodes in order, over positions, and the position of each root.

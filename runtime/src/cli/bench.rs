@@ -10,6 +10,7 @@ use crate::cli::inputs::{InputArgs, ModelArgs, ThreadArgs, random_inputs};
 use crate::cli::{Diagnostic, Outcome, bytes};
 use crate::error::{Error, Kind, Result};
 use crate::execute::Session;
+use crate::limits::{Limits, peak_memory};
 use crate::tensor::{Tensor, TensorView};
 
 #[derive(Args, Clone, Debug)]
@@ -26,9 +27,6 @@ pub struct BenchArgs {
     /// Also measure each step.
     #[arg(long)]
     pub steps: bool,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Fewest runs that are timed, however long they take.
@@ -68,7 +66,7 @@ impl Figures {
     }
 }
 
-pub fn bench(args: &BenchArgs) -> Result<Outcome> {
+pub fn bench(args: &BenchArgs, limits: &Limits) -> Result<Outcome> {
     if !(args.seconds > 0.0 && args.seconds <= 86_400.0) {
         let what = format!("--seconds {} is not a time to measure", args.seconds);
         return Err(Error::new(Kind::Usage, what));
@@ -83,7 +81,7 @@ pub fn bench(args: &BenchArgs) -> Result<Outcome> {
     } else {
         args.inputs.read(&model, &mut diagnostics)?
     };
-    let mut session = model.session(args.threads.count());
+    let mut session = model.session(args.threads.count()).stop_on(limits.stop());
     let views: Vec<TensorView> = inputs.iter().map(Tensor::view).collect();
     let mut outputs = session.prepare(&views)?;
     let budget = Duration::from_secs_f64(args.seconds);
@@ -93,7 +91,7 @@ pub fn bench(args: &BenchArgs) -> Result<Outcome> {
     let mut data = json!({
         "median_ms": f.median, "min_ms": f.min, "p99_ms": f.p99, "mean_ms": f.mean, "ci95": f.ci95, "runs": f.runs,
         "cpu_ms": cpu / f.runs as f64,
-        "peak_bytes": peak_resident(), "arena_bytes": memory.arena, "arena_lower_bound": memory.lower_bound,
+        "peak_bytes": peak_memory(), "arena_bytes": memory.arena, "arena_lower_bound": memory.lower_bound,
         "scratch_bytes": memory.scratch, "file_bytes": model.artifact().file_bytes(),
         "load_ms": load.as_secs_f64() * 1e3,
         "variant": model.variant().name, "threads": session.threads(),
@@ -174,17 +172,6 @@ fn cpu_time() -> f64 {
     // SAFETY: writes one timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
-}
-
-/// The most memory that this process has had resident.
-fn peak_resident() -> u64 {
-    // SAFETY: a struct of plain numbers, filled by the call.
-    let usage = unsafe {
-        let mut usage = std::mem::zeroed::<libc::rusage>();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
-        usage
-    };
-    usage.ru_maxrss as u64 * if cfg!(target_os = "macos") { 1 } else { 1024 }
 }
 
 #[cfg(test)]

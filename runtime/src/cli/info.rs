@@ -21,9 +21,6 @@ pub struct InfoArgs {
     /// Check every checksum.
     #[arg(long)]
     pub verify: bool,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
 }
 
 pub fn info(args: &InfoArgs) -> Result<Outcome> {

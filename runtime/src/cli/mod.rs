@@ -6,15 +6,20 @@
 pub mod bench;
 pub mod info;
 pub mod inputs;
+pub mod limits;
 pub mod run;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use crate::atomic;
 use crate::error::{Error, Kind};
+use crate::limits::Limits;
+use limits::LimitArgs;
 
 /// Something to tell that is not the result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +78,43 @@ pub fn document(command: &str, exit: i32, data: &Value, diagnostics: &[Diagnosti
     })
 }
 
+/// What every command of `tersor-run` takes beside its own arguments.
+#[derive(clap::Args, Clone, Debug)]
+pub struct OutputArgs {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// Runs a command within its limits, prints what it did, and returns the exit status.
+pub fn execute(
+    name: &'static str,
+    output: &OutputArgs,
+    command: impl FnOnce(&Limits) -> Result<Outcome, Error>,
+) -> i32 {
+    let json = output.json;
+    let limits = output.limits.start(move |e| leave(emit(name, json, Err(e))));
+    emit(name, json, guarded(|| command(&limits)).map_err(|e| limits.explain(e)))
+}
+
+/// Lets the first caller go on, who prints the result and ends the process; all others wait for that.
+pub fn last_word() {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    while TAKEN.swap(true, Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
+/// Ends the process at once, whatever other threads do, and leaves nothing half-written.
+pub fn leave(exit: i32) -> ! {
+    atomic::remove_temporary();
+    let _ = std::io::stdout().flush();
+    // SAFETY: ends the process; runs no code of others that still use what it would tear down.
+    unsafe { libc::_exit(exit) }
+}
+
 /// Runs a command; a panic becomes an error like any other.
 pub fn guarded(command: impl FnOnce() -> Result<Outcome, Error>) -> Result<Outcome, Error> {
     let place = Arc::new(Mutex::new(String::new()));
@@ -102,6 +144,7 @@ pub fn emit(command: &str, json: bool, result: Result<Outcome, Error>) -> i32 {
     } else {
         (outcome.text, outcome.diagnostics.iter().map(Diagnostic::to_text).collect())
     };
+    last_word();
     let _ = std::io::stderr().write_all(err.as_bytes());
     // Whoever reads may have left; that is no failure of the command.
     let _ = std::io::stdout().write_all(out.as_bytes());

@@ -12,6 +12,7 @@ use crate::cli::{Diagnostic, Outcome};
 use crate::data;
 use crate::error::{Error, Kind, Result};
 use crate::execute::Session;
+use crate::limits::Limits;
 use crate::tensor::{Tensor, TensorView};
 
 #[derive(Args, Clone, Debug)]
@@ -31,17 +32,14 @@ pub struct RunArgs {
     /// Print the K largest elements of each row of the outputs.
     #[arg(long, value_name = "topK")]
     pub print: Option<String>,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
 }
 
-pub fn run(args: &RunArgs) -> Result<Outcome> {
+pub fn run(args: &RunArgs, limits: &Limits) -> Result<Outcome> {
     let top = args.print.as_deref().map(parse_top).transpose()?;
     let mut diagnostics = Vec::new();
     let model = args.model.load()?;
     let inputs = args.inputs.read(&model, &mut diagnostics)?;
-    let mut session = model.session(args.threads.count());
+    let mut session = model.session(args.threads.count()).stop_on(limits.stop());
     let started = Instant::now();
     let outputs = match args.batch {
         None => whole(&mut session, &inputs)?,
@@ -50,6 +48,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     let seconds = started.elapsed().as_secs_f64();
     let names = model.outputs().iter().map(|v| v.name.as_str());
     let named: Vec<(&str, TensorView)> = names.zip(outputs.iter().map(Tensor::view)).collect();
+    limits.check()?;
     if let Some(path) = &args.output {
         data::write(path, &named)?;
     }
@@ -72,6 +71,26 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         "threads": session.threads(),
     });
     Ok(Outcome { data, text, diagnostics })
+}
+
+/// What `run` would do, after a check of everything that is named.
+pub fn dry_run(args: &RunArgs) -> Result<Outcome> {
+    let mut diagnostics = Vec::new();
+    args.print.as_deref().map(parse_top).transpose()?;
+    let model = args.model.load()?;
+    let inputs = args.inputs.read(&model, &mut diagnostics)?;
+    let views: Vec<TensorView> = inputs.iter().map(Tensor::view).collect();
+    let mut text = String::new();
+    let mut described = Vec::new();
+    for (v, t) in model.outputs().iter().zip(model.session(1).prepare(&views)?) {
+        let _ = writeln!(text, "would give {}  {}", v.name, t.view());
+        described.push(json!({ "name": v.name, "dtype": t.dtype().name(), "shape": t.shape() }));
+    }
+    let output = args.output.as_ref().map(|p| p.display().to_string());
+    if let Some(path) = &output {
+        let _ = writeln!(text, "would write {path}");
+    }
+    Ok(Outcome { data: json!({ "dry_run": true, "outputs": described, "output": output }), text, diagnostics })
 }
 
 fn whole(session: &mut Session, inputs: &[Tensor]) -> Result<Vec<Tensor>> {

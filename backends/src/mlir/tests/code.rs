@@ -4,8 +4,11 @@ use super::agree;
 use crate::emit::emulate::Call;
 use crate::emit::tests::{Random, map_kernel};
 use crate::emit::{Dot, Intrinsic, Kernel, KernelBuilder, Scalar, math};
-use crate::kernel::Isa;
-use crate::mlir::{Error, compile};
+use crate::kernel::{Code, Isa};
+use crate::mlir::{Error, codegen, compile, emit, lower, object, on_fatal_error};
+use std::sync::atomic::AtomicBool;
+
+static GO: AtomicBool = AtomicBool::new(false);
 
 #[test]
 fn memory_agrees() {
@@ -131,7 +134,7 @@ fn code_has_the_instructions_asked_for() {
         (Isa::V3, map_kernel("f", 8, math::gelu), &["vfmadd", "vmaxps", "vminps", "vdivps"]),
     ];
     for (isa, kernel, expected) in cases {
-        let image = compile(&[kernel], isa, 1).unwrap();
+        let image = compile(&[kernel], isa, 1, &GO).unwrap();
         let Some(text) = disassemble(&image.bytes) else { return };
         for mnemonic in expected {
             assert!(text.contains(mnemonic), "no {mnemonic} in\n{text}");
@@ -142,19 +145,64 @@ fn code_has_the_instructions_asked_for() {
 #[test]
 fn images_depend_on_kernels_alone() {
     let build = || -> Vec<Kernel> { (0..9).map(|i| map_kernel(&format!("k{i}"), 8, math::tanh)).collect() };
-    let one = compile(&build(), Isa::V3, 1).unwrap();
-    assert_eq!(one, compile(&build(), Isa::V3, 3).unwrap());
+    let one = compile(&build(), Isa::V3, 1, &GO).unwrap();
+    assert_eq!(one, compile(&build(), Isa::V3, 3, &GO).unwrap());
     let names: Vec<String> = one.entries.iter().map(|e| e.name.clone()).collect();
     assert_eq!(names, (0..9).map(|i| format!("k{i}")).collect::<Vec<_>>());
-    assert!(compile(&[], Isa::V3, 2).unwrap().bytes.is_empty());
+    assert!(compile(&[], Isa::V3, 2, &GO).unwrap().bytes.is_empty());
 }
 
 #[test]
 fn missing_features_are_named() {
-    let error = compile(&[avx512()], Isa::V3, 1).unwrap_err();
+    let error = compile(&[avx512()], Isa::V3, 1, &GO).unwrap_err();
     let message = "kernel `avx512` needs avx512f, avx512vnni, which x86-64-v3 does not have";
     assert_eq!(error.to_string(), message);
     let twice = [map_kernel("k", 8, math::exp), map_kernel("k", 8, math::exp)];
-    let Err(Error::Mlir { message, .. }) = compile(&twice, Isa::V3, 1) else { panic!("accepted") };
+    let Err(Error::Mlir { message, .. }) = compile(&twice, Isa::V3, 1, &GO) else { panic!("accepted") };
     assert!(message.contains("redefinition of symbol"), "{message}");
+}
+
+#[test]
+fn every_form_has_every_kernel() {
+    let kernels: Vec<Kernel> = ["first", "second"].map(|name| map_kernel(name, 8, math::exp)).into();
+    let made = |code| emit(&kernels, Isa::V3, code).unwrap();
+    for (code, before) in [(Code::Mlir, "func.func @"), (Code::Llvm, "define void @"), (Code::Assembly, ".globl\t")] {
+        let text = String::from_utf8(made(code)).unwrap();
+        kernels.iter().for_each(|k| assert!(text.contains(&format!("{before}{}", k.name)), "{text}"));
+    }
+    let mut layout = object::Layout::default();
+    layout.add(&made(Code::Object)).unwrap();
+    let names = kernels.iter().map(|k| k.name.as_str());
+    assert_eq!(layout.finish(names).unwrap(), compile(&kernels, Isa::V3, 1, &GO).unwrap());
+    assert!(matches!(emit(&[avx512()], Isa::V3, Code::Mlir), Err(Error::Features { .. })));
+}
+
+#[test]
+fn work_ends_when_told_to() {
+    assert_eq!(compile(&[map_kernel("k", 8, math::exp)], Isa::V3, 1, &AtomicBool::new(true)), Err(Error::Interrupted));
+}
+
+/// LLVM's message goes to the handler, which decides how the process ends. The process is a second one of this test.
+#[test]
+fn fatal_errors_are_handed_over() {
+    let me = "mlir::tests::code::fatal_errors_are_handed_over";
+    if std::env::var_os("TERSOR_TEST_FATAL").is_none() {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let out = command.args([me, "--exact", "--nocapture"]).env("TERSOR_TEST_FATAL", "1").output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(
+            out.status.code() == Some(70) && text.contains("handed over: Cannot select"),
+            "{:?} {text}",
+            out.status
+        );
+        return;
+    }
+    on_fatal_error(|message| {
+        eprintln!("handed over: {message}");
+        std::process::exit(70);
+    });
+    // Instructions that the machine does not have; `compile` would have refused the kernel.
+    let kernels = [avx512()];
+    let module = lower::to_llvm(&lower::Context::new(), &kernels).unwrap();
+    codegen::emit(&module, &kernels, Isa::V3, Code::Object).unwrap();
 }
