@@ -12,7 +12,7 @@ use tersor_ir::diag::Result;
 use tersor_ir::dim::Atom;
 use tersor_ir::{Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId};
 use tersor_runtime::ArtifactWriter;
-use tersor_runtime::artifact::{Symbol, Value};
+use tersor_runtime::artifact::{Constant, Manifest, Symbol, Value, Variant};
 use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Place, Program, Step};
 
 /// A program and its kernels for one instruction set.
@@ -83,6 +83,23 @@ pub fn lower<W: Write + Seek>(
     }
     let lowered = programs.into_iter().map(|p| p.finish(&mut table, writer)).collect::<Result<_>>()?;
     Ok((table.interface, lowered))
+}
+
+/// The constants that `@main` reads on an instruction set, as they are packed for its kernels.
+pub fn packed(m: &Module, isa: Isa) -> Result<Vec<(Constant, Vec<u8>)>> {
+    let mut writer = ArtifactWriter::in_memory();
+    lower(m, &[isa], &mut writer, &mut |_, _| Ok(()))?;
+    Ok(writer.into_constants())
+}
+
+/// Bytes of working memory that a run of `@main` needs at typical extents.
+pub fn arena(m: &Module, isa: Isa) -> Result<u64> {
+    let mut writer = ArtifactWriter::in_memory();
+    let (Interface { inputs, outputs, symbols, extents }, lowered) = lower(m, &[isa], &mut writer, &mut |_, _| Ok(()))?;
+    let manifest = Manifest { inputs, outputs, symbols, extents: extents.into_entries(), ..Manifest::default() };
+    let program = lowered.into_iter().next().map(|l| l.program).unwrap_or_default();
+    let at = tersor_runtime::plan::at_hints(&manifest, &Variant { program, ..Variant::default() });
+    Ok(at.map_err(runtime_error)?.peak)
 }
 
 /// Control flow and open choices have no kernels.

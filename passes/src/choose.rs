@@ -4,10 +4,12 @@ use crate::coupling::{exact_nodes, reads};
 use crate::manager::PassCx;
 use crate::propose::{Alternative, ConstNames, Editor, Propose, Site};
 use crate::sample;
+use crate::statistics::Statistics;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::choice::Choice;
 use tersor_ir::plan::{Plan, resolve_only};
+use tersor_ir::target::Target;
 use tersor_ir::testing::rel_l2;
 use tersor_ir::{Def, Diagnostic, FuncId, Module, NodeId, Op, Result, Tensor, Type, ValueId};
 
@@ -79,8 +81,13 @@ pub struct Offer {
 /// Asks a pass for alternatives and puts them under `choice` ops, one for each site; a site that has a choice gets further alternatives.
 pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<Offer>> {
     let mut by_func: BTreeMap<FuncId, HashMap<ValueId, Site>> = BTreeMap::new();
+    let exact: HashMap<FuncId, HashSet<NodeId>> =
+        m.funcs.iter().map(|(id, f)| (id, exact_nodes(f).into_iter().collect())).collect();
     for s in pass.sites(m, cx)? {
-        by_func.entry(s.func).or_default().insert(s.value, s);
+        // What stands inside an alternative is no site of its own.
+        if matches!(m.funcs[s.func].values[s.value].def, Def::Node(n, _) if exact[&s.func].contains(&n)) {
+            by_func.entry(s.func).or_default().insert(s.value, s);
+        }
     }
     let mut names = ConstNames::of(m);
     let mut offers = vec![];
@@ -104,7 +111,7 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
                 let (loc, name) = (f.nodes[n].loc.made_by(cx.pass()), f.values[site.value].name.to_string());
                 let mut b =
                     Editor { consts: &mut *consts, func: &mut *f, region, loc: loc.clone(), name, names: &mut names };
-                let alternatives = pass.propose(&site, &mut b, cx)?;
+                let mut alternatives = pass.propose(&site, &mut b, cx)?;
                 if alternatives.is_empty() {
                     f.regions[region].nodes.truncate(first);
                     continue;
@@ -114,6 +121,7 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
                 let choice = match existing.get(&site.value) {
                     Some(&c) => {
                         let Op::Choice(op) = &mut f.nodes[c].op else { unreachable!("filtered above") };
+                        alternatives.iter_mut().for_each(|a| a.name = fresh_name(&op.names, &a.name));
                         op.names.extend(alternatives.iter().map(|a| a.name.clone()));
                         let site = op.site.clone();
                         f.nodes[c].operands.extend(alternatives.iter().map(|a| a.value));
@@ -154,6 +162,13 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
     Ok(offers)
 }
 
+/// `base`, or `base.2`, `base.3`, …
+fn fresh_name(taken: &[String], base: &str) -> String {
+    let numbered = (2..).map(|n| format!("{base}.{n}"));
+    let mut names = std::iter::once(base.to_string()).chain(numbered);
+    names.find(|n| !taken.contains(n)).unwrap_or_default()
+}
+
 /// Offers, measures, picks and resolves, for a pass that stands alone in a pipeline.
 pub(crate) fn run_proposal(
     pass: &dyn Propose,
@@ -171,15 +186,7 @@ pub(crate) fn run_proposal(
         decided.push(((o.site.func, o.site.value), d));
     }
     resolve_only(m, &plan).map_err(|mut e| e.remove(0).failure(Failure::Internal))?;
-    // What stands at a site bears its name.
-    for (o, (_, d)) in offers.iter().zip(&decided) {
-        if let Some(a) = o.alternatives.iter().find(|a| d.picked.as_ref() == Some(&a.name)) {
-            let values = &mut m.funcs[o.site.func].values;
-            let (site, own) = (values[o.site.value].name.clone(), values[a.value].name.clone());
-            values[o.site.value].name = own;
-            values[a.value].name = site;
-        }
-    }
+    name_picked(m, &offers, &plan);
     let mut all = std::mem::take(&mut cx.refusals);
     all.extend(decided);
     all.sort_by_key(|(key, _)| *key);
@@ -200,34 +207,95 @@ pub(crate) fn run_proposal(
     Ok(decisions)
 }
 
-/// The best alternative that an offer has: the one that reads the fewest bytes, taken where it is smaller or faster than the exact op.
-fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision> {
-    let f = &m.funcs[o.site.func];
-    let Def::Node(exact, _) = f.values[o.site.value].def else { unreachable!("offers stand at results") };
-    let bytes = |nodes: &[NodeId]| {
-        let consts = nodes.iter().flat_map(|&n| &f.nodes[n].operands).filter_map(|&v| f.def_const(v));
-        let unique: std::collections::BTreeSet<_> = consts.collect();
-        unique.into_iter().map(|c| m.consts[c].byte_len()).sum::<usize>()
+/// What stands at a site bears its name.
+fn name_picked(m: &mut Module, offers: &[Offer], plan: &Plan) {
+    for o in offers {
+        if let Some(a) = o.alternatives.iter().find(|a| plan.picks.get(&o.choice) == Some(&a.name)) {
+            let values = &mut m.funcs[o.site.func].values;
+            let (site, own) = (values[o.site.value].name.clone(), values[a.value].name.clone());
+            values[o.site.value].name = own;
+            values[a.value].name = site;
+        }
+    }
+}
+
+/// Resolves all choices of the module under a plan, and says of each offer what became of it. Sites that the plan does not name stay exact.
+pub(crate) fn settle(
+    m: &mut Module,
+    offers: &[Offer],
+    plan: &Plan,
+    target: &dyn Target,
+    statistics: Option<&Statistics>,
+    measure: bool,
+) -> Result<Vec<Decision>, Vec<Diagnostic>> {
+    let judged = |o: &Offer| {
+        let picked = plan.picks.get(&o.choice).and_then(|p| o.alternatives.iter().find(|a| a.name == *p));
+        let best = picked.unwrap_or(&o.alternatives[0]);
+        let (before, costs) = (exact_costs(m, o, best, target), costs(m, o, best, target));
+        let rel_l2 = if measure && picked.is_some() { site_error(m, o, best, statistics)? } else { None };
+        Ok(Decision {
+            site: o.site.name.clone(),
+            node: o.site.node.clone(),
+            op: o.site.ops[0].clone(),
+            picked: picked.map(|a| a.name.clone()),
+            bytes_before: before.0,
+            bytes_after: if picked.is_some() { costs.0 } else { before.0 },
+            rel_l2,
+            reason: picked.is_none().then(|| match plan.picks.get(&o.choice) {
+                Some(other) => format!("the plan takes {other}"),
+                None => "the plan does not name it".into(),
+            }),
+        })
     };
+    let decisions: Result<Vec<Decision>> = offers.iter().map(judged).collect();
+    let decisions = decisions.map_err(|d| vec![d])?;
+    tersor_ir::plan::resolve(m, plan)?;
+    name_picked(m, offers, plan);
+    Ok(decisions)
+}
+
+/// Bytes of constants that nodes read, each once, and seconds that their products take.
+pub fn costs_of(m: &Module, func: FuncId, nodes: &[NodeId], target: &dyn Target) -> (usize, f64) {
+    let f = &m.funcs[func];
+    let consts = nodes.iter().flat_map(|&n| &f.nodes[n].operands).filter_map(|&v| f.def_const(v));
+    let unique: std::collections::BTreeSet<_> = consts.collect();
+    let bytes = unique.into_iter().map(|c| m.consts[c].byte_len()).sum::<usize>();
     // Elementwise work around a product is its kernel's prologue and epilogue: it costs next to nothing.
     let heavy = |n: &&NodeId| matches!(f.nodes[**n].op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_));
     let hints = m.hints();
-    let seconds = |nodes: &[NodeId]| -> f64 {
-        let one = |&n: &NodeId| {
-            let node = &f.nodes[n];
-            let ins: Vec<&Type> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
-            let outs: Vec<Type> = node.results.iter().map(|&v| f.values[v].ty.clone()).collect();
-            cx.target.seconds(&node.op, &ins, &outs, &hints)
-        };
-        nodes.iter().filter(heavy).map(one).sum()
+    let one = |&n: &NodeId| {
+        let node = &f.nodes[n];
+        let ins: Vec<&Type> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
+        let outs: Vec<Type> = node.results.iter().map(|&v| f.values[v].ty.clone()).collect();
+        target.seconds(&node.op, &ins, &outs, &hints)
     };
-    let own = |a: &Alternative| slice(m, o, a.value);
-    let best = o.alternatives.iter().map(|a| (bytes(&own(a)), a)).min_by_key(|(b, _)| *b);
-    let Some((bytes_after, best)) = best else { unreachable!("offers have alternatives") };
-    let nodes = own(best);
-    let before = replaced(m, o, &nodes);
-    let bytes_before = bytes(&before);
-    let pays = bytes_after < bytes_before || seconds(&nodes) < seconds(&before);
+    (bytes, nodes.iter().filter(heavy).map(one).sum())
+}
+
+/// Bytes and seconds of what an alternative takes the place of.
+fn exact_costs(m: &Module, o: &Offer, a: &Alternative, target: &dyn Target) -> (usize, f64) {
+    costs_of(m, o.site.func, &replaced(m, o, &slice(m, o, a.value)), target)
+}
+
+/// Bytes and seconds of an alternative.
+fn costs(m: &Module, o: &Offer, a: &Alternative, target: &dyn Target) -> (usize, f64) {
+    costs_of(m, o.site.func, &slice(m, o, a.value), target)
+}
+
+/// The error of an alternative at its site.
+fn site_error(m: &Module, o: &Offer, a: &Alternative, statistics: Option<&Statistics>) -> Result<Option<f64>> {
+    let Def::Node(exact, _) = m.funcs[o.site.func].values[o.site.value].def else {
+        unreachable!("offers stand at results")
+    };
+    error(m, o, exact, &slice(m, o, a.value), a.value, statistics)
+}
+
+/// The best alternative that an offer has: the one that reads the fewest bytes, taken where it is smaller or faster than the exact op.
+fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision> {
+    let best = o.alternatives.iter().map(|a| (costs(m, o, a, cx.target), a)).min_by_key(|(c, _)| c.0);
+    let Some(((bytes_after, seconds), best)) = best else { unreachable!("offers have alternatives") };
+    let (bytes_before, seconds_before) = exact_costs(m, o, best, cx.target);
+    let pays = bytes_after < bytes_before || seconds < seconds_before;
     Ok(Decision {
         site: o.site.name.clone(),
         node: o.site.node.clone(),
@@ -235,7 +303,7 @@ fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision>
         picked: pays.then(|| best.name.clone()),
         bytes_before,
         bytes_after: if pays { bytes_after } else { bytes_before },
-        rel_l2: if measure { error(m, o, exact, &nodes, best.value, cx)? } else { None },
+        rel_l2: if measure { site_error(m, o, best, cx.statistics)? } else { None },
         reason: (!pays).then(|| format!("{} is neither smaller nor faster on {}", best.name, cx.target.name())),
     })
 }
@@ -278,13 +346,20 @@ fn slice(m: &Module, o: &Offer, value: ValueId) -> Vec<NodeId> {
 }
 
 /// The alternative's error on sample inputs; `None` when a constant's elements are missing.
-fn error(m: &Module, o: &Offer, exact: NodeId, nodes: &[NodeId], value: ValueId, cx: &PassCx) -> Result<Option<f64>> {
+fn error(
+    m: &Module,
+    o: &Offer,
+    exact: NodeId,
+    nodes: &[NodeId],
+    value: ValueId,
+    statistics: Option<&Statistics>,
+) -> Result<Option<f64>> {
     let f = &m.funcs[o.site.func];
     let mut known: HashMap<ValueId, Tensor> = HashMap::new();
     let shapes = sample::shapes(m, f, exact);
     for (&v, shape) in f.nodes[exact].operands.iter().zip(shapes) {
         if f.def_const(v).is_none() {
-            known.insert(v, sample::tensor(f, v, &shape, cx.statistics));
+            known.insert(v, sample::tensor(f, v, &shape, statistics));
         }
     }
     // Extents are those of the samples.

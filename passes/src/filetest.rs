@@ -11,7 +11,7 @@
 //!
 //! Whatever it says, a sound case must print, parse and print to the same text. Statistics for passes that need them come from seeded normal inputs.
 
-use crate::manager::{Context, RunOptions, Step, run};
+use crate::manager::{Context, Decide, RunOptions, Step, run};
 use crate::pipeline::Pipeline;
 use std::fmt::Write;
 use tersor_ir::dim::{Bindings, SymbolInfo};
@@ -133,6 +133,11 @@ pub fn test_target() -> Roofline {
 
 /// Runs a pipeline on [`test_target`], with statistics from seeded inputs where a pass needs some.
 pub fn run_passes(pipeline: &str, m: &mut Module) -> Result<Vec<Step>, Vec<Diagnostic>> {
+    run_decided(pipeline, m, Decide::Each)
+}
+
+/// As [`run_passes`], with somebody else deciding.
+pub fn run_decided(pipeline: &str, m: &mut Module, decide: Decide) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let p = Pipeline::find(pipeline).map_err(|d| vec![d])?;
     let calibrate = |m: &Module, taps: &[tersor_ir::ValueId]| {
         let batches = (100..100 + CALIBRATION).map(|seed| seeded_inputs(m, seed));
@@ -142,7 +147,7 @@ pub fn run_passes(pipeline: &str, m: &mut Module) -> Result<Vec<Step>, Vec<Diagn
         target: &test_target(),
         calibrate: Some(&calibrate),
         interrupt: None,
-        options: RunOptions::default(),
+        options: RunOptions { decide, ..RunOptions::default() },
     };
     run(&p, m, &cx, &mut |_| {})
 }

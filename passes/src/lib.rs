@@ -9,6 +9,7 @@ pub mod calibrate;
 pub mod choose;
 pub mod codes;
 pub mod coupling;
+pub mod family;
 pub mod filetest;
 pub mod gram;
 pub mod inputs;

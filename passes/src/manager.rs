@@ -1,6 +1,6 @@
 //! Runs pipelines: verifies between passes, times them, gathers what they say, and turns proposals into choices, measurements and a plan.
 
-use crate::choose::{Decision, run_proposal};
+use crate::choose::{Decision, Offer, offer, run_proposal, settle};
 use crate::declare::{Kind, Pass, PassSpec};
 use crate::pipeline::Pipeline;
 use crate::propose::Site;
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tersor_ir::diag::Failure;
+use tersor_ir::plan::Plan;
 use tersor_ir::target::Target;
 use tersor_ir::{Diagnostic, FuncId, Module, Result, ValueId};
 
@@ -29,6 +30,18 @@ pub struct Context<'a> {
     pub options: RunOptions,
 }
 
+/// Who decides between a pass's alternatives and the exact op.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub enum Decide {
+    /// Each pass by itself, right after it proposed: its smallest alternative, where that pays.
+    #[default]
+    Each,
+    /// Nobody yet: all alternatives of all passes stay under `choice` ops. Passes that rewrite and come after the first proposal do not run.
+    Later,
+    /// A plan, once all passes have proposed; only then do rewrites that come after the first proposal run.
+    Plan(Plan),
+}
+
 /// How to run a pipeline.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -42,11 +55,20 @@ pub struct RunOptions {
     pub allow_empty_selector: bool,
     /// Measure the error of alternatives. Without it decisions have none.
     pub measure: bool,
+    /// Who decides.
+    pub decide: Decide,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        RunOptions { verify: true, print_after: vec![], stop_after: None, allow_empty_selector: false, measure: true }
+        RunOptions {
+            verify: true,
+            print_after: vec![],
+            stop_after: None,
+            allow_empty_selector: false,
+            measure: true,
+            decide: Decide::Each,
+        }
     }
 }
 
@@ -158,41 +180,118 @@ pub fn run(
     if cx.options.verify {
         verify(m, None)?;
     }
-    let (mut steps, mut statistics) = (vec![], None);
-    for pass in pipeline.passes.iter().take(cx.options.stop_after.unwrap_or(usize::MAX)) {
-        let step = run_pass(pass, m, cx, &mut statistics).map_err(one)?;
+    let mut steps = vec![];
+    let mut state = Pending::default();
+    let listed = pipeline.passes.iter().take(cx.options.stop_after.unwrap_or(usize::MAX));
+    let first = pipeline.passes.iter().position(|p| matches!(p.kind, Kind::Propose(_))).unwrap_or(usize::MAX);
+    let late = |(i, p): &(usize, &Pass)| *i > first && matches!(p.kind, Kind::Rewrite(_));
+    let (after, before): (Vec<_>, Vec<_>) =
+        listed.enumerate().partition(|p| cx.options.decide != Decide::Each && late(p));
+    let one_pass = |pass: &Pass, m: &mut Module, state: &mut Pending| -> Result<Step, Vec<Diagnostic>> {
+        let step = run_pass(pass, m, cx, state).map_err(one)?;
         if cx.options.verify {
             verify(m, Some(&pass.text))?;
         }
-        done(&step);
+        Ok(step)
+    };
+    for (_, pass) in before {
+        let step = one_pass(pass, m, &mut state)?;
+        if cx.options.decide == Decide::Each {
+            done(&step);
+        }
         steps.push(step);
+    }
+    if let Decide::Plan(plan) = &cx.options.decide {
+        settle_plan(m, plan, &mut state, &mut steps, cx)?;
+    }
+    if cx.options.decide != Decide::Each {
+        steps.iter().for_each(&mut *done);
+    }
+    if cx.options.decide != Decide::Later {
+        for (_, pass) in after {
+            let step = one_pass(pass, m, &mut state)?;
+            done(&step);
+            steps.push(step);
+        }
     }
     Ok(steps)
 }
 
-fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<Statistics>) -> Result<Step> {
+/// What passes that only offer leave for later.
+#[derive(Default)]
+struct Pending {
+    statistics: Option<Statistics>,
+    /// The module that the first proposal met: data flow without choices.
+    exact: Option<Module>,
+    /// Offers by the position of their step.
+    offers: Vec<(usize, Offer)>,
+    steps: usize,
+}
+
+/// Resolves all offers under a plan, and notes what became of each site at the step that offered it.
+fn settle_plan(
+    m: &mut Module,
+    plan: &Plan,
+    state: &mut Pending,
+    steps: &mut [Step],
+    cx: &Context,
+) -> Result<(), Vec<Diagnostic>> {
+    let (at, offers): (Vec<usize>, Vec<Offer>) = std::mem::take(&mut state.offers).into_iter().unzip();
+    state.exact = None;
+    let statistics = state.statistics.as_ref().filter(|_| cx.options.measure);
+    let decisions = settle(m, &offers, plan, cx.target, statistics, cx.options.measure)?;
+    for (at, d) in at.into_iter().zip(decisions) {
+        steps[at].decisions.push(d);
+    }
+    if cx.options.verify { verify(m, Some("the plan")) } else { Ok(()) }
+}
+
+/// Statistics of the taps, gathered where those at hand lack some. A tap behind a choice is gathered from the exact program, and known by the tap's name.
+fn gather(pass: &Pass, taps: &[ValueId], m: &Module, cx: &Context, state: &mut Pending) -> Result<Vec<Diagnostic>> {
+    let f = &m.funcs[m.main()?];
+    let exact = |mut v: ValueId| {
+        while let Some(tersor_ir::Op::Choice(_)) = f.def_node(v).map(|n| &n.op) {
+            v = f.def_node(v).map_or(v, |n| n.operands[0]);
+        }
+        v
+    };
+    let known = |s: &Statistics| taps.iter().all(|&v| s.get(&f.values[v].name).is_some());
+    if taps.is_empty() || state.statistics.as_ref().is_some_and(known) {
+        return Ok(vec![]);
+    }
+    let calibrate = cx.calibrate.ok_or_else(|| {
+        Diagnostic::error("S0104", format!("{} needs calibration data", pass.text))
+            .failure(Failure::Usage)
+            .with_help("give a folder of inputs with --calib")
+    })?;
+    let mut values: Vec<ValueId> = taps.iter().map(|&v| exact(v)).collect();
+    values.sort_unstable();
+    values.dedup();
+    let mut found = calibrate(state.exact.as_ref().unwrap_or(m), &values)?;
+    for &v in taps {
+        found.alias(&f.values[exact(v)].name, &f.values[v].name);
+    }
+    Ok(state.statistics.insert(found).warnings())
+}
+
+fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> Result<Step> {
     let (mut calibration, mut remarks) = (Duration::ZERO, vec![]);
+    let each = cx.options.decide == Decide::Each;
     let taps = match &pass.kind {
         Kind::Propose(p) => p.taps(m),
         Kind::Rewrite(p) => p.taps(m),
     };
+    if let (Kind::Propose(_), false, None) = (&pass.kind, each, &state.exact) {
+        state.exact = Some(m.clone());
+    }
     if !taps.is_empty() {
-        let f = &m.funcs[m.main()?];
-        let known = |s: &Statistics| taps.iter().all(|&v| s.get(&f.values[v].name).is_some());
-        if !statistics.as_ref().is_some_and(known) {
-            let calibrate = cx.calibrate.ok_or_else(|| {
-                Diagnostic::error("S0104", format!("{} needs calibration data", pass.text))
-                    .failure(Failure::Usage)
-                    .with_help("give a folder of inputs with --calib")
-            })?;
-            let start = Instant::now();
-            remarks = statistics.insert(calibrate(m, &taps)?).warnings();
-            calibration = start.elapsed();
-        }
+        let start = Instant::now();
+        remarks = gather(pass, &taps, m, cx, state)?;
+        calibration = start.elapsed();
     }
     let mut pass_cx = PassCx {
         target: cx.target,
-        statistics: statistics.as_ref(),
+        statistics: state.statistics.as_ref(),
         remarks,
         details: vec![],
         refusals: vec![],
@@ -208,8 +307,14 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, statistics: &mut Option<S
             p.run(m, &mut pass_cx)?;
             vec![]
         }
-        Kind::Propose(p) => run_proposal(&**p, m, &mut pass_cx, cx.options.measure)?,
+        Kind::Propose(p) if each => run_proposal(&**p, m, &mut pass_cx, cx.options.measure)?,
+        Kind::Propose(p) => {
+            let offered = offer(&**p, m, &mut pass_cx)?;
+            state.offers.extend(offered.into_iter().map(|o| (state.steps, o)));
+            std::mem::take(&mut pass_cx.refusals).into_iter().map(|(_, d)| d).collect()
+        }
     };
+    state.steps += 1;
     m.pipeline.push(pass.text.clone());
     let counts = pass.spec.stats.iter().map(|s| (s.0, pass_cx.counts.get(s.0).copied().unwrap_or(0))).collect();
     let text = cx.options.print_after.iter().any(|n| n == pass.spec.name).then(|| tersor_ir::text::print(m));

@@ -222,6 +222,12 @@ impl Statistics {
     pub fn get(&self, name: &str) -> Option<&ValueStatistics> {
         self.values.get(name)
     }
+    /// Knows the statistics of one value by a second name too.
+    pub fn alias(&mut self, name: &str, other: &str) {
+        if let Some(s) = self.get(name).cloned().filter(|_| self.get(other).is_none()) {
+            self.values.insert(other.to_string(), s);
+        }
+    }
     /// Names and statistics, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &ValueStatistics)> {
         self.values.iter().map(|(n, v)| (n.as_str(), v))

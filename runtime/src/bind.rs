@@ -1,9 +1,13 @@
 //! A program with its symbols bound: every extent a number, every operand a place, nothing left to check per run.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::artifact::Manifest;
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::load::{KernelFn, Loaded, Model};
+use crate::memory::Aligned;
 use crate::plan::{Placement, plan_lives};
 use crate::pool::MAX_GRID;
 use crate::program::{Action, Arg, ExtentId, ExtentOp, Place, Program, evaluate};
@@ -30,7 +34,7 @@ pub(crate) struct BoundStep {
 /// An operand whose pointer depends on memory given at run time.
 pub(crate) struct Patch {
     pub slot: usize,
-    /// Index of the input or output; unused for the arena.
+    /// Index of the input, output or constant; unused for the arena.
     pub source: usize,
     pub offset: usize,
 }
@@ -47,6 +51,8 @@ pub(crate) struct Bound {
     pub arena: Vec<Patch>,
     pub inputs: Vec<Patch>,
     pub outputs: Vec<Patch>,
+    /// Operands that are constants.
+    pub constants: Vec<Patch>,
     /// The arena that the pointers are made for.
     pub arena_base: *mut u8,
 }
@@ -166,6 +172,7 @@ impl Bound {
             arena: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            constants: Vec::new(),
             arena_base: std::ptr::null_mut(),
         };
         for step in &loaded.variant().program.steps {
@@ -174,6 +181,17 @@ impl Bound {
                 .map_err(|e| e.context(format!("step {}", step.name)))?;
         }
         Ok(bound)
+    }
+
+    /// Points the operands that are a constant, or all that are one, at the bytes that stand in for it or at the artifact's.
+    pub fn point(&mut self, model: &Model, replaced: &BTreeMap<u32, Arc<Aligned>>, only: Option<u32>) {
+        for p in self.constants.iter().filter(|p| only.is_none_or(|k| k as usize == p.source)) {
+            let bytes: &[u8] = match replaced.get(&(p.source as u32)) {
+                Some(bytes) => bytes,
+                None => model.0.artifact.constant(p.source as u32),
+            };
+            self.pointers[p.slot] = bytes[p.offset..].as_ptr().cast_mut();
+        }
     }
 
     fn step(&mut self, loaded: &Loaded, values: &Values, sizes: &[u64], action: Option<&Action>) -> Result<()> {
@@ -221,7 +239,10 @@ impl Bound {
         match program.buffers[root].place {
             Some(Place::Input(k)) => self.inputs.push(Patch { slot, source: k as usize, offset }),
             Some(Place::Output(k)) => self.outputs.push(Patch { slot, source: k as usize, offset }),
-            Some(Place::Constant(k)) => pointer = loaded.artifact.constant(k)[offset..].as_ptr().cast_mut(),
+            Some(Place::Constant(k)) => {
+                self.constants.push(Patch { slot, source: k as usize, offset });
+                pointer = loaded.artifact.constant(k)[offset..].as_ptr().cast_mut();
+            }
             Some(Place::Arena(())) => {
                 let at = self.placement.offsets[root] as usize + offset;
                 self.arena.push(Patch { slot, source: 0, offset: at });

@@ -2,6 +2,7 @@
 //!
 //! In the steady state (same shapes as the run before) a run allocates nothing and checks nothing but the shapes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub struct Session {
     scratch: Aligned,
     staging: Vec<Aligned>,
     stop: Arc<AtomicBool>,
+    /// What stands in for constants.
+    replaced: BTreeMap<u32, Arc<Aligned>>,
 }
 
 impl Session {
@@ -59,7 +62,16 @@ impl Session {
         let pool = (threads > 1).then(|| Pool::new(threads.min(MAX_THREADS)));
         let empty = || Aligned::zeroed(0).expect("nothing to allocate");
         let staging = model.inputs().iter().map(|_| empty()).collect();
-        Session { model, pool, bounds: Vec::new(), arena: empty(), scratch: empty(), staging, stop: Arc::default() }
+        Session {
+            model,
+            pool,
+            bounds: Vec::new(),
+            arena: empty(),
+            scratch: empty(),
+            staging,
+            stop: Arc::default(),
+            replaced: BTreeMap::new(),
+        }
     }
 
     /// Lets runs end with [`Kind::Interrupted`] between two steps once the flag is raised.
@@ -75,6 +87,28 @@ impl Session {
     /// Threads that take part in a run.
     pub fn threads(&self) -> usize {
         self.pool.as_ref().map_or(1, Pool::threads)
+    }
+
+    /// Lets the runs of this session read `bytes` in place of a constant, by its index in the manifest; `None` gives the artifact's back. They are as long as
+    /// the constant and packed alike.
+    pub fn replace(&mut self, constant: u32, bytes: Option<Arc<Aligned>>) -> Result<()> {
+        let constants = &self.model.manifest().constants;
+        let known = constants.get(constant as usize).map(|c| c.length);
+        let Some(length) = known else {
+            let what = format!("there is no constant {constant}, only {}", constants.len());
+            return Err(Error::new(Kind::Usage, what));
+        };
+        if let Some(b) = bytes.as_ref().filter(|b| b.len() as u64 != length) {
+            let what = format!("constant {constant} has {length} bytes, {} were given in its place", b.len());
+            return Err(Error::new(Kind::Usage, what));
+        }
+        match bytes {
+            Some(bytes) => self.replaced.insert(constant, bytes),
+            None => self.replaced.remove(&constant),
+        };
+        let (model, replaced) = (&self.model, &self.replaced);
+        self.bounds.iter_mut().for_each(|b| b.point(model, replaced, Some(constant)));
+        Ok(())
     }
 
     /// The steps, in order.
@@ -144,7 +178,8 @@ impl Session {
             Some(at) => self.bounds[..=at].rotate_right(1),
             None => {
                 let symbols = symbols(&self.model, inputs)?;
-                let bound = Bound::new(&self.model, &symbols, inputs)?;
+                let mut bound = Bound::new(&self.model, &symbols, inputs)?;
+                bound.point(&self.model, &self.replaced, None);
                 self.bounds.truncate(KEPT - 1);
                 self.bounds.insert(0, bound);
             }

@@ -37,6 +37,13 @@ impl ArtifactWriter<Cursor<Vec<u8>>> {
         Self::start(Cursor::new(Vec::new())).expect("memory takes all writes")
     }
 
+    /// The constants so far with their bytes, in the order of their indices.
+    pub fn into_constants(self) -> Vec<(Constant, Vec<u8>)> {
+        let bytes = self.sink.into_inner();
+        let of = |c: &Constant| bytes[c.offset as usize..(c.offset + c.length) as usize].to_vec();
+        self.constants.iter().map(|c| (c.clone(), of(c))).collect()
+    }
+
     /// Writes the manifest and returns the file's bytes.
     pub fn into_bytes(self, manifest: Manifest) -> Result<Vec<u8>> {
         Ok(self.finish(manifest)?.into_inner())

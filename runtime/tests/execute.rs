@@ -55,6 +55,30 @@ fn unaligned_inputs_are_copied() {
 }
 
 #[test]
+fn constants_can_be_replaced() {
+    let model = load(None).unwrap();
+    let at = model.manifest().constants.iter().position(|c| c.length == BIAS.len() as u64 * 4).unwrap() as u32;
+    let mut session = model.session(1);
+    let x = Tensor::from_f32(&[1, 3], &[1.0, 2.0, 3.0]).unwrap();
+    let mut bias = |session: &mut Session| floats(&session.run(&[("a", x.view()), ("b", x.view())]).unwrap()[1]);
+    assert_eq!(bias(&mut session), BIAS);
+    let other: Vec<f32> = BIAS.iter().map(|v| v + 1.0).collect();
+    let bytes: Vec<u8> = other.iter().flat_map(|v| v.to_ne_bytes()).collect();
+    let bytes = std::sync::Arc::new(tersor_runtime::memory::Aligned::copy_of(&bytes).unwrap());
+    session.replace(at, Some(bytes.clone())).unwrap();
+    assert_eq!(bias(&mut session), other);
+    // Shapes that come later see the replacement too; other sessions do not.
+    let wide = Tensor::from_f32(&[2, 3], &[0.0; 6]).unwrap();
+    assert_eq!(floats(&session.run(&[("a", wide.view()), ("b", wide.view())]).unwrap()[1]), other);
+    assert_eq!(bias(&mut model.session(1)), BIAS);
+    session.replace(at, None).unwrap();
+    assert_eq!(bias(&mut session), BIAS);
+    let short = std::sync::Arc::new(tersor_runtime::memory::Aligned::copy_of(&bytes[..4]).unwrap());
+    assert_eq!(session.replace(at, Some(short)).unwrap_err().kind, Kind::Usage);
+    assert_eq!(session.replace(99, Some(bytes)).unwrap_err().kind, Kind::Usage);
+}
+
+#[test]
 fn steps_can_be_observed() {
     let model = load(None).unwrap();
     let mut session = model.session(1);

@@ -93,7 +93,7 @@ impl FromStr for Quantity {
     fn from_str(text: &str) -> Result<Quantity> {
         Quantity::ALL.into_iter().find(|q| q.name() == text).ok_or_else(|| {
             let names = Quantity::ALL.map(Quantity::name);
-            let d = Diagnostic::error("S0402", format!("`{text}` is nothing that a budget can limit"));
+            let d = Diagnostic::error("S0422", format!("`{text}` is nothing that a budget can limit"));
             d.failure(Failure::Usage).with_help(format!("quantities are {}", names.join(", ")))
         })
     }
@@ -119,7 +119,7 @@ impl Budget {
     /// Adds `quantity=limit` or `quantity<=limit`: `4MB`, `3ms`, `0.01`; against the exact model `0.5x`, `30%`, `-20%`.
     pub fn add(&mut self, text: &str) -> Result<()> {
         let wrong = |what: &str| {
-            let d = Diagnostic::error("S0402", format!("budget `{text}`: {what}")).failure(Failure::Usage);
+            let d = Diagnostic::error("S0422", format!("budget `{text}`: {what}")).failure(Failure::Usage);
             d.with_help("write size=0.3x, size=4MB, latency=-20%, latency=3ms, memory=512MB, error=0.01")
         };
         let (name, value) =
@@ -168,7 +168,7 @@ impl Budget {
             Limit::Absolute(v) => Ok((*q, *v)),
             Limit::Factor(_) if exact.get(*q) <= 0.0 => {
                 let d =
-                    Diagnostic::error("S0403", format!("budget `{text}`: the exact model has no {q} to compare with"));
+                    Diagnostic::error("S0423", format!("budget `{text}`: the exact model has no {q} to compare with"));
                 Err(d.failure(Failure::Usage).with_help("give an absolute limit"))
             }
             Limit::Factor(f) => Ok((*q, f * exact.get(*q))),

@@ -36,7 +36,7 @@ impl Strategy for Dp {
             _ => {
                 let names: Vec<&str> = p.limits.iter().map(|l| l.0.name()).collect();
                 let message = format!("dp keeps one limit; there are {}: {}", names.len(), names.join(", "));
-                return Err(Diagnostic::error("S0404", message)
+                return Err(Diagnostic::error("S0424", message)
                     .failure(Failure::Usage)
                     .with_help("use ilp, greedy or evo"));
             }

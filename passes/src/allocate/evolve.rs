@@ -54,7 +54,7 @@ impl Strategy for Evolve {
     }
 
     fn solve(&self, p: &Problem, cx: &mut Cx) -> Result<Answer> {
-        let usage = |m: String| Diagnostic::error("S0405", m).failure(Failure::Usage);
+        let usage = |m: String| Diagnostic::error("S0425", m).failure(Failure::Usage);
         if p.minimise != Quantity::Error || p.limits.iter().any(|l| l.0 == Quantity::Error) {
             let d = usage("evo minimises error under limits of other quantities".into());
             return Err(d.with_help("leave the limit on error out, or use ilp or dp"));

@@ -105,7 +105,7 @@ impl Problem<'_> {
             let least = self.table.totals(&self.table.least(q)).get(q);
             if !Self::keeps(least, most) {
                 let message = format!("no plan has {q} of at most {}", q.show(most));
-                return Err(Diagnostic::error("S0401", message)
+                return Err(Diagnostic::error("S0421", message)
                     .failure(Failure::Budget)
                     .with_note(format!("the least that the alternatives reach is {}", q.show(least)))
                     .with_help("allow more, or offer more alternatives in the pipeline"));

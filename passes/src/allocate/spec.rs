@@ -48,7 +48,7 @@ impl Options<'_> {
 }
 
 fn usage(message: String) -> Diagnostic {
-    Diagnostic::error("S0406", message).failure(Failure::Usage)
+    Diagnostic::error("S0426", message).failure(Failure::Usage)
 }
 
 /// The strategy that a text names.

@@ -270,6 +270,6 @@ fn strategies_are_found_by_name() {
         minimise: Quantity::Error,
     };
     let mut cx = Cx { fitness: None, seed: 0, resume: None, progress: &mut |_| Ok(()) };
-    assert_eq!(DP.solve(&p, &mut cx).unwrap_err().code, "S0404");
-    assert_eq!(short().solve(&p, &mut cx).unwrap_err().code, "S0405");
+    assert_eq!(DP.solve(&p, &mut cx).unwrap_err().code, "S0424");
+    assert_eq!(short().solve(&p, &mut cx).unwrap_err().code, "S0425");
 }
