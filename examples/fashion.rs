@@ -85,9 +85,12 @@ fn compile(example: &Path, preset: &str, output: &Path) -> Result<PathBuf> {
         cache: None,
         locked: None,
     };
-    let watch = Watch::new(Default::default(), None, None, &|_| {}, &|step| {
-        eprintln!("  {:12} {:8.0} ms  {}", step.name, step.time.as_secs_f64() * 1e3, step.text);
-    });
+    let tell = |event| {
+        if let Event::Done(step) = event {
+            eprintln!("  {:12} {:8.0} ms  {}", step.name, step.time.as_secs_f64() * 1e3, step.text);
+        }
+    };
+    let watch = Watch::default().telling(&tell);
     Ok(driver::compile(&options, &watch).map_err(findings)?.artifact)
 }
 

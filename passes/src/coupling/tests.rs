@@ -335,7 +335,6 @@ fn replaced(m: &Module, r: Removal, region: &Region) -> Module {
     let mut names = crate::propose::ConstNames::of(m);
     let Module { consts, funcs, .. } = &mut out;
     let f = &mut funcs[r.group.func];
-    let mut const_values = crate::propose::const_values(f);
     let body = f.body_id();
     let nodes = std::mem::take(&mut f.body_mut().nodes);
     let Def::Node(end, _) = f.values[region.exit].def else { panic!("a node") };
@@ -348,7 +347,6 @@ fn replaced(m: &Module, r: Removal, region: &Region) -> Module {
         loc: Default::default(),
         name: "kept".into(),
         names: &mut names,
-        const_values: &mut const_values,
     };
     let exit = region.without(&mut b, r, &Default::default()).unwrap();
     for &n in &nodes[at..] {
