@@ -9,6 +9,7 @@ use std::sync::Arc;
 enum Owner {
     Heap(Arc<Vec<u8>>),
     Map(Arc<Mmap>),
+    Other(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
 /// A cheaply cloned view of immutable bytes.
@@ -24,6 +25,11 @@ impl Blob {
         let range = 0..map.len();
         Blob { owner: Owner::Map(map), range }
     }
+    /// The bytes of something else, which is kept. It must always give the same.
+    pub fn of(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Blob {
+        let range = 0..owner.as_ref().len();
+        Blob { owner: Owner::Other(Arc::new(owner)), range }
+    }
     /// A part of these bytes; `None` when out of range.
     pub fn slice(&self, range: Range<usize>) -> Option<Blob> {
         let (start, end) = (self.range.start.checked_add(range.start)?, self.range.start.checked_add(range.end)?);
@@ -37,6 +43,7 @@ impl Deref for Blob {
         match &self.owner {
             Owner::Heap(v) => &v[self.range.clone()],
             Owner::Map(m) => &m[self.range.clone()],
+            Owner::Other(o) => &(**o).as_ref()[self.range.clone()],
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::blob::Blob;
 use crate::types::{DType, DTypeClass, Type};
 use half::{bf16, f16};
+use std::borrow::Cow;
 
 /// A dense row-major tensor. Elements under 8 bits are packed, the first in the low bits.
 #[derive(Clone, Debug)]
@@ -108,6 +109,27 @@ impl Tensor {
             return self.bytes().chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().expect("4 bytes"))).collect();
         }
         (0..self.len()).map(|i| self.get_f64(i) as f32).collect()
+    }
+    /// All elements as f32, in place where they are that already.
+    pub fn f32s(&self) -> Cow<'_, [f32]> {
+        match bytemuck::try_cast_slice(self.bytes()) {
+            Ok(values) if self.dtype == DType::F32 && cfg!(target_endian = "little") => Cow::Borrowed(values),
+            _ => Cow::Owned(self.to_f32()),
+        }
+    }
+    /// Rows `from..to` of the first axis, without a copy where they begin at a byte.
+    pub fn rows(&self, from: usize, to: usize) -> Tensor {
+        assert!(from <= to && self.shape.first().is_some_and(|n| to <= *n), "rows {from}..{to} of {}", self.ty());
+        let row: usize = self.shape[1..].iter().product();
+        let mut shape = self.shape.clone();
+        shape[0] = to - from;
+        let bits = u64::from(self.dtype.bits());
+        let bit = |r: usize| (r * row) as u64 * bits;
+        if bit(from) % 8 == 0 && bit(to) % 8 == 0 {
+            let data = self.data.slice((bit(from) / 8) as usize..(bit(to) / 8) as usize).expect("in range");
+            return Tensor { dtype: self.dtype, shape, data };
+        }
+        self.gathered(shape, &(from * row..to * row).collect::<Vec<_>>())
     }
     /// Element `i` in row-major order.
     pub fn get_f64(&self, i: usize) -> f64 {
@@ -260,6 +282,18 @@ mod tests {
                 let (a, b) = (t.get_f64(i), back.get_f64(i));
                 let saturated = a.is_infinite() && b.is_finite();
                 assert!(a == b || (a.is_nan() && b.is_nan()) || saturated, "{d} code {i}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_the_elements_between() {
+        for d in [DType::F32, DType::I4, DType::Bool] {
+            let values: Vec<f64> = (0..15).map(|i| f64::from(i % 2)).collect();
+            let t = Tensor::from_f64(d, [5, 3], &values);
+            for (from, to) in [(0, 5), (1, 3), (2, 2), (2, 4)] {
+                let part = t.rows(from, to);
+                assert_eq!((part.shape(), part.to_f64()), (&[to - from, 3][..], values[3 * from..3 * to].to_vec()));
             }
         }
     }

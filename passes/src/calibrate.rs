@@ -1,8 +1,10 @@
 //! Gathers statistics: adds taps to a module as its outputs and runs it over calibration batches, one at a time.
 
+use crate::parallel::{self, Job};
 use crate::sample;
 use crate::statistics::{Statistics, ValueStatistics, module_hash};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tersor_ir::diag::Failure;
 use tersor_ir::target::{Evaluate, Prepared};
 use tersor_ir::{Diagnostic, Func, Module, NodeId, Op, Result, Tensor, ValueId};
@@ -18,12 +20,22 @@ pub fn with_taps(m: &Module, values: &[ValueId]) -> Result<Module> {
     Ok(out)
 }
 
+/// How to gather.
+#[derive(Copy, Clone, Default)]
+pub struct Gathering<'a> {
+    /// Threads that gather, beside those that the evaluator has.
+    pub threads: usize,
+    /// Set from outside to end the run after a batch.
+    pub interrupt: Option<&'a AtomicBool>,
+}
+
 /// Runs the batches through the tapped module and gathers statistics of the taps. A batch has one tensor for each parameter of `@main`.
 pub fn calibrate(
     m: &Module,
     taps: &[ValueId],
     evaluate: &dyn Evaluate,
     batches: impl IntoIterator<Item = Result<Vec<Tensor>>>,
+    how: Gathering,
 ) -> Result<Statistics> {
     let mut prepared = evaluate.prepare(&with_taps(m, taps)?)?;
     let f = &m.funcs[m.main()?];
@@ -39,15 +51,25 @@ pub fn calibrate(
         .collect();
     for batch in batches {
         let batch = batch?;
-        out.samples += batch.first().and_then(|t| t.shape().first()).map_or(1, |&n| n as u64);
-        for ((&v, s), t) in taps.iter().zip(&mut all).zip(prepared.run(&batch)?) {
-            s.add(&t);
-            if s.sample.is_none()
-                && let Some(&n) = consumers.get(&v)
-            {
-                s.sample = cut(m, f, n, &t);
-            }
+        if how.interrupt.is_some_and(|i| i.load(Ordering::Relaxed)) {
+            return Err(Diagnostic::error("S0102", "interrupted").failure(Failure::Interrupted));
         }
+        out.samples += batch.first().and_then(|t| t.shape().first()).map_or(1, |&n| n as u64);
+        let tensors = prepared.run(&batch)?;
+        let jobs = taps.iter().zip(&mut all).zip(&tensors).map(|((v, s), t)| {
+            let consumer = consumers.get(v);
+            let job = move || {
+                s.add(t);
+                if let (None, Some(&n)) = (&s.sample, consumer) {
+                    s.sample = cut(m, f, n, t);
+                }
+            };
+            (t.len(), Box::new(job) as Job)
+        });
+        let mut jobs: Vec<(usize, Job)> = jobs.collect();
+        // The longest first, so that no thread is left with one at the end.
+        jobs.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
+        parallel::run(how.threads, jobs.into_iter().map(|(_, job)| job).collect());
     }
     if out.samples == 0 {
         return Err(Diagnostic::error("Q0106", "there are no calibration samples").failure(Failure::Usage));

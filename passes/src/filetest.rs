@@ -141,7 +141,7 @@ pub fn run_decided(pipeline: &str, m: &mut Module, decide: Decide) -> Result<Vec
     let p = Pipeline::find(pipeline).map_err(|d| vec![d])?;
     let calibrate = |m: &Module, taps: &[tersor_ir::ValueId]| {
         let batches = (100..100 + CALIBRATION).map(|seed| seeded_inputs(m, seed));
-        crate::calibrate::calibrate(m, taps, &crate::calibrate::Interpreter, batches)
+        crate::calibrate::calibrate(m, taps, &crate::calibrate::Interpreter, batches, Default::default())
     };
     let cx = Context {
         target: &test_target(),

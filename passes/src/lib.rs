@@ -15,6 +15,7 @@ pub mod gram;
 pub mod inputs;
 pub mod layer;
 pub mod manager;
+pub mod parallel;
 pub mod pipeline;
 pub mod propose;
 pub mod random;

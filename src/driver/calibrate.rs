@@ -3,7 +3,8 @@
 use super::{Result, Watch, data_sets, evaluator, inputs_of};
 use std::path::{Path, PathBuf};
 use tersor_ir::constant::SplitMix;
-use tersor_ir::{Module, Tensor, ValueId};
+use tersor_ir::{Func, Module, Tensor, ValueId};
+use tersor_passes::calibrate::Gathering;
 use tersor_passes::statistics::Statistics;
 
 /// Extension of statistics files.
@@ -54,13 +55,14 @@ impl Samples {
         if self.is_statistics() {
             return Ok(Statistics::read(&self.path).map_err(|d| vec![d])?.samples);
         }
-        let rows = |b: &Vec<Tensor>| b.first().and_then(|t| t.shape().first()).map_or(1, |&n| n as u64);
-        Ok(batches(m, self)?.iter().map(rows).sum())
+        Ok(batches(m, self)?.iter().map(|b| b.first().map_or(1, |t| rows_of(t) as u64)).sum())
     }
 }
 
-/// Rows in a batch of calibration data, where the first extent is dynamic.
-const ROWS: usize = 8;
+/// What all values of a batch may take together, about; a batch is one sample at least.
+const BATCH_BYTES: i64 = 256 << 20;
+/// No batch has more samples.
+const MOST_ROWS: i64 = 1024;
 
 /// The data as batches that the module takes: where the inputs' first extents are one symbol, samples lie along it.
 pub fn batches(m: &Module, samples: &Samples) -> Result<Vec<Vec<Tensor>>> {
@@ -68,43 +70,90 @@ pub fn batches(m: &Module, samples: &Samples) -> Result<Vec<Vec<Tensor>>> {
     let names: Vec<String> = f.inputs.iter().map(|n| n.to_string()).collect();
     let first = |i: usize| f.values[f.body().params[i]].ty.shape.first().cloned();
     let axis = (!names.is_empty()).then(|| first(0)).flatten();
-    let rows_of = |t: &Tensor| t.shape().first().copied().unwrap_or(1);
-    let fixed = axis.as_ref().and_then(|d| d.as_const()).map(|n| n as usize);
-    let mut out = vec![];
-    for set in data_sets(&samples.path)? {
-        let tensors = inputs_of(&set, &names)?;
-        let split: Vec<bool> = (0..names.len()).map(|i| axis.is_some() && first(i) == axis).collect();
-        let total = tensors.iter().zip(&split).find(|(_, s)| **s).map_or(1, |(t, _)| rows_of(t));
-        let rows = fixed.unwrap_or(ROWS).max(1);
-        if !split.iter().any(|s| *s) || total <= rows {
-            out.push(tensors);
-            continue;
-        }
-        for from in (0..total - total % rows.min(total)).step_by(rows) {
-            let part = |(t, s): (&Tensor, &bool)| if *s { slice(t, from, from + rows) } else { t.clone() };
-            out.push(tensors.iter().zip(&split).map(part).collect());
-        }
+    let split: Vec<bool> = (0..names.len()).map(|i| axis.is_some() && first(i) == axis).collect();
+    let sets = data_sets(&samples.path)?.iter().map(|s| inputs_of(s, &names)).collect::<Result<Vec<_>>>()?;
+    // The smallest parts that can be run alone: set, first row, end.
+    let mut units = vec![];
+    for (i, set) in sets.iter().enumerate() {
+        let total = set.first().map_or(1, rows_of);
+        let whole = total == 0 || set.iter().zip(&split).any(|(t, s)| *s && rows_of(t) != total);
+        let unit = match axis.as_ref() {
+            Some(d) if !whole => d.as_const().map_or(1, |n| n.max(1) as usize),
+            _ => total,
+        };
+        let starts = (0..total.max(1)).step_by(unit.max(1));
+        let all = starts.map(|from| (i, from, from + unit));
+        // Rows that do not fill a batch of a fixed size are left out, but for the only ones.
+        units.extend(all.filter(|u| u.2 <= total || total < unit).map(|u| (u.0, u.1, u.2.min(total))));
     }
     if let Some(limit) = samples.limit {
-        let per = out.first().and_then(|b| b.first()).map_or(1, rows_of).max(1);
-        choose(&mut out, limit.div_ceil(per), samples.seed);
+        choose(&mut units, limit, samples.seed);
+    }
+    let most = sets.first().map_or(1, |s| rows_per_batch(m, f, s));
+    let fixed = axis.as_ref().is_none_or(|d| d.as_const().is_some());
+    let mut out = vec![];
+    for of_set in units.chunk_by(|a, b| a.0 == b.0) {
+        // Batches of a set are about equally large.
+        let count = if fixed { of_set.len() } else { of_set.len().div_ceil(most) };
+        for i in 0..count {
+            let part = &of_set[i * of_set.len() / count..(i + 1) * of_set.len() / count];
+            let one = |(t, s): (&Tensor, &bool)| if *s { join(t, part) } else { t.clone() };
+            out.push(sets[part[0].0].iter().zip(&split).map(one).collect());
+        }
     }
     Ok(out)
 }
 
-fn slice(t: &Tensor, from: usize, to: usize) -> Tensor {
-    let row = t.len() / t.shape()[0].max(1);
-    let mut shape = t.shape().to_vec();
-    shape[0] = to - from;
-    t.gathered(shape, &(from * row..to * row).collect::<Vec<_>>())
+fn rows_of(t: &Tensor) -> usize {
+    t.shape().first().copied().unwrap_or(1)
 }
 
-/// Keeps `n` of the items, chosen by seed, in their order.
-fn choose<T>(items: &mut Vec<T>, n: usize, seed: u64) {
-    let mut rng = SplitMix(seed);
-    while items.len() > n.max(1) {
-        items.remove(rng.below(items.len()));
+/// As many samples as make about [`BATCH_BYTES`], given inputs like these.
+fn rows_per_batch(m: &Module, f: &Func, set: &[Tensor]) -> usize {
+    let mut env = m.hints();
+    for (p, t) in f.body().params.iter().zip(set) {
+        let extents = f.values[*p].ty.shape.iter().zip(t.shape());
+        env.extend(extents.filter_map(|(d, n)| Some((d.as_symbol()?.clone(), *n as i64))));
     }
+    if let Some(batch) = f.body().params.first().and_then(|p| f.values[*p].ty.shape.first()?.as_symbol()) {
+        env.insert(batch.clone(), 1);
+    }
+    let results = f.body().nodes.iter().flat_map(|n| &f.nodes[*n].results);
+    let bytes = results.filter_map(|v| {
+        let ty = &f.values[*v].ty;
+        let n = ty.shape.iter().try_fold(1i64, |n, d| n.checked_mul(d.eval(&env)?))?;
+        n.checked_mul(ty.dtype.bits().into()).map(|bits| bits / 8)
+    });
+    let each = bytes.fold(0i64, i64::saturating_add).max(1);
+    (BATCH_BYTES / each).clamp(1, MOST_ROWS) as usize
+}
+
+/// Rows of a tensor, in order; without a copy where they follow each other.
+fn join(t: &Tensor, parts: &[(usize, usize, usize)]) -> Tensor {
+    if parts.windows(2).all(|w| w[0].2 == w[1].1) {
+        return t.rows(parts[0].1, parts[parts.len() - 1].2);
+    }
+    let row = t.len() / rows_of(t).max(1);
+    let rows: usize = parts.iter().map(|p| p.2 - p.1).sum();
+    let at: Vec<usize> = parts.iter().flat_map(|p| p.1 * row..p.2 * row).collect();
+    t.gathered([&[rows], &t.shape()[1..]].concat(), &at)
+}
+
+/// Keeps units of `limit` rows at most, and one at least, chosen by seed, in their order.
+fn choose(units: &mut Vec<(usize, usize, usize)>, limit: usize, seed: u64) {
+    let mut rng = SplitMix(seed);
+    let mut left = limit;
+    for i in 0..units.len() {
+        let at = i + rng.below(units.len() - i);
+        units.swap(i, at);
+        let rows = (units[i].2 - units[i].1).max(1);
+        if rows > left && i > 0 {
+            units.truncate(i);
+            break;
+        }
+        left = left.saturating_sub(rows);
+    }
+    units.sort_unstable();
 }
 
 /// Statistics of the taps: from a file where one is named, else by running the module.
@@ -115,8 +164,9 @@ pub fn calibrate(m: &Module, taps: &[ValueId], samples: &Samples, watch: &Watch)
         return Ok(statistics);
     }
     let batches = batches(m, samples).map_err(|mut e| e.swap_remove(0))?;
+    let how = Gathering { threads: samples.threads, interrupt: Some(watch.stop()) };
     let batches = batches.into_iter().map(|b| watch.check().map(|()| b));
-    tersor_passes::calibrate::calibrate(m, taps, &*evaluator(samples.threads, watch.stop()), batches)
+    tersor_passes::calibrate::calibrate(m, taps, &*evaluator(samples.threads, watch.stop()), batches, how)
 }
 
 /// Writes a statistics file.

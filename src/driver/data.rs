@@ -2,17 +2,29 @@
 
 use super::{Result, runtime_error, usage};
 use std::path::{Path, PathBuf};
+use tersor_ir::blob::Blob;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor};
 use tersor_runtime::data::{self, Role};
 
-/// The tensor as the IR has it.
-pub fn from_runtime(t: &tersor_runtime::Tensor) -> tersor_ir::Result<Tensor> {
-    let bad = || {
+/// A tensor's bytes, where the runtime put them.
+struct Held(tersor_runtime::Tensor);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// The tensor as the IR has it; its bytes stay where they are.
+pub fn from_runtime(t: tersor_runtime::Tensor) -> tersor_ir::Result<Tensor> {
+    let bad = |t: &tersor_runtime::Tensor| {
         let message = format!("element type {} is not supported", t.dtype().name());
         Diagnostic::error("C0304", message).failure(Failure::Unsupported)
     };
-    let dtype = DType::from_name(t.dtype().name()).ok_or_else(bad)?;
-    Tensor::from_blob(dtype, t.shape().to_vec(), t.bytes().to_vec().into()).ok_or_else(bad)
+    let dtype = DType::from_name(t.dtype().name()).ok_or_else(|| bad(&t))?;
+    let shape = t.shape().to_vec();
+    let failed = bad(&t);
+    Tensor::from_blob(dtype, shape, Blob::of(Held(t))).ok_or(failed)
 }
 
 /// The tensor as the runtime has it.
@@ -66,7 +78,7 @@ fn read(set: &DataSet, role: Role, names: &[String]) -> Result<Vec<Option<Tensor
     let mut out = vec![None; names.len()];
     for (name, t) in found.tensors {
         if let Some(i) = names.iter().position(|n| *n == name) {
-            out[i] = Some(from_runtime(&t).map_err(|d| vec![d.in_file(set.0.display().to_string())])?);
+            out[i] = Some(from_runtime(t).map_err(|d| vec![d.in_file(set.0.display().to_string())])?);
         }
     }
     Ok(out)

@@ -61,7 +61,7 @@ mod compiled {
             let views: Vec<_> = inputs.iter().map(|t| t.view()).collect();
             let mut outputs = self.0.prepare(&views).map_err(runtime_error)?;
             self.0.run_into(&views, &mut outputs).map_err(runtime_error)?;
-            outputs.iter().map(from_runtime).collect()
+            outputs.into_iter().map(from_runtime).collect()
         }
     }
 }

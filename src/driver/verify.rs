@@ -147,7 +147,7 @@ impl Program {
                     let views: Vec<_> = inputs.iter().map(|t| t.view()).collect();
                     let mut outputs = s.prepare(&views).map_err(runtime_error)?;
                     s.run_into(&views, &mut outputs).map_err(runtime_error)?;
-                    outputs.iter().map(super::from_runtime).collect()
+                    outputs.into_iter().map(super::from_runtime).collect()
                 };
                 run().map_err(|d| vec![d])
             }

@@ -1,0 +1,162 @@
+//! What calibration knows about values: ranges, channel moments, histograms, a sample; and its file.
+//!
+//! Everything merges: statistics of two halves of the data are those of the whole (the sample is the first half's).
+
+mod file;
+mod histogram;
+mod range;
+mod value;
+
+pub use histogram::{BINS, Histogram};
+pub use range::Estimator;
+pub use value::ValueStatistics;
+
+use std::collections::BTreeMap;
+use tersor_ir::constant::ContentHash;
+use tersor_ir::diag::Failure;
+use tersor_ir::text::{PrintOptions, print_with};
+use tersor_ir::{DType, Diagnostic, Module, Result};
+
+/// Fewer samples than this are warned about.
+const FEW_SAMPLES: u64 = 8;
+
+/// Statistics by value name.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// Samples seen: the sum of the inputs' first extents.
+    pub samples: u64,
+    /// Hash of the module's text.
+    pub module: Option<ContentHash>,
+    pub(crate) values: BTreeMap<String, ValueStatistics>,
+}
+
+/// The hash that ties statistics to a module: of its text, constants by content.
+pub fn module_hash(m: &Module) -> ContentHash {
+    let text = print_with(m, PrintOptions { statistics: false, locations: false });
+    ContentHash::of(DType::U8, &[text.len()], text.as_bytes())
+}
+
+impl Statistics {
+    /// Those of a value.
+    pub fn get(&self, name: &str) -> Option<&ValueStatistics> {
+        self.values.get(name)
+    }
+    /// Knows the statistics of one value by a second name too.
+    pub fn alias(&mut self, name: &str, other: &str) {
+        if let Some(s) = self.get(name).cloned().filter(|_| self.get(other).is_none()) {
+            self.values.insert(other.to_string(), s);
+        }
+    }
+    /// Names and statistics, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &ValueStatistics)> {
+        self.values.iter().map(|(n, v)| (n.as_str(), v))
+    }
+    /// Adds what another pass over other data saw.
+    pub fn merge(&mut self, other: &Statistics) {
+        self.samples += other.samples;
+        for (name, v) in &other.values {
+            match self.values.get_mut(name) {
+                Some(mine) => mine.merge(v),
+                None => drop(self.values.insert(name.clone(), v.clone())),
+            }
+        }
+    }
+    /// Warnings: few samples, values that are not finite.
+    pub fn warnings(&self) -> Vec<Diagnostic> {
+        let mut out = vec![];
+        if self.samples < FEW_SAMPLES {
+            let message = format!("{} calibration samples; ranges need {FEW_SAMPLES} or more", self.samples);
+            out.push(Diagnostic::warning("Q0101", message));
+        }
+        for (name, v) in self.values.iter().filter(|(_, v)| v.not_finite > 0) {
+            let message = format!("calibration: %{name} has {} elements that are NaN or infinite", v.not_finite);
+            out.push(Diagnostic::warning("Q0102", message));
+        }
+        out
+    }
+    /// Refuses statistics of another module.
+    pub fn check(&self, m: &Module) -> Result<()> {
+        if self.module.is_none_or(|h| h == module_hash(m)) {
+            return Ok(());
+        }
+        Err(Diagnostic::error("Q0103", "the calibration statistics are of another model or pipeline")
+            .failure(Failure::Usage)
+            .with_help("run `tersor calibrate` again"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tersor_ir::Tensor;
+
+    fn of(parts: &[&[f32]]) -> ValueStatistics {
+        let mut s = ValueStatistics::new(1);
+        parts.iter().for_each(|p| s.add(&Tensor::from_f32([p.len() / 2, 2], p)));
+        s
+    }
+
+    fn values() -> impl Strategy<Value = Vec<f32>> {
+        let one = (-1f32..1.0, -8i32..8).prop_map(|(m, e)| m * 10f32.powi(e));
+        prop::collection::vec(prop_oneof![9 => one, 1 => Just(0.0)], 2..60).prop_map(|mut v| {
+            v.truncate(v.len() / 2 * 2);
+            v
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn merging_halves_gives_the_whole(a in values(), b in values()) {
+            let whole = of(&[&a, &b]);
+            let mut merged = of(&[&a]);
+            merged.merge(&of(&[&b]));
+            prop_assert_eq!(&merged.histogram, &whole.histogram);
+            prop_assert_eq!((merged.count, merged.min, merged.max), (whole.count, whole.min, whole.max));
+            prop_assert_eq!(&merged.absmax, &whole.absmax);
+            prop_assert_eq!(whole.histogram.bins().iter().sum::<u64>(), (a.len() + b.len()) as u64);
+        }
+
+        #[test]
+        fn ranges_nest(a in values(), p in 50f64..100.0) {
+            let s = of(&[&a]);
+            let (lo, hi) = s.range(Estimator::MinMax).unwrap();
+            for how in [Estimator::Percentile(p), Estimator::Mse] {
+                let (l, h) = s.range(how).unwrap();
+                prop_assert!(lo <= l && l <= 0.0 && 0.0 <= h && h <= hi, "{how:?}: {l} {h} in {lo} {hi}");
+            }
+            let (l, h) = s.range(Estimator::Mse).unwrap();
+            prop_assert!(s.squared_error(lo, hi) >= s.squared_error(l, h));
+        }
+
+        #[test]
+        fn files_round_trip_and_cut_ones_are_refused(a in values(), cut in 0usize..20000) {
+            let mut s = of(&[&a]);
+            s.sample = Some(Tensor::from_f32([a.len() / 2, 2], &a));
+            let all = Statistics { samples: 3, module: None, values: BTreeMap::from([("x".to_string(), s)]) };
+            let bytes = all.to_bytes();
+            prop_assert_eq!(Statistics::from_bytes(&bytes).unwrap().to_bytes(), bytes.clone());
+            let cut = cut % bytes.len();
+            prop_assert!(Statistics::from_bytes(&bytes[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn an_outlier_is_outside_the_percentile() {
+        let mut v: Vec<f32> = (0..20_000).map(|i| i as f32 / 20_000.0).collect();
+        v[7] = 1000.0;
+        let s = of(&[&v]);
+        assert_eq!(s.range(Estimator::MinMax).unwrap(), (0.0, 1000.0));
+        assert!(s.range(Estimator::Percentile(99.9)).unwrap().1 < 2.0);
+        assert!(s.range(Estimator::Mse).unwrap().1 <= 1000.0);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_counted_and_warned_about() {
+        let s = of(&[&[1.0, f32::NAN, f32::INFINITY, 2.0]]);
+        assert_eq!((s.count, s.not_finite, s.min, s.max), (2, 2, 1.0, 2.0));
+        let all = Statistics { samples: 1, module: None, values: BTreeMap::from([("x".to_string(), s)]) };
+        assert_eq!(all.warnings().iter().map(|d| d.code).collect::<Vec<_>>(), ["Q0101", "Q0102"]);
+        assert!(of(&[&[f32::NAN, f32::NAN]]).range(Estimator::MinMax).is_none());
+    }
+}
