@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
-use tersor::driver::{self, CompileOptions, Samples, Watch};
+use tersor::driver::{self, CompileOptions, Event, Samples, Watch};
 use tersor_ir::text::diff::{Change, diff};
 use tersor_ir::{Diagnostic, Module};
 use tersor_runtime::data::{self, Role};

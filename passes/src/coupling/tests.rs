@@ -1,3 +1,5 @@
+//! Random models: groups of channels taken out leave no trace.
+
 use super::region::Region;
 use super::remove::{Removal, remove};
 use super::*;
