@@ -190,11 +190,7 @@ fn fatal_errors_are_handed_over() {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         let out = command.args([me, "--exact", "--nocapture"]).env("TERSOR_TEST_FATAL", "1").output().unwrap();
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(
-            out.status.code() == Some(70) && text.contains("handed over: "),
-            "{:?} {text}",
-            out.status
-        );
+        assert!(out.status.code() == Some(70) && text.contains("handed over: "), "{:?} {text}", out.status);
         return;
     }
     on_fatal_error(|message| {
