@@ -131,8 +131,8 @@ impl Scan<'_> {
         let x = self.ty(self.f.nodes[group[0].product].operands[0]);
         let (mut w, mut y) = (self.ty(group[0].weight(self.f)).clone(), group[0].result(self.f).clone());
         let last = y.rank() - 1;
-        let sum = |d: &mut dyn Iterator<Item = Dim>| d.fold(Dim::from(0), |a, b| a + b);
-        y.shape[last] = sum(&mut group.iter().map(|m| m.result(self.f).shape[last].clone()));
+        let widths = group.iter().map(|m| m.result(self.f).shape[last].clone());
+        y.shape[last] = widths.fold(Dim::from(0), |a, b| a + b);
         w.shape[columns(p)] = y.shape[last].clone();
         let each = |m: &Member| self.seconds(op, &[x, self.ty(m.weight(self.f))], &[m.result(self.f).clone()]);
         let apart: f64 = group.iter().map(|m| self.apart(m, &y)).sum();

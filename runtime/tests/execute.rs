@@ -60,7 +60,7 @@ fn constants_can_be_replaced() {
     let at = model.manifest().constants.iter().position(|c| c.length == BIAS.len() as u64 * 4).unwrap() as u32;
     let mut session = model.session(1);
     let x = Tensor::from_f32(&[1, 3], &[1.0, 2.0, 3.0]).unwrap();
-    let mut bias = |session: &mut Session| floats(&session.run(&[("a", x.view()), ("b", x.view())]).unwrap()[1]);
+    let bias = |session: &mut Session| floats(&session.run(&[("a", x.view()), ("b", x.view())]).unwrap()[1]);
     assert_eq!(bias(&mut session), BIAS);
     let other: Vec<f32> = BIAS.iter().map(|v| v + 1.0).collect();
     let bytes: Vec<u8> = other.iter().flat_map(|v| v.to_ne_bytes()).collect();

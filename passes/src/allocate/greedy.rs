@@ -43,7 +43,14 @@ pub(super) fn climb(p: &Problem, mut a: Assignment) -> Option<Assignment> {
         p.table.totals(a)
     };
     let mut totals = p.table.totals(&a);
+    // The number of changes is bounded against sums that rounding moves up and down.
+    let most = p.table.rows.iter().map(|r| r.alternatives.len()).sum::<usize>() * 4;
+    let mut changes = 0;
     while !p.fits(&totals) {
+        changes += 1;
+        if changes > most {
+            return None;
+        }
         let (before, objective) = (p.excess(&totals), totals.get(p.minimise));
         let found = best_move(p, &a, &totals, |t| {
             let saved = before - p.excess(t);
@@ -51,8 +58,8 @@ pub(super) fn climb(p: &Problem, mut a: Assignment) -> Option<Assignment> {
         })?;
         totals = apply(&mut a, found);
     }
-    // Each change lowers the objective; the bound on their number is against sums that rounding moves up and down.
-    for _ in 0..p.table.rows.iter().map(|r| r.alternatives.len()).sum::<usize>() * 4 {
+    // Each change lowers the objective.
+    for _ in 0..most {
         let objective = totals.get(p.minimise);
         let found = best_move(p, &a, &totals, |t| {
             let gained = objective - t.get(p.minimise);

@@ -76,6 +76,8 @@ impl Problem<'_> {
         let settle = |mut a: Assignment| {
             let mut totals = t.totals(&a);
             loop {
+                // Summed anew, and a pass must gain something: rounding alone could go on for ever.
+                totals = t.totals(&a);
                 let before = self.excess(&totals);
                 for (r, row) in t.rows.iter().enumerate() {
                     for i in 0..row.alternatives.len() {
@@ -86,7 +88,8 @@ impl Problem<'_> {
                         }
                     }
                 }
-                if self.excess(&totals) >= before {
+                if self.excess(&totals) >= before * (1.0 - 1e-9) {
+                    totals = t.totals(&a);
                     return (self.excess(&totals), a);
                 }
             }
