@@ -74,7 +74,7 @@ impl Problem<'_> {
         let t = self.table;
         let starts = std::iter::once(t.exact()).chain(self.limits.iter().map(|&(q, _)| t.least(q)));
         let settle = |mut a: Assignment| {
-            let mut totals = t.totals(&a);
+            let mut totals;
             loop {
                 // Summed anew, and a pass must gain something: rounding alone could go on for ever.
                 totals = t.totals(&a);
