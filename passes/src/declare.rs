@@ -1,15 +1,16 @@
 //! The `pass!` macro, and what it derives from a declaration: options that parse and print with their defaults left out, counters, documentation.
 
 use crate::manager::PassCx;
+use crate::patches::Tap;
 use crate::propose::Propose;
 use crate::suggest::did_you_mean;
 use tersor_ir::ops::attr::split_top;
-use tersor_ir::{Diagnostic, Module, Result, ValueId, diag::Failure};
+use tersor_ir::{Diagnostic, Module, Result, diag::Failure};
 
 /// A pass that changes the module and is exact.
 pub trait Rewrite {
-    /// Values whose statistics it needs; empty when it needs none.
-    fn taps(&self, _: &Module) -> Vec<ValueId> {
+    /// Values of `@main` whose statistics it needs, and which of them with a Gram matrix; empty when it needs none.
+    fn taps(&self, _: &Module) -> Vec<Tap> {
         vec![]
     }
     /// Rewrites the module in place. What it gives equals what it got on every input, under every plan.

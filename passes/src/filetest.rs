@@ -139,7 +139,7 @@ pub fn run_passes(pipeline: &str, m: &mut Module) -> Result<Vec<Step>, Vec<Diagn
 /// As [`run_passes`], with somebody else deciding.
 pub fn run_decided(pipeline: &str, m: &mut Module, decide: Decide) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let p = Pipeline::find(pipeline).map_err(|d| vec![d])?;
-    let calibrate = |m: &Module, taps: &[tersor_ir::ValueId]| {
+    let calibrate = |m: &Module, taps: &[crate::patches::Tap]| {
         let batches = (100..100 + CALIBRATION).map(|seed| seeded_inputs(m, seed));
         crate::calibrate::calibrate(m, taps, &crate::calibrate::Interpreter, batches, Default::default())
     };

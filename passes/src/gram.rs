@@ -19,6 +19,39 @@ pub struct Gram {
 
 /// Rows added at a time.
 const BLOCK: usize = 256;
+/// Rows of the sum that one thread adds to.
+const BAND: usize = 192;
+
+/// Some rows of a sum, up to the diagonal. Products are summed in `f32` over [`BLOCK`] rows, and in `f64` from there.
+pub struct Band<'a> {
+    first: usize,
+    dim: usize,
+    sum: &'a mut [f64],
+    part: Vec<f32>,
+}
+
+impl Band<'_> {
+    /// The elements of a row that it needs: the first so many.
+    pub fn columns(&self) -> usize {
+        (self.first + BAND).min(self.dim)
+    }
+    /// Adds finite rows, `stride` elements apart, of which it needs [`Band::columns`].
+    pub fn add(&mut self, x: &[f32], stride: usize) {
+        let columns = self.columns();
+        let height = columns - self.first;
+        for block in x.chunks(BLOCK * stride) {
+            let rows = block.len() / stride;
+            let x = MatRef::from_row_major_slice_with_stride(block, rows, columns, stride);
+            self.part.resize(height * columns, 0.0);
+            let part = MatMut::from_row_major_slice_mut(&mut self.part, height, columns);
+            let own = x.subcols(self.first, height);
+            faer::linalg::matmul::matmul(part, Accum::Replace, own.transpose(), x, 1.0, Par::Seq);
+            for (sum, part) in self.sum.chunks_exact_mut(self.dim).zip(self.part.chunks_exact(columns)) {
+                sum.iter_mut().zip(part).for_each(|(s, p)| *s += f64::from(*p));
+            }
+        }
+    }
+}
 
 impl Gram {
     /// Of no rows.
@@ -37,6 +70,20 @@ impl Gram {
             matmul(sum, lower, Accum::Add, x.transpose(), full, x, full, 1.0, Par::Seq);
             self.rows += block.len() as u64;
         }
+        self.mirror(0);
+    }
+    /// Parts that can be added to side by side, the largest first; all must see the same rows, in the same order. Only they know the sum until
+    /// [`Gram::mirror`] completes it.
+    pub fn bands(&mut self) -> Vec<Band<'_>> {
+        let dim = self.dim;
+        let bands = self.sum.chunks_mut((BAND * dim).max(1)).enumerate();
+        let mut bands: Vec<_> = bands.map(|(i, sum)| Band { first: i * BAND, dim, sum, part: vec![] }).collect();
+        bands.reverse();
+        bands
+    }
+    /// Completes the sum from its lower triangle, and counts the rows that its bands saw.
+    pub fn mirror(&mut self, rows: u64) {
+        self.rows += rows;
         for i in 0..self.dim {
             for j in 0..i {
                 self.sum[j * self.dim + i] = self.sum[i * self.dim + j];
@@ -116,6 +163,10 @@ mod tests {
                     prop_assert_eq!(whole.sum[i * dim + j], whole.sum[j * dim + i]);
                 }
             }
+            let mut banded = Gram::new(dim);
+            banded.bands().iter_mut().for_each(|b| b.add(&x, dim));
+            banded.mirror(n as u64);
+            prop_assert!(banded.sum.iter().zip(&whole.sum).all(|(a, b)| (a - b).abs() <= 1e-4 * n as f64));
             let (a, b) = x.split_at(cut.min(n) * dim);
             let (mut first, mut second) = (Gram::new(dim), Gram::new(dim));
             first.add(a);

@@ -16,6 +16,7 @@ pub mod inputs;
 pub mod layer;
 pub mod manager;
 pub mod parallel;
+pub mod patches;
 pub mod pipeline;
 pub mod propose;
 pub mod random;

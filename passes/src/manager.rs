@@ -2,6 +2,7 @@
 
 use crate::choose::{Decision, Offer, offer, run_proposal, settle};
 use crate::declare::{Kind, Pass, PassSpec};
+use crate::patches::Tap;
 use crate::pipeline::Pipeline;
 use crate::propose::Site;
 use crate::selector::Selector;
@@ -16,7 +17,7 @@ use tersor_ir::target::Target;
 use tersor_ir::{Diagnostic, FuncId, Module, Result, ValueId};
 
 /// Gathers statistics at values of `@main` when a pass first needs some.
-pub type Calibrate<'a> = dyn Fn(&Module, &[ValueId]) -> Result<Statistics> + 'a;
+pub type Calibrate<'a> = dyn Fn(&Module, &[Tap]) -> Result<Statistics> + 'a;
 
 /// What a run is given beside the pipeline and the module.
 pub struct Context<'a> {
@@ -247,7 +248,7 @@ fn settle_plan(
 }
 
 /// Statistics of the taps, gathered where those at hand lack some. A tap behind a choice is gathered from the exact program, and known by the tap's name.
-fn gather(pass: &Pass, taps: &[ValueId], m: &Module, cx: &Context, state: &mut Pending) -> Result<Vec<Diagnostic>> {
+fn gather(pass: &Pass, taps: &[Tap], m: &Module, cx: &Context, state: &mut Pending) -> Result<Vec<Diagnostic>> {
     let f = &m.funcs[m.main()?];
     let exact = |mut v: ValueId| {
         while let Some(tersor_ir::Op::Choice(_)) = f.def_node(v).map(|n| &n.op) {
@@ -255,8 +256,7 @@ fn gather(pass: &Pass, taps: &[ValueId], m: &Module, cx: &Context, state: &mut P
         }
         v
     };
-    let known = |s: &Statistics| taps.iter().all(|&v| s.get(&f.values[v].name).is_some());
-    if taps.is_empty() || state.statistics.as_ref().is_some_and(known) {
+    if taps.is_empty() || state.statistics.as_ref().is_some_and(|s| s.cover(f, taps)) {
         return Ok(vec![]);
     }
     let calibrate = cx.calibrate.ok_or_else(|| {
@@ -264,12 +264,12 @@ fn gather(pass: &Pass, taps: &[ValueId], m: &Module, cx: &Context, state: &mut P
             .failure(Failure::Usage)
             .with_help("give a folder of inputs with --calib")
     })?;
-    let mut values: Vec<ValueId> = taps.iter().map(|&v| exact(v)).collect();
-    values.sort_unstable();
-    values.dedup();
-    let mut found = calibrate(state.exact.as_ref().unwrap_or(m), &values)?;
-    for &v in taps {
-        found.alias(&f.values[exact(v)].name, &f.values[v].name);
+    let mut behind: Vec<Tap> = taps.iter().map(|t| Tap { value: exact(t.value), gram: t.gram.clone() }).collect();
+    behind.sort_unstable();
+    behind.dedup();
+    let mut found = calibrate(state.exact.as_ref().unwrap_or(m), &behind)?;
+    for t in taps {
+        found.alias(&f.values[exact(t.value)].name, &f.values[t.value].name);
     }
     Ok(state.statistics.insert(found).warnings())
 }

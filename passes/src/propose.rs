@@ -1,6 +1,7 @@
 //! What compressing passes are made of: sites, alternatives, and the editor that builds them.
 
 use crate::manager::PassCx;
+use crate::patches::Tap;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tersor_ir::constant::Constant;
@@ -9,8 +10,8 @@ use tersor_ir::{ConstId, Func, FuncId, Loc, Module, Op, RegionId, Result, Tensor
 
 /// A pass that offers alternatives. It never changes the model: the manager puts what it offers under `choice` ops, measures it, and picks.
 pub trait Propose {
-    /// Values whose statistics it needs; empty when it needs none.
-    fn taps(&self, _: &Module) -> Vec<ValueId> {
+    /// Values of `@main` whose statistics it needs, and which of them with a Gram matrix; empty when it needs none.
+    fn taps(&self, _: &Module) -> Vec<Tap> {
         vec![]
     }
     /// Where it applies. Selectors that match nothing are errors; sites that it declines are told to `cx`, with the reason.

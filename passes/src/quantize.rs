@@ -10,6 +10,7 @@
 use crate::codes::{Codes, Rounding};
 use crate::layer::{Layer, WEIGHT, candidates};
 use crate::manager::PassCx;
+use crate::patches::Tap;
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::selector::Selector;
 use crate::solve::Affine;
@@ -43,6 +44,8 @@ tersor_ir::attr_enum! {
         Percentile = "percentile",
         /// least squared error
         Mse = "mse",
+        /// least divergence of the distribution
+        Entropy = "entropy",
     }
 }
 
@@ -62,7 +65,7 @@ pass! {
             sym: bool = true,
             /// For acts=none: element type of scales, f32 or f16.
             scales: DType = DType::F32,
-            /// Range of static activations: minmax, percentile or mse.
+            /// Range of static activations: minmax, percentile, mse or entropy.
             method: Method = Method::MinMax,
             /// For method=percentile: the share kept at each end.
             percentile: Real = Real(99.99),
@@ -127,6 +130,7 @@ impl Quantize {
             Method::MinMax => Estimator::MinMax,
             Method::Percentile => Estimator::Percentile(self.percentile.0),
             Method::Mse => Estimator::Mse,
+            Method::Entropy => Estimator::Entropy,
         }
     }
     fn check(&self) -> Result<()> {
@@ -147,7 +151,7 @@ impl Quantize {
 }
 
 impl Propose for Quantize {
-    fn taps(&self, m: &Module) -> Vec<ValueId> {
+    fn taps(&self, m: &Module) -> Vec<Tap> {
         let Ok(main) = m.main() else { return vec![] };
         if self.acts != Acts::Static {
             return vec![];
@@ -155,8 +159,8 @@ impl Propose for Quantize {
         let wanted = |(s, n): &(Site, NodeId)| {
             s.func == main && self.select.matches(s) && !self.exclude.matches(s) && self.decline(m, s, *n).is_none()
         };
-        let mut taps: Vec<ValueId> =
-            candidates(m).iter().filter(|c| wanted(c)).map(|(_, n)| m.funcs[main].nodes[*n].operands[0]).collect();
+        let taps = candidates(m).into_iter().filter(wanted).map(|(_, n)| Tap::of(m.funcs[main].nodes[n].operands[0]));
+        let mut taps: Vec<Tap> = taps.collect();
         taps.sort_unstable();
         taps.dedup();
         taps

@@ -4,6 +4,7 @@ use crate::declare::Rewrite;
 use crate::inputs::{Change, change, products};
 use crate::layer::Layer;
 use crate::manager::PassCx;
+use crate::patches::Tap;
 use crate::propose::Editor;
 use crate::selector::Selector;
 use crate::solve::{Mat, scale};
@@ -41,8 +42,8 @@ impl Change for Scales {
 }
 
 impl Rewrite for Smooth {
-    fn taps(&self, m: &Module) -> Vec<ValueId> {
-        products(m, &self.select, &self.exclude).into_iter().map(|g| g.0).collect()
+    fn taps(&self, m: &Module) -> Vec<Tap> {
+        products(m, &self.select, &self.exclude).into_iter().map(|g| Tap::of(g.0)).collect()
     }
     fn run(&self, m: &mut Module, cx: &mut PassCx) -> Result<()> {
         if !(0.0..=1.0).contains(&self.alpha.0) {

@@ -2,13 +2,14 @@
 
 use crate::layer::{Layer, candidates};
 use crate::manager::PassCx;
+use crate::patches::Tap;
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::selector::Selector;
 use crate::solve::Grid;
 use crate::solve::grid::ScaleType;
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::Attr;
-use tersor_ir::{DType, Diagnostic, Module, NodeId, Op, Result, ValueId};
+use tersor_ir::{DType, Diagnostic, Module, NodeId, Op, Result};
 
 /// What a method has to know of a layer's inputs.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -64,7 +65,7 @@ fn refuse(method: &dyn WeightMethod, m: &Module, site: &Site, n: NodeId) -> Opti
 }
 
 impl<T: WeightMethod> Propose for T {
-    fn taps(&self, m: &Module) -> Vec<ValueId> {
+    fn taps(&self, m: &Module) -> Vec<Tap> {
         let (Ok(main), (select, exclude)) = (m.main(), self.selectors()) else { return vec![] };
         if self.needs() == Needs::Nothing {
             return vec![];
@@ -72,8 +73,8 @@ impl<T: WeightMethod> Propose for T {
         let wanted = |(s, n): &(Site, NodeId)| {
             s.func == main && select.matches(s) && !exclude.matches(s) && refuse(self, m, s, *n).is_none()
         };
-        let taps = candidates(m).into_iter().filter(wanted).map(|(_, n)| m.funcs[main].nodes[n].operands[0]);
-        let mut taps: Vec<ValueId> = taps.collect();
+        let taps = candidates(m).into_iter().filter(wanted).map(|(_, n)| Tap::of(m.funcs[main].nodes[n].operands[0]));
+        let mut taps: Vec<Tap> = taps.collect();
         taps.sort_unstable();
         taps.dedup();
         taps

@@ -137,6 +137,9 @@ pub struct CalibArgs {
     /// Seed for whatever is drawn at random; 0 where nothing is said.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// The most that Gram matrices may take in memory; 4G where nothing is said.
+    #[arg(long, value_name = "SIZE", value_parser = tersor_runtime::cli::limits::parse_size)]
+    pub gram_memory: Option<u64>,
 }
 
 /// What becomes a program: a model, the passes on it, calibration data, extents, targets.
@@ -182,7 +185,10 @@ impl BuildArgs {
         let (here, there) = (&self.calib, &file.calibration);
         let path = here.calib.clone().or_else(|| there.data.as_ref().map(PathBuf::from))?;
         let limit = here.samples.or(there.samples.map(|n| n as usize));
-        Some(Samples { path, limit, seed: here.seed.or(there.seed).unwrap_or(0), threads: self.threads() })
+        let seed = here.seed.or(there.seed).unwrap_or(0);
+        let most = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let gram_bytes = here.gram_memory.map_or(tersor_passes::calibrate::GRAM_BYTES, most);
+        Some(Samples { path, limit, seed, threads: self.threads(), gram_bytes })
     }
     /// The same for a result that has room for one target: that of this machine where none is named.
     pub fn for_one_target(&self, file: &Pipeline) -> Result<BuildArgs> {

@@ -1,10 +1,13 @@
 //! Calibration data as batches, and statistics from them or from a file made before.
 
 use super::{Result, Watch, data_sets, evaluator, inputs_of};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use tersor_ir::constant::SplitMix;
-use tersor_ir::{Func, Module, Tensor, ValueId};
-use tersor_passes::calibrate::Gathering;
+use std::time::{Duration, Instant};
+use tersor_ir::constant::{ContentHash, SplitMix};
+use tersor_ir::{Diagnostic, Failure, Func, Module, Tensor};
+use tersor_passes::calibrate::{Collector, Gathering};
+use tersor_passes::patches::Tap;
 use tersor_passes::statistics::Statistics;
 
 /// Extension of statistics files.
@@ -21,6 +24,8 @@ pub struct Samples {
     pub seed: u64,
     /// Threads that run.
     pub threads: usize,
+    /// The most bytes that Gram matrices may take.
+    pub gram_bytes: usize,
 }
 
 impl Samples {
@@ -157,19 +162,80 @@ fn choose(units: &mut Vec<(usize, usize, usize)>, limit: usize, seed: u64) {
 }
 
 /// Statistics of the taps: from a file where one is named, else by running the module.
-pub fn calibrate(m: &Module, taps: &[ValueId], samples: &Samples, watch: &Watch) -> tersor_ir::Result<Statistics> {
-    if samples.is_statistics() {
-        let statistics = Statistics::read(&samples.path)?;
-        statistics.check(m)?;
-        return Ok(statistics);
+pub fn calibrate(m: &Module, taps: &[Tap], samples: &Samples, watch: &Watch) -> tersor_ir::Result<Statistics> {
+    if !samples.is_statistics() {
+        return gather(m, taps, samples, None, watch);
     }
-    let batches = batches(m, samples).map_err(|mut e| e.swap_remove(0))?;
-    let how = Gathering { threads: samples.threads, interrupt: Some(watch.stop()) };
-    let batches = batches.into_iter().map(|b| watch.check().map(|()| b));
-    tersor_passes::calibrate::calibrate(m, taps, &*evaluator(samples.threads, watch.stop()), batches, how)
+    let statistics = Statistics::read(&samples.path)?;
+    statistics.check(m)?;
+    let f = &m.funcs[m.main()?];
+    let Some(t) = taps.iter().find(|t| !statistics.cover(f, std::slice::from_ref(t))) else { return Ok(statistics) };
+    let what = if t.gram.is_some() { "Gram matrix" } else { "statistics" };
+    let message = format!("{} has no {what} of %{}", samples.path.display(), f.values[t.value].name);
+    let d = Diagnostic::error("Q0111", message).failure(Failure::Usage);
+    Err(d.with_help("run `tersor calibrate` with the pipeline that will use it, or with --gram"))
+}
+
+/// Where statistics are kept while they are gathered.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// The file; removed at the end.
+    pub path: PathBuf,
+    /// Go on from what it holds, where it exists.
+    pub resume: bool,
+}
+
+/// How often the journal is written, at most.
+const SAVE: Duration = Duration::from_secs(60);
+
+/// Gathers statistics of the taps by running the module over the samples. Interrupted with a journal, it can go on later, to the same bytes.
+pub fn gather(
+    m: &Module,
+    taps: &[Tap],
+    samples: &Samples,
+    journal: Option<&Journal>,
+    watch: &Watch,
+) -> tersor_ir::Result<Statistics> {
+    let first = |mut e: Vec<Diagnostic>| e.swap_remove(0);
+    let data = Some(ContentHash(*samples.hash().map_err(first)?.as_bytes()));
+    let how = Gathering { threads: samples.threads, gram_bytes: samples.gram_bytes, data };
+    let batches = batches(m, samples).map_err(first)?;
+    let mut collector = Collector::new(m, taps, &*evaluator(samples.threads, watch.stop()), how)?;
+    if let Some(j) = journal.filter(|j| j.resume && j.path.exists()) {
+        collector.resume(Statistics::read(&j.path)?)?;
+    }
+    let known = collector.samples();
+    let (mut seen, mut saved) = (0, Instant::now());
+    for batch in batches {
+        seen += batch.first().map_or(1, rows_of) as u64;
+        if seen <= known {
+            continue;
+        }
+        let stop = watch.check().err();
+        if let Some(j) = journal.filter(|_| stop.is_some() || saved.elapsed() >= SAVE) {
+            collector.show(|s| calibrate_to(s, &j.path)).map_err(first)?;
+            saved = Instant::now();
+        }
+        match (stop, journal) {
+            (None, _) => collector.add(&batch)?,
+            (Some(d), None) => return Err(d),
+            (Some(d), Some(j)) => {
+                let help = format!("{} has what was gathered: go on with --resume", j.path.display());
+                return Err(d.with_help(help));
+            }
+        }
+    }
+    let statistics = collector.finish()?;
+    if let Some(j) = journal
+        && let Err(e) = std::fs::remove_file(&j.path)
+        && e.kind() != ErrorKind::NotFound
+    {
+        return Err(super::file_error(&j.path, "remove", &e));
+    }
+    Ok(statistics)
 }
 
 /// Writes a statistics file.
 pub fn calibrate_to(statistics: &Statistics, path: &Path) -> Result<()> {
-    super::load::write_file(path, |out| std::io::Write::write_all(out, &statistics.to_bytes()))
+    super::load::write_file(path, |out| statistics.write(out))
 }

@@ -16,7 +16,7 @@ mod verify;
 mod watch;
 
 pub use cache::Cache;
-pub use calibrate::{Samples, batches, calibrate, calibrate_to};
+pub use calibrate::{Journal, Samples, batches, calibrate, calibrate_to, gather};
 pub use compile::{CompileOptions, Compiled, compile, source_hash, targets};
 pub(crate) use compile::{check_output, lock_path};
 pub use data::{DataSet, data_sets, from_runtime, inputs_of, outputs_of, to_runtime};

@@ -2,34 +2,47 @@
 
 use super::histogram::{BINS, Histogram};
 use super::{Statistics, ValueStatistics};
+use crate::gram::Gram;
+use crate::patches::Window;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use tersor_ir::constant::ContentHash;
 use tersor_ir::diag::Failure;
 use tersor_ir::{DType, Diagnostic, Result, Tensor};
 
 /// The last character is the version.
-const MAGIC: &[u8; 8] = b"TSRSTAT2";
+const MAGIC: &[u8; 8] = b"TSRSTAT3";
 /// Bytes of the checksum.
 const CHECK: usize = 32;
 /// No axis and no rank is as large.
 const MAX_RANK: u64 = 64;
+/// No count is larger: sums of counts of many files do not overflow.
+const MOST: u64 = 1 << 48;
 
 impl Statistics {
+    /// Writes the file.
+    pub fn write(&self, to: &mut dyn Write) -> std::io::Result<()> {
+        let mut out = Writer { to, check: blake3::Hasher::new() };
+        out.bytes(MAGIC)?;
+        for hash in [self.module, self.data] {
+            out.bytes(&hash.map_or([0; 32], |h| h.0))?;
+        }
+        out.word(self.samples)?;
+        out.word(self.values.len() as u64)?;
+        for (name, v) in &self.values {
+            out.word(name.len() as u64)?;
+            out.bytes(name.as_bytes())?;
+            out.value(v)?;
+        }
+        let check = *out.check.finalize().as_bytes();
+        out.bytes(&check)
+    }
     /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer(MAGIC.to_vec());
-        out.0.extend(self.module.map_or([0; 32], |h| h.0));
-        out.word(self.samples);
-        out.word(self.values.len() as u64);
-        for (name, v) in &self.values {
-            out.word(name.len() as u64);
-            out.0.extend(name.as_bytes());
-            out.value(v);
-        }
-        let check = checksum(&out.0);
-        out.0.extend(check);
-        out.0
+        let mut out = vec![];
+        self.write(&mut out).expect("memory takes everything");
+        out
     }
     /// Reads what [`Statistics::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Statistics> {
@@ -45,7 +58,7 @@ impl Statistics {
             return bad("it is of another version");
         }
         let Some((content, check)) = bytes.split_last_chunk::<CHECK>() else { return bad("it is cut short") };
-        if checksum(content) != *check {
+        if blake3::hash(content).as_bytes() != check {
             return bad("its checksum does not fit; it is cut short or damaged");
         }
         match (Reader { rest: &content[MAGIC.len()..] }).statistics() {
@@ -62,31 +75,60 @@ impl Statistics {
     }
 }
 
-fn checksum(content: &[u8]) -> [u8; CHECK] {
-    ContentHash::of(DType::U8, &[content.len()], content).0
+struct Writer<'a> {
+    to: &'a mut dyn Write,
+    check: blake3::Hasher,
 }
 
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn word(&mut self, v: u64) {
-        self.0.extend(v.to_le_bytes());
+impl Writer<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.check.update(bytes);
+        self.to.write_all(bytes)
     }
-    fn value(&mut self, v: &ValueStatistics) {
+    fn word(&mut self, v: u64) -> std::io::Result<()> {
+        self.bytes(&v.to_le_bytes())
+    }
+    fn words(&mut self, v: impl IntoIterator<Item = u64>) -> std::io::Result<()> {
+        let bytes: Vec<u8> = v.into_iter().flat_map(u64::to_le_bytes).collect();
+        self.bytes(&bytes)
+    }
+    fn value(&mut self, v: &ValueStatistics) -> std::io::Result<()> {
         let exponent = i64::from(v.histogram.exponent()) as u64;
-        for w in [v.count, v.not_finite, v.min.to_bits(), v.max.to_bits(), v.channel_axis as u64, exponent] {
-            self.word(w);
+        self.words([v.count, v.not_finite, v.min.to_bits(), v.max.to_bits(), v.channel_axis as u64, exponent])?;
+        self.word(v.absmax.len() as u64)?;
+        self.bytes(&v.absmax.iter().flat_map(|a| a.to_le_bytes()).collect::<Vec<u8>>())?;
+        for sums in [&v.sum, &v.abs_sum, &v.square_sum] {
+            self.words(sums.iter().map(|a| a.to_bits()))?;
         }
-        self.word(v.absmax.len() as u64);
-        v.absmax.iter().for_each(|a| self.0.extend(a.to_le_bytes()));
-        [&v.sum, &v.abs_sum, &v.square_sum].into_iter().flatten().for_each(|a| self.word(a.to_bits()));
-        v.histogram.bins().iter().for_each(|b| self.word(*b));
+        self.words(v.histogram.bins().iter().copied())?;
         let sample = v.sample.as_ref().filter(|t| t.dtype() == DType::F32);
-        self.word(sample.map_or(u64::MAX, |t| t.shape().len() as u64));
+        self.word(sample.map_or(u64::MAX, |t| t.shape().len() as u64))?;
         if let Some(t) = sample {
-            t.shape().iter().for_each(|&d| self.word(d as u64));
-            self.0.extend(t.bytes());
+            self.words(t.shape().iter().map(|d| *d as u64))?;
+            self.bytes(t.bytes())?;
         }
+        self.grams(v.gram.as_slice())?;
+        self.word(v.windows.len() as u64)?;
+        for (w, grams) in &v.windows {
+            for sizes in [&w.kernel, &w.strides, &w.pads, &w.dilations] {
+                self.word(sizes.len() as u64)?;
+                self.words(sizes.iter().map(|n| *n as u64))?;
+            }
+            self.words([w.groups as u64, w.channels_last.into()])?;
+            self.grams(grams)?;
+        }
+        Ok(())
+    }
+    /// Each as rows, elements of a row, and the lower triangle of the sum.
+    fn grams(&mut self, grams: &[Gram]) -> std::io::Result<()> {
+        self.word(grams.len() as u64)?;
+        for g in grams {
+            self.words([g.rows, g.dim as u64])?;
+            for i in 0..g.dim {
+                self.words(g.sum[i * g.dim..][..=i].iter().map(|v| v.to_bits()))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -104,6 +146,9 @@ impl<'a> Reader<'a> {
     fn word(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
+    fn count(&mut self) -> Option<u64> {
+        self.word().filter(|n| *n <= MOST)
+    }
     /// A number of things of at least so many bytes each.
     fn size(&mut self, each: usize) -> Option<usize> {
         let n = usize::try_from(self.word()?).ok()?;
@@ -114,28 +159,62 @@ impl<'a> Reader<'a> {
         Some(bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes"))).collect())
     }
     fn statistics(&mut self) -> Option<Statistics> {
-        let hash: [u8; 32] = self.take(32)?.try_into().ok()?;
-        let samples = self.word()?;
+        let (module, data) = (self.hash()?, self.hash()?);
+        let samples = self.count()?;
         let mut values = BTreeMap::new();
         for _ in 0..self.size(8)? {
             let n = self.size(1)?;
             let name = String::from_utf8(self.take(n)?.to_vec()).ok()?;
             values.insert(name, self.value()?);
         }
-        let module = (hash != [0; 32]).then_some(ContentHash(hash));
-        self.rest.is_empty().then_some(Statistics { samples, module, values })
+        self.rest.is_empty().then_some(Statistics { samples, module, data, values })
+    }
+    fn hash(&mut self) -> Option<Option<ContentHash>> {
+        let hash: [u8; 32] = self.take(32)?.try_into().ok()?;
+        Some((hash != [0; 32]).then_some(ContentHash(hash)))
+    }
+    fn sizes(&mut self) -> Option<Vec<usize>> {
+        let n = self.size(8)?;
+        (0..n).map(|_| usize::try_from(self.word()?).ok()).collect()
+    }
+    fn windows(&mut self) -> Option<(Window, Vec<Gram>)> {
+        let (kernel, strides, pads, dilations) = (self.sizes()?, self.sizes()?, self.sizes()?, self.sizes()?);
+        let groups = usize::try_from(self.word()?).ok()?;
+        let channels_last = self.word()? == 1;
+        Some((Window { kernel, strides, pads, dilations, groups, channels_last }, self.grams()?))
+    }
+    fn grams(&mut self) -> Option<Vec<Gram>> {
+        let n = self.size(16)?;
+        (0..n).map(|_| self.gram()).collect()
+    }
+    fn gram(&mut self) -> Option<Gram> {
+        let rows = self.count()?;
+        let dim = usize::try_from(self.word()?).ok()?;
+        // The triangle must be there before memory is taken for the square.
+        let triangle = dim.checked_mul(dim.checked_add(1)?)? / 2;
+        if triangle.checked_mul(8)? > self.rest.len() {
+            return None;
+        }
+        let mut g = Gram::new(dim);
+        for i in 0..dim {
+            g.sum[i * dim..][..=i].copy_from_slice(&self.floats(i + 1)?);
+        }
+        g.mirror(rows);
+        g.sum.iter().all(|v| v.is_finite()).then_some(g)
     }
     fn value(&mut self) -> Option<ValueStatistics> {
-        let (count, not_finite) = (self.word()?, self.word()?);
-        count.checked_add(not_finite)?;
+        let (count, not_finite) = (self.count()?, self.count()?);
         let (min, max) = (f64::from_bits(self.word()?), f64::from_bits(self.word()?));
+        if count > 0 && !(min.is_finite() && max.is_finite() && min <= max) {
+            return None;
+        }
         let channel_axis = usize::try_from(self.word().filter(|a| *a < MAX_RANK)?).ok()?;
         let exponent = i32::try_from(self.word()? as i64).ok()?;
         let n = self.size(4)?;
         let absmax = self.take(4 * n)?.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")));
         let absmax = absmax.collect();
         let (sum, abs_sum, square_sum) = (self.floats(n)?, self.floats(n)?, self.floats(n)?);
-        let bins = (0..BINS).map(|_| self.word()).collect::<Option<Vec<_>>>()?;
+        let bins = (0..BINS).map(|_| self.count()).collect::<Option<Vec<_>>>()?;
         let histogram = Histogram::from_parts(exponent, bins)?;
         let sample = match self.word()? {
             u64::MAX => None,
@@ -146,6 +225,12 @@ impl<'a> Reader<'a> {
                 Some(Tensor::from_blob(DType::F32, shape, self.take(n)?.to_vec().into())?)
             }
         };
+        let gram = self.grams()?;
+        if gram.len() > 1 {
+            return None;
+        }
+        let many = self.size(8)?;
+        let windows = (0..many).map(|_| self.windows()).collect::<Option<_>>()?;
         Some(ValueStatistics {
             count,
             not_finite,
@@ -158,6 +243,8 @@ impl<'a> Reader<'a> {
             square_sum,
             histogram,
             sample,
+            gram: gram.into_iter().next(),
+            windows,
         })
     }
 }

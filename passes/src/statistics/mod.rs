@@ -11,11 +11,13 @@ pub use histogram::{BINS, Histogram};
 pub use range::Estimator;
 pub use value::ValueStatistics;
 
+use crate::gram::Gram;
+use crate::patches::{Patches, Tap};
 use std::collections::BTreeMap;
 use tersor_ir::constant::ContentHash;
 use tersor_ir::diag::Failure;
 use tersor_ir::text::{PrintOptions, print_with};
-use tersor_ir::{DType, Diagnostic, Module, Result};
+use tersor_ir::{DType, Diagnostic, Func, Module, Result};
 
 /// Fewer samples than this are warned about.
 const FEW_SAMPLES: u64 = 8;
@@ -27,6 +29,8 @@ pub struct Statistics {
     pub samples: u64,
     /// Hash of the module's text.
     pub module: Option<ContentHash>,
+    /// Hash of the calibration data, as far as they have one.
+    pub data: Option<ContentHash>,
     pub(crate) values: BTreeMap<String, ValueStatistics>,
 }
 
@@ -54,6 +58,7 @@ impl Statistics {
     /// Adds what another pass over other data saw.
     pub fn merge(&mut self, other: &Statistics) {
         self.samples += other.samples;
+        self.data = self.data.filter(|d| Some(*d) == other.data);
         for (name, v) in &other.values {
             match self.values.get_mut(name) {
                 Some(mine) => mine.merge(v),
@@ -61,7 +66,18 @@ impl Statistics {
             }
         }
     }
-    /// Warnings: few samples, values that are not finite.
+    /// Whether they have what these taps of a function ask for.
+    pub fn cover(&self, f: &Func, taps: &[Tap]) -> bool {
+        taps.iter().all(|t| {
+            let found = self.get(&f.values[t.value].name);
+            found.is_some_and(|v| t.gram.as_ref().is_none_or(|g| v.grams(g).is_some()))
+        })
+    }
+    /// Bytes of all Gram matrices.
+    pub fn gram_bytes(&self) -> usize {
+        self.values.values().flat_map(ValueStatistics::all_grams).map(|g| Gram::bytes(g.dim)).sum()
+    }
+    /// Warnings: few samples, values that are not finite, Gram matrices of fewer rows than elements in a row.
     pub fn warnings(&self) -> Vec<Diagnostic> {
         let mut out = vec![];
         if self.samples < FEW_SAMPLES {
@@ -72,16 +88,45 @@ impl Statistics {
             let message = format!("calibration: %{name} has {} elements that are NaN or infinite", v.not_finite);
             out.push(Diagnostic::warning("Q0102", message));
         }
+        let short = |v: &&ValueStatistics| v.all_grams().any(Gram::is_short);
+        let worst = |(_, v): &(&String, &ValueStatistics)| v.all_grams().map(|g| (g.rows, g.dim)).min();
+        let all: Vec<_> = self.values.iter().filter(|(_, v)| short(v)).collect();
+        if let Some((name, v)) = all.first() {
+            let (rows, dim) = worst(&(name, v)).unwrap_or_default();
+            let message = format!("calibration: {rows} rows tell little about %{name}, which sums over {dim} elements");
+            let mut d = Diagnostic::warning("Q0108", message).with_help("calibrate with more samples");
+            if all.len() > 1 {
+                d = d.with_note(format!("so it is with {} values", all.len()));
+            }
+            out.push(d);
+        }
         out
     }
     /// Refuses statistics of another module.
     pub fn check(&self, m: &Module) -> Result<()> {
-        if self.module.is_none_or(|h| h == module_hash(m)) {
+        let main = &m.funcs[m.main()?];
+        if self.module.is_none_or(|h| h == module_hash(m)) && self.fit(main) {
             return Ok(());
         }
         Err(Diagnostic::error("Q0103", "the calibration statistics are of another model or pipeline")
             .failure(Failure::Usage)
             .with_help("run `tersor calibrate` again"))
+    }
+    /// Whether there is a number for each channel of each value.
+    fn fit(&self, f: &Func) -> bool {
+        f.values.values().all(|value| {
+            let Some(v) = self.get(&value.name) else { return true };
+            let extent = |axis: usize| value.ty.shape.get(axis).map_or(Some(1), |d| d.as_const());
+            let is = |n: usize, axis: usize| v.count == 0 || extent(axis).is_none_or(|e| e == n as i64);
+            is(v.absmax.len(), v.channel_axis)
+                && v.gram.as_ref().is_none_or(|g| is(g.dim, value.ty.rank().saturating_sub(1)))
+                && v.windows.iter().all(|(w, grams)| {
+                    let rows = Patches::Windows(w.clone());
+                    let channels = extent(rows.axis(value.ty.rank())).unwrap_or(0) as usize;
+                    let (groups, dim) = rows.extent(channels);
+                    grams.len() == groups && grams.iter().all(|g| g.dim == dim)
+                })
+        })
     }
 }
 
@@ -133,7 +178,7 @@ mod tests {
         fn files_round_trip_and_cut_ones_are_refused(a in values(), cut in 0usize..20000) {
             let mut s = of(&[&a]);
             s.sample = Some(Tensor::from_f32([a.len() / 2, 2], &a));
-            let all = Statistics { samples: 3, module: None, values: BTreeMap::from([("x".to_string(), s)]) };
+            let all = Statistics { samples: 3, module: None, data: None, values: BTreeMap::from([("x".to_string(), s)]) };
             let bytes = all.to_bytes();
             prop_assert_eq!(Statistics::from_bytes(&bytes).unwrap().to_bytes(), bytes.clone());
             let cut = cut % bytes.len();
@@ -155,7 +200,7 @@ mod tests {
     fn what_is_not_finite_is_counted_and_warned_about() {
         let s = of(&[&[1.0, f32::NAN, f32::INFINITY, 2.0]]);
         assert_eq!((s.count, s.not_finite, s.min, s.max), (2, 2, 1.0, 2.0));
-        let all = Statistics { samples: 1, module: None, values: BTreeMap::from([("x".to_string(), s)]) };
+        let all = Statistics { samples: 1, module: None, data: None, values: BTreeMap::from([("x".to_string(), s)]) };
         assert_eq!(all.warnings().iter().map(|d| d.code).collect::<Vec<_>>(), ["Q0101", "Q0102"]);
         assert!(of(&[&[f32::NAN, f32::NAN]]).range(Estimator::MinMax).is_none());
     }

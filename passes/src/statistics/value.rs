@@ -1,6 +1,8 @@
 //! What is gathered of one value: a single pass over its elements, in loops that compilers turn into vector code.
 
 use super::Histogram;
+use crate::gram::Gram;
+use crate::patches::{Patches, Window};
 use tersor_ir::Tensor;
 
 /// Elements that are looked at in one go, in whole rows: they stay in a core's own cache.
@@ -35,6 +37,10 @@ pub struct ValueStatistics {
     pub histogram: Histogram,
     /// A small part of the value for one input.
     pub sample: Option<Tensor>,
+    /// Gram matrix of the rows along the last axis, where a tap asked for it.
+    pub gram: Option<Gram>,
+    /// Gram matrices of the windows of convolutions, one for each group, where a tap asked for them.
+    pub windows: Vec<(Window, Vec<Gram>)>,
 }
 
 /// Accumulators of a strip of channels, or of the lanes of one.
@@ -89,7 +95,20 @@ impl ValueStatistics {
             square_sum: vec![],
             histogram: Histogram::default(),
             sample: None,
+            gram: None,
+            windows: vec![],
         }
+    }
+    /// The Gram matrices of these rows, one for each group.
+    pub fn grams(&self, of: &Patches) -> Option<&[Gram]> {
+        match of {
+            Patches::Rows => self.gram.as_ref().map(std::slice::from_ref),
+            Patches::Windows(w) => self.windows.iter().find(|(x, _)| x == w).map(|(_, g)| &g[..]),
+        }
+    }
+    /// All Gram matrices.
+    pub fn all_grams(&self) -> impl Iterator<Item = &Gram> {
+        self.gram.iter().chain(self.windows.iter().flat_map(|(_, g)| g))
     }
     /// Elements seen of each channel, finite or not.
     fn per_channel(&self) -> f64 {
@@ -203,5 +222,19 @@ impl ValueStatistics {
         if self.sample.is_none() {
             self.sample = other.sample.clone();
         }
+        // What only one side has is not of the whole.
+        let fit = |a: &[Gram], b: &[Gram]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.dim == b.dim);
+        let add = |a: &mut [Gram], b: &[Gram]| a.iter_mut().zip(b).for_each(|(a, b)| a.merge(b));
+        self.gram = self.gram.take().zip(other.gram.as_ref()).filter(|(a, b)| a.dim == b.dim).map(|(mut a, b)| {
+            a.merge(b);
+            a
+        });
+        self.windows.retain_mut(|(window, mine)| match other.grams(&Patches::Windows(window.clone())) {
+            Some(theirs) if fit(mine, theirs) => {
+                add(mine, theirs);
+                true
+            }
+            _ => false,
+        });
     }
 }

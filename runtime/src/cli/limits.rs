@@ -38,7 +38,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let shift = match unit.trim_end_matches(['B', 'b']).trim_end_matches('i') {
         "" => 0,
