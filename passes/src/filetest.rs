@@ -133,22 +133,22 @@ pub fn test_target() -> Roofline {
 
 /// Runs a pipeline on [`test_target`], with statistics from seeded inputs where a pass needs some.
 pub fn run_passes(pipeline: &str, m: &mut Module) -> Result<Vec<Step>, Vec<Diagnostic>> {
-    run_decided(pipeline, m, Decide::Each)
+    run_with(pipeline, m, RunOptions::default())
 }
 
 /// As [`run_passes`], with somebody else deciding.
 pub fn run_decided(pipeline: &str, m: &mut Module, decide: Decide) -> Result<Vec<Step>, Vec<Diagnostic>> {
+    run_with(pipeline, m, RunOptions { decide, ..RunOptions::default() })
+}
+
+/// As [`run_passes`], with options.
+pub fn run_with(pipeline: &str, m: &mut Module, options: RunOptions) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let p = Pipeline::find(pipeline).map_err(|d| vec![d])?;
     let calibrate = |m: &Module, taps: &[crate::patches::Tap]| {
         let batches = (100..100 + CALIBRATION).map(|seed| seeded_inputs(m, seed));
         crate::calibrate::calibrate(m, taps, &crate::calibrate::Interpreter, batches, Default::default())
     };
-    let cx = Context {
-        target: &test_target(),
-        calibrate: Some(&calibrate),
-        interrupt: None,
-        options: RunOptions { decide, ..RunOptions::default() },
-    };
+    let cx = Context { target: &test_target(), calibrate: Some(&calibrate), interrupt: None, progress: None, options };
     run(&p, m, &cx, &mut |_| {})
 }
 

@@ -23,6 +23,7 @@ pub mod random;
 pub mod reference;
 pub mod sample;
 pub mod selector;
+pub(crate) mod sequential;
 pub mod solve;
 pub mod statistics;
 pub mod suggest;

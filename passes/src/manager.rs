@@ -6,6 +6,7 @@ use crate::patches::Tap;
 use crate::pipeline::Pipeline;
 use crate::propose::Site;
 use crate::selector::Selector;
+use crate::sequential::{self, Outcome};
 use crate::statistics::Statistics;
 use crate::suggest::did_you_mean;
 use std::collections::BTreeMap;
@@ -27,8 +28,27 @@ pub struct Context<'a> {
     pub calibrate: Option<&'a Calibrate<'a>>,
     /// Set from outside to end the run between two steps of work.
     pub interrupt: Option<&'a AtomicBool>,
+    /// Hears of parts of a step: what is done, and at which site.
+    pub progress: Option<&'a dyn Fn(&str, &str)>,
     /// How to run.
     pub options: RunOptions,
+}
+
+impl Context<'_> {
+    /// Gathers statistics on behalf of a pass.
+    pub(crate) fn calibrate(&self, pass: &Pass, m: &Module, taps: &[Tap]) -> Result<Statistics> {
+        let calibrate = self.calibrate.ok_or_else(|| {
+            Diagnostic::error("S0104", format!("{} needs calibration data", pass.text))
+                .failure(Failure::Usage)
+                .with_help("give a folder of inputs with --calib")
+        })?;
+        calibrate(m, taps)
+    }
+    pub(crate) fn tell(&self, what: &str, site: &str) {
+        if let Some(progress) = self.progress {
+            progress(what, site);
+        }
+    }
 }
 
 /// Who decides between a pass's alternatives and the exact op.
@@ -58,6 +78,8 @@ pub struct RunOptions {
     pub measure: bool,
     /// Who decides.
     pub decide: Decide,
+    /// Calibrate each site on what the sites before it became.
+    pub sequential: bool,
 }
 
 impl Default for RunOptions {
@@ -69,6 +91,7 @@ impl Default for RunOptions {
             allow_empty_selector: false,
             measure: true,
             decide: Decide::Each,
+            sequential: false,
         }
     }
 }
@@ -101,12 +124,33 @@ pub struct PassCx<'a> {
     /// Statistics of the taps that the pass asked for.
     pub statistics: Option<&'a Statistics>,
     pub(crate) remarks: Vec<Diagnostic>,
-    details: Vec<String>,
+    pub(crate) details: Vec<String>,
     pub(crate) refusals: Vec<((FuncId, ValueId), Decision)>,
     pub(crate) allow_empty_selector: bool,
-    counts: BTreeMap<&'static str, u64>,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
     spec: &'static PassSpec,
     interrupt: Option<&'a AtomicBool>,
+}
+
+impl<'a> PassCx<'a> {
+    pub(crate) fn new(
+        pass: &Pass,
+        cx: &Context<'a>,
+        statistics: Option<&'a Statistics>,
+        remarks: Vec<Diagnostic>,
+    ) -> PassCx<'a> {
+        PassCx {
+            target: cx.target,
+            statistics,
+            remarks,
+            details: vec![],
+            refusals: vec![],
+            allow_empty_selector: cx.options.allow_empty_selector,
+            counts: BTreeMap::new(),
+            spec: pass.spec,
+            interrupt: cx.interrupt,
+        }
+    }
 }
 
 impl PassCx<'_> {
@@ -177,6 +221,10 @@ pub fn run(
             let d = Diagnostic::error("S0103", format!("the pipeline has no pass `{name}` to print after"));
             return Err(one(d.failure(Failure::Usage).with_help(did_you_mean(name, &names))));
         }
+    }
+    if cx.options.sequential && cx.options.decide != Decide::Each {
+        let d = Diagnostic::error("S0115", "sequential calibration decides at each site before it comes to the next");
+        return Err(one(d.failure(Failure::Usage).with_help("leave out either it or what is to decide later")));
     }
     if cx.options.verify {
         verify(m, None)?;
@@ -259,15 +307,10 @@ fn gather(pass: &Pass, taps: &[Tap], m: &Module, cx: &Context, state: &mut Pendi
     if taps.is_empty() || state.statistics.as_ref().is_some_and(|s| s.cover(f, taps)) {
         return Ok(vec![]);
     }
-    let calibrate = cx.calibrate.ok_or_else(|| {
-        Diagnostic::error("S0104", format!("{} needs calibration data", pass.text))
-            .failure(Failure::Usage)
-            .with_help("give a folder of inputs with --calib")
-    })?;
     let mut behind: Vec<Tap> = taps.iter().map(|t| Tap { value: exact(t.value), gram: t.gram.clone() }).collect();
     behind.sort_unstable();
     behind.dedup();
-    let mut found = calibrate(state.exact.as_ref().unwrap_or(m), &behind)?;
+    let mut found = cx.calibrate(pass, state.exact.as_ref().unwrap_or(m), &behind)?;
     for t in taps {
         found.alias(&f.values[exact(t.value)].name, &f.values[t.value].name);
     }
@@ -281,6 +324,12 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
         Kind::Propose(p) => p.taps(m),
         Kind::Rewrite(p) => p.taps(m),
     };
+    if let (Kind::Propose(p), true) = (&pass.kind, cx.options.sequential && !taps.is_empty()) {
+        let start = Instant::now();
+        let out = sequential::run(pass, &**p, m, cx)?;
+        let time = start.elapsed().saturating_sub(out.calibration);
+        return Ok(step(pass, m, cx, out, time));
+    }
     if let (Kind::Propose(_), false, None) = (&pass.kind, each, &state.exact) {
         state.exact = Some(m.clone());
     }
@@ -289,17 +338,7 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
         remarks = gather(pass, &taps, m, cx, state)?;
         calibration = start.elapsed();
     }
-    let mut pass_cx = PassCx {
-        target: cx.target,
-        statistics: state.statistics.as_ref(),
-        remarks,
-        details: vec![],
-        refusals: vec![],
-        allow_empty_selector: cx.options.allow_empty_selector,
-        counts: BTreeMap::new(),
-        spec: pass.spec,
-        interrupt: cx.interrupt,
-    };
+    let mut pass_cx = PassCx::new(pass, cx, state.statistics.as_ref(), remarks);
     pass_cx.check_interrupt()?;
     let start = Instant::now();
     let decisions = match &pass.kind {
@@ -315,12 +354,17 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
         }
     };
     state.steps += 1;
+    let PassCx { remarks, details, counts, .. } = pass_cx;
+    Ok(step(pass, m, cx, Outcome { decisions, remarks, details, counts, calibration }, start.elapsed()))
+}
+
+/// The report of a pass that is done.
+fn step(pass: &Pass, m: &mut Module, cx: &Context, out: Outcome, time: Duration) -> Step {
     m.pipeline.push(pass.text.clone());
-    let counts = pass.spec.stats.iter().map(|s| (s.0, pass_cx.counts.get(s.0).copied().unwrap_or(0))).collect();
+    let counts = pass.spec.stats.iter().map(|s| (s.0, out.counts.get(s.0).copied().unwrap_or(0))).collect();
     let text = cx.options.print_after.iter().any(|n| n == pass.spec.name).then(|| tersor_ir::text::print(m));
-    let time = start.elapsed();
-    let PassCx { remarks, details, .. } = pass_cx;
-    Ok(Step { pass: pass.text.clone(), time, calibration, counts, remarks, details, decisions, text })
+    let Outcome { decisions, remarks, details, calibration, .. } = out;
+    Step { pass: pass.text.clone(), time, calibration, counts, remarks, details, decisions, text }
 }
 
 fn verify(m: &Module, after: Option<&str>) -> Result<(), Vec<Diagnostic>> {

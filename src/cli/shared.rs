@@ -107,6 +107,9 @@ pub struct PipelineArgs {
     /// Let selectors match nothing.
     #[arg(long)]
     pub allow_empty_selector: bool,
+    /// Calibrate each site on what the sites before it became, not on the exact model: slower, and often nearer.
+    #[arg(long)]
+    pub sequential: bool,
 }
 
 impl PipelineArgs {
@@ -120,6 +123,7 @@ impl PipelineArgs {
             print_after: self.print_after.clone(),
             stop_after: self.stop_after,
             allow_empty_selector: self.allow_empty_selector,
+            sequential: self.sequential,
             ..Default::default()
         }
     }
