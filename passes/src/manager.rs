@@ -20,6 +20,9 @@ use tersor_ir::{Diagnostic, FuncId, Module, Result, ValueId};
 /// Gathers statistics at values of `@main` when a pass first needs some.
 pub type Calibrate<'a> = dyn Fn(&Module, &[Tap]) -> Result<Statistics> + 'a;
 
+/// Hears of a part of a step.
+pub type Progress<'a> = dyn Fn(&str) + 'a;
+
 /// What a run is given beside the pipeline and the module.
 pub struct Context<'a> {
     /// The machine.
@@ -28,8 +31,8 @@ pub struct Context<'a> {
     pub calibrate: Option<&'a Calibrate<'a>>,
     /// Set from outside to end the run between two steps of work.
     pub interrupt: Option<&'a AtomicBool>,
-    /// Hears of parts of a step: what is done, and at which site.
-    pub progress: Option<&'a dyn Fn(&str, &str)>,
+    /// Hears of the parts of a step as they begin.
+    pub progress: Option<&'a Progress<'a>>,
     /// How to run.
     pub options: RunOptions,
 }
@@ -44,9 +47,9 @@ impl Context<'_> {
         })?;
         calibrate(m, taps)
     }
-    pub(crate) fn tell(&self, what: &str, site: &str) {
+    pub(crate) fn tell(&self, part: &str) {
         if let Some(progress) = self.progress {
-            progress(what, site);
+            progress(part);
         }
     }
 }

@@ -63,9 +63,7 @@ pub(crate) fn run(pass: &Pass, p: &dyn Propose, m: &mut Module, cx: &Context) ->
         let only = Only { pass: p, sites: block.iter().map(|s| s.name.clone()).collect() };
         let read: BTreeSet<ValueId> = block.iter().flat_map(|s| operands(m, s)).collect();
         let taps: Vec<Tap> = p.taps(m).into_iter().filter(|t| read.contains(&t.value)).collect();
-        if let Some(name) = only.sites.first() {
-            cx.tell(&format!("calibrate {}/{}", done.len() + only.sites.len(), known.len()), name);
-        }
+        cx.tell(&format!("calibrate {}/{}", done.len() + only.sites.len(), known.len()));
         let mut statistics = None;
         if !taps.is_empty() {
             let start = Instant::now();

@@ -48,7 +48,7 @@ pub fn pipeline(text: &str) -> Result<Pipeline> {
 /// Runs a pipeline.
 pub fn optimize(mut module: Module, p: &Pipeline, options: &OptimizeOptions, watch: &Watch) -> Result<Optimized> {
     let calibrate = options.samples.as_ref().map(|s| move |m: &Module, taps: &[_]| calibrate(m, taps, s, watch));
-    let progress = |what: &str, _: &str| drop(watch.begin(what));
+    let progress = |part: &str| drop(watch.begin(part));
     let cx = Context {
         target: Machine::of(options.isa),
         calibrate: calibrate.as_ref().map(|c| c as _),
