@@ -8,6 +8,7 @@ use std::time::Instant;
 use tersor::driver::{self, CompileOptions, Event, Samples, Watch};
 use tersor_ir::text::diff::{Change, diff};
 use tersor_ir::{Diagnostic, Module};
+use tersor_passes::calibrate::GRAM_BYTES;
 use tersor_runtime::data::{self, Role};
 use tersor_runtime::{LoadOptions, Model, Session, Tensor};
 
@@ -71,7 +72,8 @@ fn run() -> Result<()> {
 fn compile(example: &Path, preset: &str, output: &Path) -> Result<PathBuf> {
     eprintln!("{preset}");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let calibration = Samples { path: example.join("data/calib.npz"), limit: None, seed: 0, threads };
+    let calibration =
+        Samples { path: example.join("data/calib.npz"), limit: None, seed: 0, threads, gram_bytes: GRAM_BYTES };
     let options = CompileOptions {
         model: &example.join("model.onnx"),
         output,
