@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
 use tersor_ir::module::NodeId;
-use tersor_ir::{Bindings, ConstId, Def, Dim, Func, Module, Tensor, Type, ValueId};
+use tersor_ir::{ConstId, Def, Dim, Func, Module, Tensor, Type, ValueId, interp};
 
 /// An instruction set that one variant of an artifact is for.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -143,7 +143,7 @@ impl<'a> GroupCx<'a> {
     /// The elements of an input that depends on constants alone, computed by the reference evaluation where it is an expression (a decoded weight).
     /// `None` for other values, and where the store lacks the elements.
     pub fn constant(&self, v: ValueId) -> Option<Tensor> {
-        let t = weight_only(self.m, self.f, v)?;
+        let t = interp::constant(self.m, self.f, v)?;
         if encoded_bytes(self.m, self.f, v).is_some() {
             self.decoded.borrow_mut().insert(v);
         }
@@ -151,24 +151,11 @@ impl<'a> GroupCx<'a> {
     }
     /// Whether a value depends on constants alone whose elements are there.
     pub fn is_constant(&self, v: ValueId) -> bool {
-        is_weight_only(self.m, self.f, v)
+        interp::is_constant(self.m, self.f, v)
     }
     /// Whether a value is made inside the group.
     pub fn inside(&self, v: ValueId) -> bool {
         matches!(self.f.values[v].def, Def::Node(n, _) if self.group.nodes.contains(&n))
-    }
-}
-
-fn is_weight_only(m: &Module, f: &Func, v: ValueId) -> bool {
-    match f.values[v].def {
-        Def::Const(c) => m.consts[c].tensor().is_some(),
-        Def::Param(..) => false,
-        Def::Node(n, _) => {
-            let node = &f.nodes[n];
-            !node.operands.is_empty()
-                && node.regions.is_empty()
-                && node.operands.iter().all(|&v| is_weight_only(m, f, v))
-        }
     }
 }
 
@@ -189,22 +176,6 @@ pub fn encoded_bytes(m: &Module, f: &Func, v: ValueId) -> Option<u64> {
     }
     let mut consts = BTreeSet::new();
     walk(f, v, &mut consts).then(|| consts.into_iter().map(|c| m.consts[c].byte_len() as u64).sum())
-}
-
-/// The elements of a value that depends on constants alone.
-pub fn weight_only(m: &Module, f: &Func, v: ValueId) -> Option<Tensor> {
-    match f.values[v].def {
-        Def::Const(c) => m.consts[c].tensor().cloned(),
-        Def::Param(..) => None,
-        Def::Node(n, i) => {
-            let node = &f.nodes[n];
-            let x = node.operands.iter().map(|&v| weight_only(m, f, v)).collect::<Option<Vec<_>>>()?;
-            let known = !x.is_empty() && node.regions.is_empty();
-            known
-                .then(|| node.op.eval(&x.iter().collect::<Vec<_>>(), &Bindings::new()).ok())?
-                .map(|mut y| y.swap_remove(i as usize))
-        }
-    }
 }
 
 /// An operand of a launch, in the order of the kernel's arguments.

@@ -3,14 +3,14 @@
 //! Constants go to the artifact as they are packed and are dropped at once, so that no more than one step's weights are in memory. Equal kernels are kept once.
 
 use crate::fuse::{Fusion, fuse};
-use crate::kernel::{GroupCx, Isa, Launch, Operand, encoded_bytes, weight_only};
+use crate::kernel::{GroupCx, Isa, Launch, Operand, encoded_bytes};
 use crate::{cpu, emit, layout};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Seek, Write};
 use std::sync::Arc;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::Atom;
-use tersor_ir::{Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId};
+use tersor_ir::{Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId, interp};
 use tersor_runtime::ArtifactWriter;
 use tersor_runtime::artifact::{Constant, Manifest, Symbol, Value, Variant};
 use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Place, Program, Step};
@@ -307,7 +307,7 @@ impl<'a> Lowering<'a> {
 
     fn constant<W: Write + Seek>(&self, v: ValueId, writer: &mut ArtifactWriter<W>) -> Result<Place> {
         let missing = || Diagnostic::error("B0106", format!("the elements of {} are not there", self.f.values[v].name));
-        let t = weight_only(self.m, self.f, v).ok_or_else(missing)?;
+        let t = interp::constant(self.m, self.f, v).ok_or_else(missing)?;
         Ok(Place::Constant(writer.constant(&self.f.values[v].name, "", t.bytes()).map_err(runtime_error)?))
     }
 

@@ -3,7 +3,7 @@
 use crate::diag::{Diagnostic, Result};
 use crate::dim::{Bindings, Dim};
 use crate::entity::EntityId;
-use crate::module::{Func, Module, RegionId, ValueId};
+use crate::module::{Def, Func, Module, Node, RegionId, ValueId};
 use crate::ops::Op;
 use crate::tensor::Tensor;
 use crate::types::Type;
@@ -54,6 +54,37 @@ pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
         }
     }
     Ok(env)
+}
+
+/// The elements of a value that depends on constants alone. `None` for other values, behind a `choice`, and where the store lacks elements.
+pub fn constant(m: &Module, f: &Func, v: ValueId) -> Option<Tensor> {
+    match f.values[v].def {
+        Def::Const(c) => m.consts[c].tensor().cloned(),
+        Def::Param(..) => None,
+        Def::Node(n, i) => {
+            let node = &f.nodes[n];
+            if !folds(node) {
+                return None;
+            }
+            let x = node.operands.iter().map(|&v| constant(m, f, v)).collect::<Option<Vec<_>>>()?;
+            let mut y = node.op.eval(&x.iter().collect::<Vec<_>>(), &Bindings::new()).ok()?;
+            Some(y.swap_remove(i as usize))
+        }
+    }
+}
+
+/// Whether [`constant`] would go down to elements that are there, without computing anything.
+pub fn is_constant(m: &Module, f: &Func, v: ValueId) -> bool {
+    match f.values[v].def {
+        Def::Const(c) => m.consts[c].tensor().is_some(),
+        Def::Param(..) => false,
+        Def::Node(n, _) => folds(&f.nodes[n]) && f.nodes[n].operands.iter().all(|&v| is_constant(m, f, v)),
+    }
+}
+
+/// Whether a node is a function of its operands alone, and has some.
+fn folds(node: &Node) -> bool {
+    !node.operands.is_empty() && node.regions.is_empty() && !matches!(node.op, Op::Choice(_))
 }
 
 fn show(env: &Bindings) -> String {

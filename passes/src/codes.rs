@@ -66,9 +66,9 @@ impl Codes {
     }
 
     /// The codes as a tensor of the weight's shape.
-    pub fn tensor(&self, bits: u8, shape: &[usize]) -> Tensor {
+    pub fn tensor(&self, shape: &[usize]) -> Tensor {
         let codes: Vec<i64> = self.codes.iter().map(|&c| c.into()).collect();
-        Tensor::from_i64(if bits <= 4 { DType::I4 } else { DType::I8 }, shape, &codes)
+        Tensor::from_i64(DType::I8, shape, &codes)
     }
 }
 

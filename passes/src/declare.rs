@@ -119,6 +119,13 @@ impl PassSpec {
 }
 
 impl Pass {
+    /// Values whose statistics it needs.
+    pub fn taps(&self, m: &Module) -> Vec<Tap> {
+        match &self.kind {
+            Kind::Rewrite(p) => p.taps(m),
+            Kind::Propose(p) => p.taps(m),
+        }
+    }
     /// Reads `name` or `name{option=value, flag}`.
     pub fn parse(text: &str) -> Result<Pass> {
         let text = text.trim();

@@ -2,9 +2,10 @@
 //!
 //! Such alternatives need no program of their own: the exact program with another weight gives what they give, up to rounding. That is what makes it cheap to run many plans.
 
+use crate::layer::WEIGHT;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::Constant;
-use tersor_ir::dim::Bindings;
+use tersor_ir::interp::constant;
 use tersor_ir::module::ValueId;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::choice::Choice;
@@ -24,9 +25,6 @@ pub struct Site {
     /// Their values.
     pub values: Vec<ValueId>,
 }
-
-/// The weight of products and convolutions.
-const WEIGHT: usize = 1;
 
 /// The sites of a module, in program order.
 pub fn sites(m: &Module) -> Vec<Site> {
@@ -129,23 +127,6 @@ impl Site {
         }
         let at = |i: usize| if op.trans_b { data[(i % k) * n + i / k] } else { data[i] };
         Some(Tensor::from_f64(tersor_ir::DType::F32, shape, &(0..k * n).map(at).collect::<Vec<_>>()))
-    }
-}
-
-/// The elements of a value that depends on constants alone.
-pub fn constant(m: &Module, f: &Func, v: ValueId) -> Option<Tensor> {
-    match f.values[v].def {
-        Def::Const(c) => m.consts[c].tensor().cloned(),
-        Def::Param(..) => None,
-        Def::Node(n, i) => {
-            let node = &f.nodes[n];
-            if node.operands.is_empty() || !node.regions.is_empty() || matches!(node.op, Op::Choice(_)) {
-                return None;
-            }
-            let x = node.operands.iter().map(|&v| constant(m, f, v)).collect::<Option<Vec<_>>>()?;
-            let mut y = node.op.eval(&x.iter().collect::<Vec<_>>(), &Bindings::new()).ok()?;
-            Some(y.swap_remove(i as usize))
-        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! Exact changes of what enters products, undone in their weights: `x W = (x T) (T⁻¹ W)`.
 
-use crate::layer::{Layer, WEIGHT, candidates};
+use crate::layer::{Layer, SHORT, WEIGHT, candidates};
 use crate::manager::PassCx;
 use crate::propose::{ConstNames, Editor, Site};
 use crate::selector::Selector;
 use crate::solve::Mat;
-use crate::weights::SHORT;
 use tersor_ir::{Def, Diagnostic, Func, Module, NodeId, Op, Result, ValueId};
 
 /// A change of one value, and its inverse in the weights that read it.

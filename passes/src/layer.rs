@@ -3,6 +3,7 @@
 //! A weight has a row for each output channel and a column for each element that is summed over, wherever it lies in the constant: a matrix of a product as it
 //! is or transposed, the kernel of a convolution with all its axes but the first in one.
 
+use crate::patches::Tap;
 use crate::propose::{Editor, Site};
 use crate::solve::formats::Table;
 use crate::solve::grid::ScaleType;
@@ -36,6 +37,35 @@ pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
         f.live_nodes().into_iter().filter(fits).map(|n| (Site::at(m, id, n, WEIGHT), n)).collect::<Vec<_>>()
     };
     m.funcs.iter().flat_map(one).collect()
+}
+
+/// The inputs of the layers that `wanted` accepts, each once, in order.
+pub fn inputs(m: &Module, wanted: impl Fn(&Site, NodeId) -> bool) -> Vec<Tap> {
+    let taps = candidates(m).into_iter().filter(|(s, n)| wanted(s, *n));
+    let mut taps: Vec<Tap> = taps.map(|(s, n)| Tap::of(m.funcs[s.func].nodes[n].operands[0])).collect();
+    taps.sort_unstable();
+    taps.dedup();
+    taps
+}
+
+/// Whether a layer's input can be tapped: not inside a region or another function.
+pub fn tapped(m: &Module, site: &Site, n: NodeId) -> bool {
+    let f = &m.funcs[site.func];
+    f.body().nodes.contains(&n) && &*f.name == "main"
+}
+
+/// Products over fewer elements, or with fewer results, have nothing to gain.
+pub const SHORT: usize = 16;
+
+/// Why a layer with a weight of these extents is too small to gain, where it is.
+pub fn too_small(op: &Op, w: &[usize]) -> Option<String> {
+    let (inner, outer) = match op {
+        Op::MatMul(op) if op.trans_b => (w[1], w[0]),
+        Op::Conv(_) => (w[1..].iter().product(), w[0]),
+        _ => (w[0], w[1]),
+    };
+    (inner < SHORT || outer < SHORT)
+        .then(|| format!("{inner} x {outer} is too small, less than {SHORT} in one direction"))
 }
 
 /// How a weight lies in its constant.

@@ -323,10 +323,7 @@ fn gather(pass: &Pass, taps: &[Tap], m: &Module, cx: &Context, state: &mut Pendi
 fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> Result<Step> {
     let (mut calibration, mut remarks) = (Duration::ZERO, vec![]);
     let each = cx.options.decide == Decide::Each;
-    let taps = match &pass.kind {
-        Kind::Propose(p) => p.taps(m),
-        Kind::Rewrite(p) => p.taps(m),
-    };
+    let taps = pass.taps(m);
     if let (Kind::Propose(p), true) = (&pass.kind, cx.options.sequential && !taps.is_empty()) {
         let start = Instant::now();
         let out = sequential::run(pass, &**p, m, cx)?;

@@ -8,7 +8,7 @@
 //! A convolution pads with the zero point: where that is not 0, by a `pad` of the codes before it.
 
 use crate::codes::{Codes, Rounding};
-use crate::layer::{Layer, WEIGHT, candidates};
+use crate::layer::{Layer, WEIGHT, candidates, inputs, tapped, too_small};
 use crate::manager::PassCx;
 use crate::patches::Tap;
 use crate::propose::{Alternative, Editor, Propose, Site};
@@ -16,7 +16,7 @@ use crate::selector::Selector;
 use crate::solve::Affine;
 use crate::solve::grid::Range;
 use crate::statistics::Estimator;
-use crate::weights::{SHORT, Several, grids};
+use crate::weights::{Several, grids};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::pad::{Pad, PadMode};
@@ -94,7 +94,7 @@ impl Quantize {
         if m.consts[f.def_const(node.operands[WEIGHT])?].tensor().is_none() {
             return Some("the weight's elements are not in the store".into());
         }
-        if self.acts == Acts::Static && !(f.body().nodes.contains(&n) && &*f.name == "main") {
+        if self.acts == Acts::Static && !tapped(m, site, n) {
             return Some("static activations need a tap, and there is none inside a region or function".into());
         }
         if let (Acts::Dynamic, Op::Conv(_)) = (self.acts, &node.op) {
@@ -106,21 +106,15 @@ impl Quantize {
         if !self.skip_small {
             return None;
         }
-        let (inner, outer) = match &node.op {
-            Op::MatMul(op) if op.trans_b => (w[1], w[0]),
-            Op::Conv(op) => {
-                if self.acts != Acts::None && op.groups > 1 && w[1] == 1 {
-                    return Some("a depthwise convolution has nothing to gain".into());
-                }
-                if self.acts != Acts::None && w[1] * op.groups as usize <= 4 {
-                    return Some(format!("{} input channels are too few", w[1] * op.groups as usize));
-                }
-                (w[1..].iter().product(), w[0])
+        if let (Op::Conv(op), true) = (&node.op, self.acts != Acts::None) {
+            if op.groups > 1 && w[1] == 1 {
+                return Some("a depthwise convolution has nothing to gain".into());
             }
-            _ => (w[0], w[1]),
-        };
-        (inner < SHORT || outer < SHORT)
-            .then(|| format!("{inner} x {outer} is too small, less than {SHORT} in one direction"))
+            if w[1] * op.groups as usize <= 4 {
+                return Some(format!("{} input channels are too few", w[1] * op.groups as usize));
+            }
+        }
+        too_small(&node.op, w)
     }
     fn rounding(&self) -> Rounding {
         Rounding { bits: 8, clip: self.clip, narrow: self.narrow }
@@ -156,14 +150,8 @@ impl Propose for Quantize {
         if self.acts != Acts::Static {
             return vec![];
         }
-        let wanted = |(s, n): &(Site, NodeId)| {
-            s.func == main && self.select.matches(s) && !self.exclude.matches(s) && self.decline(m, s, *n).is_none()
-        };
-        let taps = candidates(m).into_iter().filter(wanted).map(|(_, n)| Tap::of(m.funcs[main].nodes[n].operands[0]));
-        let mut taps: Vec<Tap> = taps.collect();
-        taps.sort_unstable();
-        taps.dedup();
-        taps
+        let selected = |s: &Site| s.func == main && self.select.matches(s) && !self.exclude.matches(s);
+        inputs(m, |s, n| selected(s) && self.decline(m, s, n).is_none())
     }
 
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {
@@ -200,7 +188,7 @@ impl Propose for Quantize {
         let base = b.name.clone();
         let (alternative, value) = match self.acts {
             Acts::Dynamic => {
-                let q = b.constant(&format!("{name}.q"), &codes.tensor(8, &site.weight));
+                let q = b.constant(&format!("{name}.q"), &codes.tensor(&site.weight));
                 let s = b.constant(&format!("{name}.s"), &Tensor::from_f32([codes.scales.len()], &codes.scales));
                 let x_name = b.func.values[x].name.clone();
                 b.name = format!("{x_name}.q");
@@ -284,7 +272,7 @@ impl Quantize {
                 c.pads.fill(0);
             }
         }
-        let w = b.constant(&format!("{w_name}.q"), &codes.tensor(8, &site.weight));
+        let w = b.constant(&format!("{w_name}.q"), &codes.tensor(&site.weight));
         let scales: Vec<f32> = codes.scales.iter().map(|s| s * scale).collect();
         let s = b.constant(&format!("{w_name}.s"), &Tensor::from_f32(per_channel.clone(), &scales));
         let y = product(b, &base, op, [q, w], s)?;

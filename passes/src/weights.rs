@@ -1,6 +1,6 @@
 //! What methods have in common that replace the weight of a layer: sites, statistics, reasons. A method is a [`WeightMethod`] in a file of its own.
 
-use crate::layer::{Layer, candidates};
+use crate::layer::{Layer, candidates, inputs, tapped, too_small};
 use crate::manager::PassCx;
 use crate::patches::Tap;
 use crate::propose::{Alternative, Editor, Propose, Site};
@@ -36,28 +36,17 @@ pub trait WeightMethod {
     fn offer(&self, layer: &Layer, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>>;
 }
 
-/// Products over fewer elements, or with fewer results, have nothing to gain.
-pub const SHORT: usize = 16;
-
 /// Why a layer gets no alternative.
 fn refuse(method: &dyn WeightMethod, m: &Module, site: &Site, n: NodeId) -> Option<String> {
-    let f = &m.funcs[site.func];
-    let w = &site.weight;
-    let (inner, outer) = match &f.nodes[n].op {
-        Op::MatMul(op) if op.trans_b => (w[1], w[0]),
-        Op::Conv(_) => (w[1..].iter().product(), w[0]),
-        _ => (w[0], w[1]),
-    };
-    if inner < SHORT || outer < SHORT {
-        return Some(format!("{inner} x {outer} is too small, less than {SHORT} in one direction"));
+    let op = &m.funcs[site.func].nodes[n].op;
+    let small = too_small(op, &site.weight);
+    if small.is_some() || method.needs() == Needs::Nothing {
+        return small;
     }
-    if method.needs() == Needs::Nothing {
-        return None;
-    }
-    if !(f.body().nodes.contains(&n) && &*f.name == "main") {
+    if !tapped(m, site, n) {
         return Some("it needs a tap, and there is none inside a region or function".into());
     }
-    match &f.nodes[n].op {
+    match op {
         Op::MatMul(op) if op.trans_a => Some("the channels of a transposed operand have no tap".into()),
         Op::Conv(_) => Some("what enters the sums of a convolution is not gathered; products are".into()),
         _ => None,
@@ -70,14 +59,8 @@ impl<T: WeightMethod> Propose for T {
         if self.needs() == Needs::Nothing {
             return vec![];
         }
-        let wanted = |(s, n): &(Site, NodeId)| {
-            s.func == main && select.matches(s) && !exclude.matches(s) && refuse(self, m, s, *n).is_none()
-        };
-        let taps = candidates(m).into_iter().filter(wanted).map(|(_, n)| Tap::of(m.funcs[main].nodes[n].operands[0]));
-        let mut taps: Vec<Tap> = taps.collect();
-        taps.sort_unstable();
-        taps.dedup();
-        taps
+        let selected = |s: &Site| s.func == main && select.matches(s) && !exclude.matches(s);
+        inputs(m, |s, n| selected(s) && refuse(self, m, s, n).is_none())
     }
 
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {

@@ -95,11 +95,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
 
 /// What the passes need, and with `gram` the Gram matrices of all layers.
 fn taps(m: &Module, passes: &[Pass], gram: bool) -> Result<Vec<Tap>> {
-    let of_pass = |p: &Pass| match &p.kind {
-        Kind::Propose(p) => p.taps(m),
-        Kind::Rewrite(p) => p.taps(m),
-    };
-    let mut taps: Vec<Tap> = passes.iter().flat_map(of_pass).collect();
+    let mut taps: Vec<Tap> = passes.iter().flat_map(|p| p.taps(m)).collect();
     if gram {
         taps.extend(Tap::all(m).map_err(|d| vec![d])?);
     }

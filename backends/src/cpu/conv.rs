@@ -5,15 +5,14 @@
 
 use super::expr::Fused;
 use super::gemm::rows::Change;
-use super::gemm::weights::{Left, Product, Weights};
+use super::gemm::weights::{Left, Product};
 use super::gemm::{change, constant, finish, name, storage};
-use super::micro::Scheme;
 use super::pack::Matrix;
 use crate::emit::{Scalar, Val};
 use crate::fuse::is_rows;
 use crate::kernel::{GroupCx, Launch, LaunchBuilder};
 use tersor_ir::ops::Conv;
-use tersor_ir::{Diagnostic, Dim, Failure, Op, ValueId};
+use tersor_ir::{Diagnostic, Dim, Failure, Op};
 
 /// The window along one axis.
 struct Axis {
@@ -41,85 +40,61 @@ struct Windows<'a> {
 
 /// The kernel of a group whose anchor is a convolution.
 pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
+    const VARIABLE: &str = "the weights of a convolution must be constant";
     let unsupported = |what: &str| Err(Diagnostic::error("B0370", what.to_string()).failure(Failure::Unsupported));
     let node = &cx.f.nodes[cx.group.anchor.expect("a group with an anchor")];
     let Op::Conv(op) = &node.op else { return unsupported("not a convolution") };
     let (x, y) = (node.operands[0], node.results[0]);
     let w = node.operands[1];
-    let (tx, view) = (cx.ty(x), cx.view(x));
+    let (tx, ty, view) = (cx.ty(x), cx.ty(y), cx.view(x));
     let last = tx.rank() - 1;
     if !op.channels_last || (view.strides[last] != Dim::from(1) && tx.shape[last] != Dim::from(1)) {
         return unsupported("convolutions compile for images whose channels are the last axis");
     }
     let elem = storage(tx.dtype)?;
-    storage(cx.ty(y).dtype)?;
+    storage(ty.dtype)?;
     let fused = Fused::new(cx, y)?;
     let groups = op.groups as usize;
     let Some(shape) = cx.ty(w).static_shape() else { return unsupported(VARIABLE) };
     let (out, channels, taps) = (shape[0] / groups, shape[1], shape[2..].iter().product::<usize>());
     let at = move |g: usize, k: usize, n: usize| ((g * out + n) * channels + k % channels) * taps + k / channels;
     let matrix = Matrix { groups, k: channels * taps, n: out, at: &at };
-    let parts = Parts { cx, op, x, y, elem, fused: &fused, shape: &shape };
     let Some((scheme, weights)) = constant(cx, (x, w, y), &matrix) else { return unsupported(VARIABLE) };
-    Ok(parts.build(scheme, weights, &matrix))
-}
-
-const VARIABLE: &str = "the weights of a convolution must be constant";
-
-/// A convolution whose weights are to be multiplied.
-struct Parts<'a> {
-    cx: &'a GroupCx<'a>,
-    op: &'a Conv,
-    x: ValueId,
-    y: ValueId,
-    elem: Scalar,
-    fused: &'a Fused<'a>,
-    /// Extents of the weights.
-    shape: &'a [usize],
-}
-
-impl Parts<'_> {
-    fn build(&self, scheme: Scheme, weights: Weights, matrix: &Matrix) -> Launch {
-        let Parts { cx, op, x, y, elem, fused, shape } = *self;
-        let (tx, ty, view) = (cx.ty(x), cx.ty(y), cx.view(x));
-        let (last, groups) = (tx.rank() - 1, matrix.groups);
-        let (channels, taps) = (shape[1], matrix.k / shape[1].max(1));
-        let change = change(scheme, tx.dtype, elem);
-        let m = ty.shape[..last].iter().fold(Dim::from(1), |m, d| m * d.clone());
-        let product = Product { scheme, isa: cx.isa, m, weights, matrix, biased: change.bias != 0 };
-        let types = [tx.dtype.name(), &product.weights.name(), ty.dtype.name()];
-        let mut b = LaunchBuilder::new(name(cx, types, "conv", product.tile()));
-        let base = b.read(x);
-        let offset = b.extent(&view.offset);
-        let image = b.elem(base, offset, elem);
-        let size = b.i64(elem.bytes().into());
-        let step = |b: &mut LaunchBuilder, axis: usize| {
-            let s = b.extent(&view.strides[axis]);
-            b.mul(s, size)
-        };
-        let finish = finish(fused, y);
-        if in_place(op, taps) && is_rows(&view, &tx.shape) && product.takes(&change) {
-            let axis = (0..last).rev().find(|&i| tx.shape[i] != Dim::from(1)).unwrap_or(0);
-            let pitch = step(&mut b, axis);
-            return product.build(b, &Left::There { row: image, pitch }, &finish);
-        }
-        let axes = (0..last - 1)
-            .map(|i| Axis {
-                taps: shape[2 + i] as i64,
-                stride: op.strides[i],
-                before: op.pads[i],
-                dilation: op.dilations[i],
-                step: step(&mut b, 1 + i),
-                extent: b.extent(&tx.shape[1 + i]),
-                outputs: b.extent(&ty.shape[1 + i]),
-            })
-            .collect();
-        let dense = groups == 1 && view.strides[last - 1] == Dim::from(channels) && op.dilations[last - 2] == 1;
-        let image_step = step(&mut b, 0);
-        let windows = Windows { axes, image, image_step, channels: channels as i64, dense, change: &change };
-        let pack = |b: &mut LaunchBuilder, group: Val, row: Val, to: Val| windows.row(b, group, row, to);
-        product.build(b, &Left::Packed(&pack, change), &finish)
+    let change = change(scheme, tx.dtype, elem);
+    let m = ty.shape[..last].iter().fold(Dim::from(1), |m, d| m * d.clone());
+    let product = Product { scheme, isa: cx.isa, m, weights, matrix: &matrix, biased: change.bias != 0 };
+    let types = [tx.dtype.name(), &product.weights.name(), ty.dtype.name()];
+    let mut b = LaunchBuilder::new(name(cx, types, "conv", product.tile()));
+    let base = b.read(x);
+    let offset = b.extent(&view.offset);
+    let image = b.elem(base, offset, elem);
+    let size = b.i64(elem.bytes().into());
+    let step = |b: &mut LaunchBuilder, axis: usize| {
+        let s = b.extent(&view.strides[axis]);
+        b.mul(s, size)
+    };
+    let finish = finish(&fused, y);
+    if in_place(op, taps) && is_rows(&view, &tx.shape) && product.takes(&change) {
+        let axis = (0..last).rev().find(|&i| tx.shape[i] != Dim::from(1)).unwrap_or(0);
+        let pitch = step(&mut b, axis);
+        return Ok(product.build(b, &Left::There { row: image, pitch }, &finish));
     }
+    let axes = (0..last - 1)
+        .map(|i| Axis {
+            taps: shape[2 + i] as i64,
+            stride: op.strides[i],
+            before: op.pads[i],
+            dilation: op.dilations[i],
+            step: step(&mut b, 1 + i),
+            extent: b.extent(&tx.shape[1 + i]),
+            outputs: b.extent(&ty.shape[1 + i]),
+        })
+        .collect();
+    let dense = groups == 1 && view.strides[last - 1] == Dim::from(channels) && op.dilations[last - 2] == 1;
+    let image_step = step(&mut b, 0);
+    let windows = Windows { axes, image, image_step, channels: channels as i64, dense, change: &change };
+    let pack = |b: &mut LaunchBuilder, group: Val, row: Val, to: Val| windows.row(b, group, row, to);
+    Ok(product.build(b, &Left::Packed(&pack, change), &finish))
 }
 
 /// Whether every window is the pixel at the same place.

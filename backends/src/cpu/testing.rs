@@ -4,11 +4,11 @@
 
 use crate::emit::emulate::{Buffer, Call, run};
 use crate::fuse::{Fusion, Role, role};
-use crate::kernel::{Group, GroupCx, Isa, Launch, Operand, weight_only};
+use crate::kernel::{Group, GroupCx, Isa, Launch, Operand};
 use std::collections::HashMap;
 use tersor_ir::diag::Result;
 use tersor_ir::testing::{Gen, max_abs};
-use tersor_ir::{Bindings, Def, Dim, Func, Module, Op, Tensor, Type, ValueId};
+use tersor_ir::{Bindings, Def, Dim, Func, Module, Op, Tensor, Type, ValueId, interp};
 
 /// Parses `.tir` text.
 pub fn parse(text: &str) -> Module {
@@ -36,7 +36,7 @@ pub fn whole(m: &Module) -> Fusion {
     let mut g = Group::default();
     for &n in &f.body().nodes {
         let node = &f.nodes[n];
-        if weight_only(m, f, node.results[0]).is_some() {
+        if interp::constant(m, f, node.results[0]).is_some() {
             continue;
         }
         if matches!(role(&node.op), Role::Anchor | Role::Row) {
@@ -74,7 +74,7 @@ pub fn execute(
     inputs: &[Tensor],
 ) -> Vec<Tensor> {
     let f = &m.funcs[m.main().expect("main")];
-    let env = tersor_ir::interp::bind(m, f, inputs).unwrap_or_else(|d| panic!("{d}"));
+    let env = interp::bind(m, f, inputs).unwrap_or_else(|d| panic!("{d}"));
     let mut buffers: HashMap<ValueId, Buffer> = HashMap::new();
     for (&p, t) in f.body().params.iter().zip(inputs) {
         buffers.insert(p, Buffer::from_slice(t.bytes()));
@@ -88,7 +88,7 @@ pub fn execute(
         let root = fusion.views.get(&v).map_or(v, |w| w.root);
         match buffers.get(&root) {
             Some(b) => tensor_of(&f.values[v].ty, b.bytes(), &env),
-            None => weight_only(m, f, v).expect("a constant"),
+            None => interp::constant(m, f, v).expect("a constant"),
         }
     };
     f.body().results.iter().map(tensor).collect()
@@ -112,7 +112,7 @@ fn step(engine: Engine, cx: &GroupCx, launch: &Launch, buffers: &mut HashMap<Val
             Operand::Read(v) | Operand::Write(v) => {
                 let root = cx.views.get(v).map_or(*v, |w| w.root);
                 let ty = &cx.f.values[root].ty;
-                let fresh = || match weight_only(cx.m, cx.f, root) {
+                let fresh = || match interp::constant(cx.m, cx.f, root) {
                     Some(t) => Buffer::from_slice(t.bytes()),
                     None => {
                         assert!(
@@ -209,7 +209,7 @@ pub fn check_on(
     inputs: &[Tensor],
     tolerance: f64,
 ) {
-    let want = tersor_ir::interp::run(m, inputs).unwrap_or_else(|d| panic!("{d}"));
+    let want = interp::run(m, inputs).unwrap_or_else(|d| panic!("{d}"));
     let got = execute(engine, m, fusion, isa, build, inputs);
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
         assert_eq!((got.dtype(), got.shape()), (want.dtype(), want.shape()));

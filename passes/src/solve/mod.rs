@@ -20,7 +20,7 @@ pub use grid::{Affine, Codec, Grid};
 pub use mat::Mat;
 
 use crate::gram::Gram;
-use std::sync::Mutex;
+use crate::parallel;
 
 /// Rows that one thread takes at a time.
 const ROWS: usize = 16;
@@ -44,23 +44,10 @@ pub fn by_rows<T: Send>(data: &mut [T], width: usize, f: impl Fn(usize, &mut [T]
 
 /// Calls `f` for blocks of a few rows of `width` elements with the index of the first, on all processors. Blocks are the same whatever their number.
 pub fn by_blocks<T: Send>(data: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-    let blocks: Vec<(usize, &mut [T])> =
-        data.chunks_mut(ROWS * width.max(1)).enumerate().map(|(i, b)| (i * ROWS, b)).collect();
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(blocks.len());
-    if threads <= 1 {
-        return blocks.into_iter().for_each(|(first, block)| f(first, block));
-    }
-    let queue = Mutex::new(blocks.into_iter());
-    let next = || queue.lock().expect("no thread panics while it takes a block").next();
-    std::thread::scope(|s| {
-        for _ in 0..threads {
-            s.spawn(|| {
-                while let Some((first, block)) = next() {
-                    f(first, block);
-                }
-            });
-        }
-    });
+    let f = &f;
+    let blocks = data.chunks_mut(ROWS * width.max(1)).enumerate();
+    let jobs = blocks.map(|(i, block)| Box::new(move || f(i * ROWS, block)) as parallel::Job).collect();
+    parallel::run(std::thread::available_parallelism().map_or(1, usize::from), jobs);
 }
 
 /// What to add to the layer's outputs so that their mean is that of the exact weight: `(exact - other) mean(x)`.

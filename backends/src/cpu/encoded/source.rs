@@ -1,10 +1,10 @@
 //! The `decode` behind a weight, and where the weight's elements lie in it.
 
-use crate::kernel::{GroupCx, weight_only};
+use crate::kernel::GroupCx;
 use std::borrow::Cow;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::sharing::Sharing;
-use tersor_ir::{Bindings, DType, Def, Op, Tensor, ValueId};
+use tersor_ir::{Bindings, DType, Def, Op, Tensor, ValueId, interp};
 
 /// A decoded weight in parts.
 pub struct Source {
@@ -52,7 +52,7 @@ impl Source {
     pub fn of(cx: &GroupCx, w: ValueId) -> Option<Source> {
         let Def::Node(n, _) = cx.f.values[w].def else { return None };
         let node = &cx.f.nodes[n];
-        let constant = |i: usize| node.operands.get(i).map(|&v| weight_only(cx.m, cx.f, v)).unwrap_or(None);
+        let constant = |i: usize| node.operands.get(i).map(|&v| interp::constant(cx.m, cx.f, v)).unwrap_or(None);
         let all = |from: usize| node.operands.len() <= from || constant(from).is_some();
         match &node.op {
             Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) => {
@@ -109,11 +109,11 @@ fn scale(cx: &GroupCx, v: ValueId) -> Option<(Tensor, f64)> {
     {
         for (x, one) in [(0, 1), (1, 0)].map(|(i, j)| (cx.f.nodes[n].operands[i], cx.f.nodes[n].operands[j])) {
             if cx.ty(one).static_elements() == Some(1) && cx.ty(x).shape == cx.ty(v).shape {
-                let factor = weight_only(cx.m, cx.f, one)?.get_f64(0);
+                let factor = interp::constant(cx.m, cx.f, one)?.get_f64(0);
                 let (scale, more) = scale(cx, x)?;
                 return Some((scale, factor * more));
             }
         }
     }
-    Some((weight_only(cx.m, cx.f, v)?, 1.0))
+    Some((interp::constant(cx.m, cx.f, v)?, 1.0))
 }

@@ -272,6 +272,14 @@ impl Emit<'_, '_> {
         k.mul(q, s)
     }
 
+    /// The lanes that are to be read at `pos`; `None` where all are.
+    fn mask(&mut self, pos: &Pos) -> Option<Val> {
+        match (self.count, pos.mask) {
+            (Some(a), Some(b)) => Some(self.b.and(a, b)),
+            (a, b) => a.or(b),
+        }
+    }
+
     /// Reads a value of another step, an input or a constant.
     fn read(&mut self, v: ValueId, pos: &Pos) -> Val {
         let cx = self.fused.cx;
@@ -287,10 +295,7 @@ impl Emit<'_, '_> {
         let from = self.b.read(view.root);
         let s = element::storage(ty.dtype).unwrap_or(Scalar::I8);
         let bytes = i64::from(s.bytes());
-        let mask = match (self.count, pos.mask) {
-            (Some(a), Some(b)) => Some(self.b.and(a, b)),
-            (a, b) => a.or(b),
-        };
+        let mask = self.mask(pos);
         let scattered = address.lanes.is_some() || !(0..=1).contains(&address.step);
         let base = self.b.elem(from, address.base, s);
         let raw = if self.lanes == 1 {

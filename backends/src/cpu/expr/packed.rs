@@ -35,10 +35,7 @@ impl Emit<'_, '_> {
         let address = pos.address(self.b, &view, &ty.shape, lanes);
         let from = self.b.read(view.root);
         let last = ty.static_elements().map_or(0, |n| (n as i64 * bits + 7) / 8 - 1);
-        let mask = match (self.count, pos.mask) {
-            (Some(a), Some(b)) => Some(self.b.and(a, b)),
-            (a, b) => a.or(b),
-        };
+        let mask = self.mask(pos);
         let k: &mut KernelBuilder = self.b;
         let mut index = address.base;
         if let Some(l) = address.lanes {
