@@ -4,5 +4,7 @@ mod emulator;
 mod functions;
 mod text;
 
+#[cfg(feature = "mlir")]
 pub(crate) use emulator::Random;
+#[cfg(feature = "mlir")]
 pub(crate) use functions::map_kernel;
