@@ -304,7 +304,13 @@ fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision>
         bytes_before,
         bytes_after: if pays { bytes_after } else { bytes_before },
         rel_l2: if measure { site_error(m, o, best, cx.statistics)? } else { None },
-        reason: (!pays).then(|| format!("{} is neither smaller nor faster on {}", best.name, cx.target.name())),
+        reason: (!pays).then(|| {
+            format!(
+                "{} is neither smaller ({bytes_after} B after, {bytes_before} B before) nor faster on {}",
+                best.name,
+                cx.target.name()
+            )
+        }),
     })
 }
 

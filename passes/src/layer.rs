@@ -11,7 +11,7 @@ use crate::solve::{Affine, Mat};
 use crate::statistics::{Statistics, ValueStatistics};
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::{Reduce, ReduceKind};
-use tersor_ir::ops::{Cast, DecodeAffine, DecodeSparse, MatMul, Reshape};
+use tersor_ir::ops::{Cast, DecodeAffine, DecodeCodebook, DecodeSparse, MatMul, Reshape};
 use tersor_ir::types::DTypeClass;
 use tersor_ir::{DType, Def, Func, Module, NodeId, Op, Result, Tensor, ValueId};
 
@@ -39,10 +39,9 @@ pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
     m.funcs.iter().flat_map(one).collect()
 }
 
-/// The inputs of the layers that `wanted` accepts, each once, in order.
-pub fn inputs(m: &Module, wanted: impl Fn(&Site, NodeId) -> bool) -> Vec<Tap> {
-    let taps = candidates(m).into_iter().filter(|(s, n)| wanted(s, *n));
-    let mut taps: Vec<Tap> = taps.map(|(s, n)| Tap::of(m.funcs[s.func].nodes[n].operands[0])).collect();
+/// What `tap` gathers for the layers that `wanted` accepts, each once, in order.
+pub fn inputs(m: &Module, wanted: impl Fn(&Site, NodeId) -> bool, tap: impl Fn(NodeId) -> Tap) -> Vec<Tap> {
+    let mut taps: Vec<Tap> = candidates(m).into_iter().filter(|(s, n)| wanted(s, *n)).map(|(_, n)| tap(n)).collect();
     taps.sort_unstable();
     taps.dedup();
     taps
@@ -206,10 +205,30 @@ impl<'a> Layer<'a> {
         b.name = self.base.clone();
         b.op(Binary { kind: BinaryKind::Add }, &[y, shift])
     }
+    /// The mean of each element that is summed over; of a convolution that of its channel.
+    pub fn mean(&self) -> Vec<f64> {
+        let mean = self.inputs.map_or_else(Vec::new, |i| i.mean());
+        let each = self.w.cols / mean.len().max(1);
+        (0..self.w.cols).map(|j| mean.get(j / each.max(1)).copied().unwrap_or(0.0)).collect()
+    }
     /// The weight as `decode.affine` of codes, scale and zero points.
     fn decode(&self, b: &mut Editor, operands: &[ValueId], group: usize) -> Result<ValueId> {
         let axis = if group == 0 { 0 } else { self.decode_axis() };
         let w = self.named(b, "", DecodeAffine { axis, group: group as u32 }, operands)?;
+        self.unflatten(b, w, group)
+    }
+    /// The weight as indices of a table's levels, times a scale for each group.
+    pub fn table(&self, b: &mut Editor, t: &Table, codes: &[i16], bits: u32, stored: ScaleType) -> Result<ValueId> {
+        let group = if t.group >= self.w.cols { 0 } else { t.group };
+        let codes: Vec<f64> = codes.iter().map(|&c| c.into()).collect();
+        let dtype = code_type(bits, false);
+        let q = self.constant(b, "q", dtype, self.place(&codes, self.w.cols, self.flat(group)));
+        let mut levels = t.levels.clone();
+        levels.resize(1 << dtype.bits(), t.levels.last().copied().unwrap_or(0.0));
+        let levels = self.constant(b, "levels", DType::F32, (vec![levels.len()], levels));
+        let s = self.scales(b, &t.scale, group, stored)?;
+        let axis = if group == 0 { 0 } else { self.decode_axis() };
+        let w = self.named(b, "", DecodeCodebook { axis, group: group as u32 }, &[q, levels, s])?;
         self.unflatten(b, w, group)
     }
     /// The weight as E2M1 numbers with a scale for each block, stored in a type of 8 bits, and one for all.

@@ -29,14 +29,19 @@ pub mod statistics;
 pub mod suggest;
 pub mod weights;
 
+pub mod awq;
+pub mod codebook;
 pub mod egraph;
+pub mod gptq;
 pub mod hqq;
 pub mod merge;
+pub mod microscale;
 pub mod normalize;
 pub mod precision;
 pub mod quantize;
 pub mod rotate;
 pub mod smooth;
+pub mod sparsify;
 
 use declare::PassSpec;
 
@@ -48,6 +53,11 @@ pub const PASSES: &[&PassSpec] = &[
     &smooth::Smooth::SPEC,
     &rotate::Rotate::SPEC,
     &quantize::Quantize::SPEC,
+    &gptq::Gptq::SPEC,
+    &awq::Awq::SPEC,
     &hqq::Hqq::SPEC,
+    &codebook::Codebook::SPEC,
+    &microscale::Microscale::SPEC,
+    &sparsify::Sparsify::SPEC,
     &precision::Precision::SPEC,
 ];

@@ -151,7 +151,11 @@ impl Propose for Quantize {
             return vec![];
         }
         let selected = |s: &Site| s.func == main && self.select.matches(s) && !self.exclude.matches(s);
-        inputs(m, |s, n| selected(s) && self.decline(m, s, n).is_none())
+        inputs(
+            m,
+            |s, n| selected(s) && self.decline(m, s, n).is_none(),
+            |n| Tap::of(m.funcs[main].nodes[n].operands[0]),
+        )
     }
 
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {

@@ -1,8 +1,9 @@
 //! What methods have in common that replace the weight of a layer: sites, statistics, reasons. A method is a [`WeightMethod`] in a file of its own.
 
+use crate::gram::Gram;
 use crate::layer::{Layer, candidates, inputs, tapped, too_small};
 use crate::manager::PassCx;
-use crate::patches::Tap;
+use crate::patches::{Patches, Tap};
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::selector::Selector;
 use crate::solve::Grid;
@@ -18,6 +19,8 @@ pub enum Needs {
     Nothing,
     /// Means of its channels.
     Means,
+    /// Their Gram matrix.
+    Gram,
 }
 
 /// A method that offers other weights for a layer. Implementing this makes a [`Propose`].
@@ -48,7 +51,7 @@ fn refuse(method: &dyn WeightMethod, m: &Module, site: &Site, n: NodeId) -> Opti
     }
     match op {
         Op::MatMul(op) if op.trans_a => Some("the channels of a transposed operand have no tap".into()),
-        Op::Conv(_) => Some("what enters the sums of a convolution is not gathered; products are".into()),
+        Op::Conv(c) if c.groups > 1 => Some(format!("{} groups of channels have a problem each", c.groups)),
         _ => None,
     }
 }
@@ -59,8 +62,13 @@ impl<T: WeightMethod> Propose for T {
         if self.needs() == Needs::Nothing {
             return vec![];
         }
-        let selected = |s: &Site| s.func == main && select.matches(s) && !exclude.matches(s);
-        inputs(m, |s, n| selected(s) && refuse(self, m, s, n).is_none())
+        let wanted =
+            |s: &Site, n| s.func == main && select.matches(s) && !exclude.matches(s) && refuse(self, m, s, n).is_none();
+        let tap = |n: NodeId| match self.needs() {
+            Needs::Gram => Tap::with_gram(m, main, n),
+            _ => Tap::of(m.funcs[main].nodes[n].operands[0]),
+        };
+        inputs(m, wanted, tap)
     }
 
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {
@@ -92,6 +100,16 @@ impl<T: WeightMethod> Propose for T {
             }
         }
     }
+}
+
+/// The Gram matrix of what a layer sums over; `None`, and the reason told, where there is none that fits.
+pub fn gram_of<'a>(layer: &Layer<'a>, site: &Site, cx: &mut PassCx) -> Option<&'a Gram> {
+    let grams = layer.inputs.zip(Patches::of(&layer.op, &site.weight)).and_then(|(i, p)| i.grams(&p));
+    let gram = grams.and_then(<[Gram]>::first).filter(|g| g.dim == layer.w.cols && g.rows > 0);
+    if gram.is_none() {
+        cx.decline(site, "calibration gathered no Gram matrix of the input");
+    }
+    gram
 }
 
 /// One value or more, `2|3|4`: an alternative for each.
