@@ -72,7 +72,7 @@ impl WeightMethod for Codebook {
     fn check(&self) -> Result<()> {
         if self.levels != Levels::Fit && self.bits.0 != [4] {
             let message = format!("codebook: {} has 16 levels; other widths are for levels=fit", self.levels.name());
-            return Err(Diagnostic::error("S0115", message).failure(Failure::Usage));
+            return Err(Diagnostic::error("S0118", message).failure(Failure::Usage));
         }
         grids("codebook", &self.bits, self.group, false, self.scales).map(drop)
     }

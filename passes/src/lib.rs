@@ -34,6 +34,7 @@ pub mod codebook;
 pub mod egraph;
 pub mod gptq;
 pub mod hqq;
+pub mod lowrank;
 pub mod merge;
 pub mod microscale;
 pub mod normalize;
@@ -60,4 +61,5 @@ pub const PASSES: &[&PassSpec] = &[
     &microscale::Microscale::SPEC,
     &sparsify::Sparsify::SPEC,
     &precision::Precision::SPEC,
+    &lowrank::LowRank::SPEC,
 ];
