@@ -159,23 +159,22 @@ impl<'a> GroupCx<'a> {
     }
 }
 
-/// Bytes of the constants behind a value that some `decode` makes; `None` where there is none.
+/// Bytes of the constants of an expression that some `decode` is in; `None` where there is none, or where it needs more than constants.
 pub fn encoded_bytes(m: &Module, f: &Func, v: ValueId) -> Option<u64> {
-    fn walk(f: &Func, v: ValueId, consts: &mut BTreeSet<ConstId>) -> bool {
+    let (mut seen, mut stack) = (BTreeSet::from([v]), vec![v]);
+    let (mut bytes, mut consts, mut decodes) = (0, BTreeSet::new(), false);
+    while let Some(v) = stack.pop() {
         match f.values[v].def {
-            Def::Const(c) => {
-                consts.insert(c);
-                false
-            }
-            Def::Param(..) => false,
+            Def::Param(..) => return None,
+            Def::Const(c) if consts.insert(c) => bytes += m.consts[c].byte_len() as u64,
+            Def::Const(_) => {}
             Def::Node(n, _) => {
-                let own = f.nodes[n].op.decodes();
-                f.nodes[n].operands.iter().fold(own, |d, &v| walk(f, v, consts) || d)
+                decodes |= f.nodes[n].op.decodes();
+                stack.extend(f.nodes[n].operands.iter().filter(|&&v| seen.insert(v)));
             }
         }
     }
-    let mut consts = BTreeSet::new();
-    walk(f, v, &mut consts).then(|| consts.into_iter().map(|c| m.consts[c].byte_len() as u64).sum())
+    decodes.then_some(bytes)
 }
 
 /// An operand of a launch, in the order of the kernel's arguments.

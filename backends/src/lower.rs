@@ -324,6 +324,7 @@ impl<'a> Lowering<'a> {
         for a in args {
             list.push(match a {
                 Operand::Read(v) => {
+                    let v = self.root(v);
                     if matches!(self.f.values[v].def, Def::Node(n, _) if !self.grouped.contains(&n)) {
                         self.decodes(v, site);
                     }

@@ -3,10 +3,11 @@
 use crate::diag::{Diagnostic, Result};
 use crate::dim::{Bindings, Dim};
 use crate::entity::EntityId;
-use crate::module::{Def, Func, Module, Node, RegionId, ValueId};
+use crate::module::{Def, Func, Module, Node, NodeId, RegionId, ValueId};
 use crate::ops::Op;
 use crate::tensor::Tensor;
 use crate::types::Type;
+use std::collections::{HashMap, HashSet};
 
 /// Runs `@main` on one tensor for each parameter.
 pub fn run(m: &Module, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -58,28 +59,51 @@ pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
 
 /// The elements of a value that depends on constants alone. `None` for other values, behind a `choice`, and where the store lacks elements.
 pub fn constant(m: &Module, f: &Func, v: ValueId) -> Option<Tensor> {
-    match f.values[v].def {
-        Def::Const(c) => m.consts[c].tensor().cloned(),
-        Def::Param(..) => None,
-        Def::Node(n, i) => {
-            let node = &f.nodes[n];
-            if !folds(node) {
-                return None;
-            }
-            let x = node.operands.iter().map(|&v| constant(m, f, v)).collect::<Option<Vec<_>>>()?;
-            let mut y = node.op.eval(&x.iter().collect::<Vec<_>>(), &Bindings::new()).ok()?;
-            Some(y.swap_remove(i as usize))
-        }
+    let mut known = HashMap::new();
+    for n in expression(m, f, v)? {
+        let node = &f.nodes[n];
+        let x: Option<Vec<&Tensor>> = node.operands.iter().map(|&v| element(m, f, v, &known)).collect();
+        let y = node.op.eval(&x?, &Bindings::new()).ok()?;
+        known.extend(node.results.iter().copied().zip(y));
     }
+    element(m, f, v, &known).cloned()
 }
 
 /// Whether [`constant`] would go down to elements that are there, without computing anything.
 pub fn is_constant(m: &Module, f: &Func, v: ValueId) -> bool {
+    expression(m, f, v).is_some()
+}
+
+fn element<'a>(m: &'a Module, f: &Func, v: ValueId, known: &'a HashMap<ValueId, Tensor>) -> Option<&'a Tensor> {
     match f.values[v].def {
-        Def::Const(c) => m.consts[c].tensor().is_some(),
-        Def::Param(..) => false,
-        Def::Node(n, _) => folds(&f.nodes[n]) && f.nodes[n].operands.iter().all(|&v| is_constant(m, f, v)),
+        Def::Const(c) => m.consts[c].tensor(),
+        _ => known.get(&v),
     }
+}
+
+/// The nodes that make a value of constants alone, each once and after those that it reads.
+fn expression(m: &Module, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
+    enum Visit {
+        Value(ValueId),
+        Done(NodeId),
+    }
+    let (mut seen, mut order, mut stack) = (HashSet::new(), vec![], vec![Visit::Value(v)]);
+    while let Some(visit) = stack.pop() {
+        match visit {
+            Visit::Done(n) => order.push(n),
+            Visit::Value(v) => match f.values[v].def {
+                Def::Const(c) => drop(m.consts[c].tensor()?),
+                Def::Param(..) => return None,
+                Def::Node(n, _) if !folds(&f.nodes[n]) => return None,
+                Def::Node(n, _) if seen.insert(n) => {
+                    stack.push(Visit::Done(n));
+                    stack.extend(f.nodes[n].operands.iter().map(|&v| Visit::Value(v)));
+                }
+                Def::Node(..) => {}
+            },
+        }
+    }
+    Some(order)
 }
 
 /// Whether a node is a function of its operands alone, and has some.
@@ -114,7 +138,7 @@ impl Run<'_> {
     fn region(&mut self, r: RegionId) -> Result<Vec<Tensor>> {
         let region = &self.f.regions[r];
         // The last use of a value inside this region frees it.
-        let mut uses = std::collections::HashMap::<ValueId, usize>::new();
+        let mut uses = HashMap::<ValueId, usize>::new();
         for &n in &region.nodes {
             self.f.nodes[n].operands.iter().for_each(|v| *uses.entry(*v).or_default() += 1);
         }
@@ -155,5 +179,28 @@ impl Run<'_> {
         }
         Err(Diagnostic::error("T0408", format!("%{} is {}, inferred was {ty}", self.f.values[v].name, t.ty()))
             .failure(crate::diag::Failure::Internal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ConstStore;
+
+    #[test]
+    fn shared_constants_are_computed_once() {
+        let sums = (0..60).map(|i| format!("    %s{} = add %s{i}, %s{i} : f32[2]\n", i + 1)).collect::<String>();
+        let text = format!(
+            "module @doubled {{\n  const @c : f32[2] = [1.0, -3.0]\n  func @main(%x: f32[2]) -> (%y: f32[2]) {{\n    \
+             %s0 = neg @c : f32[2]\n{sums}    %y = add %x, %s60 : f32[2]\n    return %y\n  }}\n}}\n"
+        );
+        let m = crate::text::parse(&text, &ConstStore::default()).unwrap();
+        let f = &m.funcs[m.main().unwrap()];
+        let Def::Node(sum, _) = f.values[f.body().results[0]].def else { panic!("a sum") };
+        let doubled = f.nodes[sum].operands[1];
+        assert!(is_constant(&m, f, doubled) && !is_constant(&m, f, f.body().results[0]));
+        let t = constant(&m, f, doubled).unwrap();
+        assert_eq!((t.get_f64(0), t.get_f64(1)), (-(60f64.exp2()), 3.0 * 60f64.exp2()));
+        assert!(constant(&m, f, f.body().results[0]).is_none());
     }
 }
