@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
 use tersor_ir::module::NodeId;
-use tersor_ir::{ConstId, Def, Dim, Func, Module, Tensor, Type, ValueId, interp};
+use tersor_ir::{Def, Dim, Func, Module, Tensor, Type, ValueId, interp};
 
 /// An instruction set that one variant of an artifact is for.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
