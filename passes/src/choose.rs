@@ -169,6 +169,9 @@ fn fresh_name(taken: &[String], base: &str) -> String {
     names.find(|n| !taken.contains(n)).unwrap_or_default()
 }
 
+/// The code of what a pass says that finds no site.
+pub(crate) const NO_SITE: &str = "S0117";
+
 /// Offers, measures, picks and resolves, for a pass that stands alone in a pipeline.
 pub(crate) fn run_proposal(
     pass: &dyn Propose,
@@ -191,16 +194,14 @@ pub(crate) fn run_proposal(
     all.extend(decided);
     all.sort_by_key(|(key, _)| *key);
     let decisions: Vec<Decision> = all.into_iter().map(|(_, d)| d).collect();
-    if decisions.iter().all(|d| d.picked.is_none()) {
-        let message = format!("{} changed nothing", cx.pass());
-        let mut d = Diagnostic::warning("S0105", message);
+    if decisions.is_empty() {
+        cx.remark(Diagnostic::warning(NO_SITE, format!("{} changed nothing: there is no site for it", cx.pass())));
+    } else if decisions.iter().all(|d| d.picked.is_none()) {
+        let mut d = Diagnostic::warning("S0105", format!("{} changed nothing", cx.pass()));
         let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
         decisions.iter().filter_map(|d| d.reason.as_deref()).for_each(|r| *reasons.entry(r).or_default() += 1);
         for (reason, n) in reasons {
             d = d.with_note(format!("{n} sites: {reason}"));
-        }
-        if decisions.is_empty() {
-            d = d.with_note("there is no site for it");
         }
         cx.remark(d);
     }

@@ -2,7 +2,7 @@
 //!
 //! Such alternatives need no program of their own: the exact program with another weight gives what they give, up to rounding. That is what makes it cheap to run many plans.
 
-use crate::layer::WEIGHT;
+use crate::layer::{WEIGHT, weight_operand};
 use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::Constant;
 use tersor_ir::interp::constant;
@@ -45,15 +45,14 @@ pub fn sites(m: &Module) -> Vec<Site> {
 }
 
 impl Site {
-    /// The product or convolution by a constant of f32 that the exact alternative is.
+    /// The product, convolution or lookup with a constant of f32 that the exact alternative is.
     pub fn exact(&self, m: &Module) -> Option<NodeId> {
         let f = &m.funcs[self.func];
         let Def::Node(n, _) = f.values[self.values[0]].def else { return None };
         let node = &f.nodes[n];
-        let w = *node.operands.get(WEIGHT)?;
-        let fits = matches!(node.op, Op::MatMul(_) | Op::Conv(_))
-            && f.values[w].ty.dtype == tersor_ir::DType::F32
-            && f.values[self.values[0]].ty.dtype == tersor_ir::DType::F32;
+        let w = node.operands[weight_operand(&node.op)?];
+        let fits =
+            f.values[w].ty.dtype == tersor_ir::DType::F32 && f.values[self.values[0]].ty.dtype == tersor_ir::DType::F32;
         (fits && f.def_const(w).is_some()).then_some(n)
     }
     /// The nodes that an alternative adds to the values that the exact op reads, in order.
@@ -108,12 +107,13 @@ impl Site {
     pub fn weight(&self, m: &Module, alternative: usize) -> Option<Tensor> {
         let f = &m.funcs[self.func];
         let exact = &f.nodes[self.exact(m)?];
+        let weight = weight_operand(&exact.op)?;
         let value = self.values[alternative];
         if let Some(node) = f.def_node(value).filter(|n| n.op == exact.op)
             && node.operands.len() == exact.operands.len()
-            && node.operands.iter().zip(&exact.operands).enumerate().all(|(i, (a, b))| i == WEIGHT || a == b)
+            && node.operands.iter().zip(&exact.operands).enumerate().all(|(i, (a, b))| i == weight || a == b)
         {
-            return constant(m, f, node.operands[WEIGHT]).filter(|t| t.dtype() == tersor_ir::DType::F32);
+            return constant(m, f, node.operands[weight]).filter(|t| t.dtype() == tersor_ir::DType::F32);
         }
         let Op::MatMul(op) = &exact.op else { return None };
         let shape = m.consts[f.def_const(exact.operands[WEIGHT])?].shape();
@@ -215,10 +215,11 @@ pub fn own_weights(m: &mut Module, sites: &[&Site], data: impl Fn(usize) -> ters
         let Some(n) = s.exact(m) else { continue };
         let Module { consts, funcs, .. } = &mut *m;
         let f = &mut funcs[s.func];
-        let ty = f.values[f.nodes[n].operands[WEIGHT]].ty.clone();
+        let Some(weight) = weight_operand(&f.nodes[n].op) else { continue };
+        let ty = f.values[f.nodes[n].operands[weight]].ty.clone();
         let id = consts.push(Constant::new(format!("site.{i}"), ty.clone(), data(i), Loc::Unknown));
         let v = f.values.push(tersor_ir::module::Value { name: format!("site.{i}").into(), ty, def: Def::Const(id) });
-        f.nodes[n].operands[WEIGHT] = v;
+        f.nodes[n].operands[weight] = v;
     }
 }
 

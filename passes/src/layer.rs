@@ -1,7 +1,7 @@
-//! Layers: products and convolutions by a constant weight, seen as the matrices that [`crate::solve`] works on; and the expressions that weights become.
+//! Layers: products and convolutions by a constant weight, and lookups in a constant table, seen as the matrices that [`crate::solve`] works on; and the expressions that weights become.
 //!
 //! A weight has a row for each output channel and a column for each element that is summed over, wherever it lies in the constant: a matrix of a product as it
-//! is or transposed, the kernel of a convolution with all its axes but the first in one.
+//! is or transposed, the kernel of a convolution with all its axes but the first in one. A table's rows are its own.
 
 use crate::patches::Tap;
 use crate::propose::{Editor, Site};
@@ -17,6 +17,17 @@ use tersor_ir::{DType, Def, Func, Module, NodeId, Op, Result, Tensor, ValueId};
 
 /// The weight operand of products and convolutions.
 pub const WEIGHT: usize = 1;
+/// The table operand of lookups.
+pub const TABLE: usize = 0;
+
+/// The operand of an op that is the weight where it is a constant.
+pub fn weight_operand(op: &Op) -> Option<usize> {
+    match op {
+        Op::MatMul(_) | Op::Conv(_) => Some(WEIGHT),
+        Op::Gather(g) if g.axis == 0 => Some(TABLE),
+        _ => None,
+    }
+}
 
 /// Products by a constant matrix and convolutions with a constant kernel, of f32, in the order of the program.
 pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
@@ -82,7 +93,7 @@ enum Lie {
 pub struct Layer<'a> {
     /// The op.
     pub op: Op,
-    /// Its input.
+    /// Its input; of a lookup the rows' numbers.
     pub x: ValueId,
     /// Name of the weight.
     pub name: String,
@@ -100,9 +111,11 @@ impl<'a> Layer<'a> {
     pub fn of(b: &Editor, site: &Site, statistics: Option<&'a Statistics>) -> Result<Layer<'a>, String> {
         let Def::Node(n, _) = b.func.values[site.value].def else { return Err("no op makes the value".into()) };
         let node = &b.func.nodes[n];
-        let (op, x) = (node.op.clone(), node.operands[0]);
-        let (name, t) = b.tensor(node.operands[WEIGHT]).ok_or("the weight's elements are not in the store")?;
+        let weight = weight_operand(&node.op).ok_or("the op has no weight")?;
+        let (op, x) = (node.op.clone(), node.operands[1 - weight]);
+        let (name, t) = b.tensor(node.operands[weight]).ok_or("the weight's elements are not in the store")?;
         let lie = match &op {
+            Op::Gather(_) => Lie::Rows,
             Op::MatMul(m) if m.trans_b => Lie::Rows,
             Op::MatMul(_) => Lie::Columns,
             _ => Lie::Kernel,
@@ -256,7 +269,8 @@ impl<'a> Layer<'a> {
     }
     /// The weight's op on an input and a weight of the constant's shape.
     pub fn apply(&self, b: &mut Editor, x: ValueId, w: ValueId) -> Result<ValueId> {
-        b.op(self.op.clone(), &[x, w])
+        let operands = if weight_operand(&self.op) == Some(TABLE) { [w, x] } else { [x, w] };
+        b.op(self.op.clone(), &operands)
     }
     /// The input times a factor for each element of its last axis: the columns of a product's weight.
     pub fn scaled_input(&self, b: &mut Editor, by: &[f64]) -> Result<ValueId> {

@@ -32,6 +32,7 @@ pub mod weights;
 pub mod awq;
 pub mod codebook;
 pub mod egraph;
+pub mod embedding;
 pub mod gptq;
 pub mod hqq;
 pub mod lowrank;
@@ -62,4 +63,5 @@ pub const PASSES: &[&PassSpec] = &[
     &sparsify::Sparsify::SPEC,
     &precision::Precision::SPEC,
     &lowrank::LowRank::SPEC,
+    &embedding::Embedding::SPEC,
 ];

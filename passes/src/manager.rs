@@ -1,6 +1,6 @@
 //! Runs pipelines: verifies between passes, times them, gathers what they say, and turns proposals into choices, measurements and a plan.
 
-use crate::choose::{Decision, Offer, offer, run_proposal, settle};
+use crate::choose::{Decision, NO_SITE, Offer, offer, run_proposal, settle};
 use crate::declare::{Kind, Pass, PassSpec};
 use crate::patches::Tap;
 use crate::pipeline::Pipeline;
@@ -12,7 +12,7 @@ use crate::suggest::did_you_mean;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tersor_ir::diag::Failure;
+use tersor_ir::diag::{Failure, Severity};
 use tersor_ir::plan::Plan;
 use tersor_ir::target::Target;
 use tersor_ir::{Diagnostic, FuncId, Module, Result, ValueId};
@@ -266,7 +266,17 @@ pub fn run(
             steps.push(step);
         }
     }
+    quiet_without_sites(&mut steps);
     Ok(steps)
+}
+
+/// A pass for which the model has no site at all is worth a warning only where no other compressed anything: a preset has passes for many kinds of models.
+fn quiet_without_sites(steps: &mut [Step]) {
+    if !steps.iter().any(|s| s.decisions.iter().any(|d| d.picked.is_some())) {
+        return;
+    }
+    let remarks = steps.iter_mut().flat_map(|s| &mut s.remarks);
+    remarks.filter(|d| d.code == NO_SITE).for_each(|d| d.severity = Severity::Note);
 }
 
 /// What passes that only offer leave for later.

@@ -19,6 +19,9 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("int8", include_str!("../presets/int8.toml")),
     ("int8-dynamic", include_str!("../presets/int8-dynamic.toml")),
     ("w8", include_str!("../presets/w8.toml")),
+    ("int4", include_str!("../presets/int4.toml")),
+    ("tiny", include_str!("../presets/tiny.toml")),
+    ("sparse24-int8", include_str!("../presets/sparse24-int8.toml")),
 ];
 
 /// Passes in order, and what a file may say beside them. Nothing here is acted on but the passes; the driver does the rest.
