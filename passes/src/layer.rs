@@ -29,7 +29,13 @@ pub fn weight_operand(op: &Op) -> Option<usize> {
     }
 }
 
-/// Products by a constant matrix and convolutions with a constant kernel, of f32, in the order of the program.
+/// Whether all elements of a constant have one magnitude, as those of Hadamard matrices: such a product turns channels, and has nothing that was trained.
+fn turns(t: &Tensor) -> bool {
+    let square = t.shape().len() == 2 && t.shape()[0] == t.shape()[1] && t.shape()[0] > 0;
+    square && t.get_f64(0) != 0.0 && (1..t.len()).all(|i| t.get_f64(i).abs() == t.get_f64(0).abs())
+}
+
+/// Products by a constant matrix that is no rotation and convolutions with a constant kernel, of f32, in the order of the program.
 pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
     let one = |(id, f): (_, &Func)| {
         let fits = |&n: &NodeId| {
@@ -44,6 +50,7 @@ pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
                 && weight.is_some_and(|w| w.dtype == DType::F32)
                 && f.def_const(node.operands[0]).is_none()
                 && f.values[node.operands[0]].ty.dtype == DType::F32
+                && !f.def_const(node.operands[WEIGHT]).and_then(|c| m.consts[c].tensor()).is_some_and(turns)
         };
         f.live_nodes().into_iter().filter(fits).map(|n| (Site::at(m, id, n, WEIGHT), n)).collect::<Vec<_>>()
     };
