@@ -170,6 +170,15 @@ fn sites_are_explained() {
     let d = dir.json(0, &[&["explain", "n_m"], &on[..]].concat());
     assert_eq!((&d["data"]["site"], &d["data"]["node"]), (&"n_m".into(), &"n_m".into()));
     assert!(d["data"]["decisions"][0]["rel_l2"].is_number() && !d["data"]["ops"].as_array().unwrap().is_empty());
+    let all = "normalize,quantize{acts=none, bits=4|8, skip-small=false}";
+    let d = dir.json(0, &["explain", "n_m", "m.onnx", "-p", all]);
+    let names = |d: &serde_json::Value| {
+        let all = d["data"]["decisions"][0]["considered"].as_array().unwrap().clone();
+        all.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&d), ["exact", "w4", "w8"]);
+    let errors = (1..3).map(|i| d["data"]["decisions"][0]["considered"][i]["rel_l2"].as_f64().unwrap());
+    assert!(errors.collect::<Vec<_>>().is_sorted_by(|a, b| a > b), "{d}");
     let text =
         String::from_utf8(dir.tersor(&["explain", "n_m", "m.onnx", "-p", "normalize,quantize{acts=none}"]).stdout);
     says(&text.unwrap(), &["site     %n_m", "from     n_m", "kept   the exact matmul", "matmul %x, @w"]);

@@ -13,6 +13,9 @@ use tersor_ir::target::Target;
 use tersor_ir::testing::rel_l2;
 use tersor_ir::{Def, Diagnostic, FuncId, Module, NodeId, Op, Result, Tensor, Type, ValueId};
 
+/// The name of the exact op among alternatives.
+pub const EXACT: &str = "exact";
+
 /// What became of one site.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Decision {
@@ -33,6 +36,21 @@ pub struct Decision {
     pub rel_l2: Option<f64>,
     /// Why the exact op stays.
     pub reason: Option<String>,
+    /// What there was to choose from: the exact op, then what was offered; empty where nothing was.
+    pub considered: Vec<Considered>,
+}
+
+/// One of the expressions that would have done at a site, and what it costs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Considered {
+    /// The alternative; `exact` is the op itself.
+    pub name: String,
+    /// Bytes of constants that it reads.
+    pub bytes: usize,
+    /// Seconds that its products take at typical extents, by the target's cost model.
+    pub seconds: f64,
+    /// As of a [`Decision`]; `None` where it was not measured, and for the exact op.
+    pub rel_l2: Option<f64>,
 }
 
 impl Decision {
@@ -46,6 +64,7 @@ impl Decision {
             bytes_after: 0,
             rel_l2: None,
             reason: Some(reason),
+            considered: vec![],
         }
     }
 }
@@ -185,7 +204,7 @@ pub(crate) fn run_proposal(
     for o in &offers {
         cx.check_interrupt()?;
         let d = decide(m, o, cx, measure)?;
-        plan.picks.insert(o.choice.clone(), d.picked.clone().unwrap_or_else(|| "exact".into()));
+        plan.picks.insert(o.choice.clone(), d.picked.clone().unwrap_or_else(|| EXACT.into()));
         decided.push(((o.site.func, o.site.value), d));
     }
     resolve_only(m, &plan).map_err(|mut e| e.remove(0).failure(Failure::Internal))?;
@@ -230,23 +249,13 @@ pub(crate) fn settle(
     measure: bool,
 ) -> Result<Vec<Decision>, Vec<Diagnostic>> {
     let judged = |o: &Offer| {
-        let picked = plan.picks.get(&o.choice).and_then(|p| o.alternatives.iter().find(|a| a.name == *p));
-        let best = picked.unwrap_or(&o.alternatives[0]);
-        let (before, costs) = (exact_costs(m, o, best, target), costs(m, o, best, target));
-        let rel_l2 = if measure && picked.is_some() { site_error(m, o, best, statistics)? } else { None };
-        Ok(Decision {
-            site: o.site.name.clone(),
-            node: o.site.node.clone(),
-            op: o.site.ops[0].clone(),
-            picked: picked.map(|a| a.name.clone()),
-            bytes_before: before.0,
-            bytes_after: if picked.is_some() { costs.0 } else { before.0 },
-            rel_l2,
-            reason: picked.is_none().then(|| match plan.picks.get(&o.choice) {
-                Some(other) => format!("the plan takes {other}"),
-                None => "the plan does not name it".into(),
-            }),
-        })
+        let picked = plan.picks.get(&o.choice).and_then(|p| o.alternatives.iter().position(|a| a.name == *p));
+        let reason = picked.is_none().then(|| match plan.picks.get(&o.choice) {
+            Some(other) => format!("the plan takes {other}"),
+            None => "the plan does not name it".into(),
+        });
+        let measured = |i: usize| measure && picked == Some(i);
+        Ok(decision(o, considered(m, o, target, statistics, measured)?, picked.unwrap_or(0), reason))
     };
     let decisions: Result<Vec<Decision>> = offers.iter().map(judged).collect();
     let decisions = decisions.map_err(|d| vec![d])?;
@@ -291,28 +300,58 @@ fn site_error(m: &Module, o: &Offer, a: &Alternative, statistics: Option<&Statis
     error(m, o, exact, &slice(m, o, a.value), a.value, statistics)
 }
 
-/// The best alternative that an offer has: the one that reads the fewest bytes, taken where it is smaller or faster than the exact op.
-fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision> {
-    let best = o.alternatives.iter().map(|a| (costs(m, o, a, cx.target), a)).min_by_key(|(c, _)| c.0);
-    let Some(((bytes_after, seconds), best)) = best else { unreachable!("offers have alternatives") };
-    let (bytes_before, seconds_before) = exact_costs(m, o, best, cx.target);
-    let pays = bytes_after < bytes_before || seconds < seconds_before;
-    Ok(Decision {
+/// The exact op and all alternatives of an offer with their costs, and the errors of those whose position is `measured`.
+fn considered(
+    m: &Module,
+    o: &Offer,
+    target: &dyn Target,
+    statistics: Option<&Statistics>,
+    measured: impl Fn(usize) -> bool,
+) -> Result<Vec<Considered>> {
+    let (bytes, seconds) = exact_costs(m, o, &o.alternatives[0], target);
+    let mut out = vec![Considered { name: EXACT.into(), bytes, seconds, rel_l2: None }];
+    for (i, a) in o.alternatives.iter().enumerate() {
+        let (bytes, seconds) = costs(m, o, a, target);
+        let rel_l2 = if measured(i) { site_error(m, o, a, statistics)? } else { None };
+        out.push(Considered { name: a.name.clone(), bytes, seconds, rel_l2 });
+    }
+    Ok(out)
+}
+
+/// What became of an offer of which the alternative of that position was best: it stands at the site unless there is a reason against it.
+fn decision(o: &Offer, considered: Vec<Considered>, best: usize, reason: Option<String>) -> Decision {
+    let (exact, best) = (&considered[0], &considered[1 + best]);
+    Decision {
         site: o.site.name.clone(),
         node: o.site.node.clone(),
         op: o.site.ops[0].clone(),
-        picked: pays.then(|| best.name.clone()),
-        bytes_before,
-        bytes_after: if pays { bytes_after } else { bytes_before },
-        rel_l2: if measure { site_error(m, o, best, cx.statistics)? } else { None },
-        reason: (!pays).then(|| {
-            format!(
-                "{} is neither smaller ({bytes_after} B after, {bytes_before} B before) nor faster on {}",
-                best.name,
-                cx.target.name()
-            )
-        }),
-    })
+        picked: reason.is_none().then(|| best.name.clone()),
+        bytes_before: exact.bytes,
+        bytes_after: if reason.is_none() { best.bytes } else { exact.bytes },
+        rel_l2: best.rel_l2,
+        reason,
+        considered,
+    }
+}
+
+/// The best alternative that an offer has: the one that reads the fewest bytes, taken where it is smaller or faster than the exact op.
+fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision> {
+    let all = considered(m, o, cx.target, cx.statistics, |_| measure)?;
+    let exact = &all[0];
+    let Some((at, best)) = all[1..].iter().enumerate().min_by_key(|(_, a)| a.bytes) else {
+        unreachable!("offers have alternatives")
+    };
+    let pays = best.bytes < exact.bytes || best.seconds < exact.seconds;
+    let reason = (!pays).then(|| {
+        format!(
+            "{} is neither smaller ({} B after, {} B before) nor faster on {}",
+            best.name,
+            best.bytes,
+            exact.bytes,
+            cx.target.name()
+        )
+    });
+    Ok(decision(o, all, at, reason))
 }
 
 /// The nodes of the exact program that nothing needs any more when these stand at the site: the op that makes it, and what only that needs.

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use tersor_ir::OpKind;
 use tersor_ir::ops::reference::prose;
 use tersor_passes::PASSES;
+use tersor_passes::choose::EXACT;
 use tersor_runtime::cli::bytes;
 
 /// Arguments.
@@ -71,8 +72,11 @@ fn text(e: &Explained) -> String {
                     writeln!(out, "  kept   the exact {}: {}", d.op, reason.as_deref().unwrap_or("nothing is offered"));
             }
         }
-        if let Some(error) = d.rel_l2 {
-            let _ = writeln!(out, "  error  rel-l2 {error:.2e} at the site, measured");
+        for c in &d.considered {
+            let error = c.rel_l2.map_or(String::new(), |e| format!("  rel-l2 {e:.2e} at the site"));
+            let taken = if d.picked.as_deref().unwrap_or(EXACT) == c.name { "  taken" } else { "" };
+            let time = format!("{:.1} us", c.ns as f64 / 1e3);
+            let _ = writeln!(out, "  {:<16} {:>9} {time:>10}{error}{taken}", c.name, bytes(c.bytes));
         }
     }
     if e.decisions.is_empty() {

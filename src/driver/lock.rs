@@ -75,6 +75,24 @@ pub struct Decision {
     /// Why the exact op stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What there was to choose from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub considered: Vec<Considered>,
+}
+
+/// One of the expressions that would have done at a site.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Considered {
+    /// Its name.
+    pub name: String,
+    /// Bytes of constants.
+    pub bytes: u64,
+    /// Nanoseconds by the target's cost model.
+    pub ns: u64,
+    /// Measured error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rel_l2: Option<f64>,
 }
 
 /// An encoded weight that the artifact holds decoded.
@@ -113,6 +131,12 @@ impl Lock {
 
 /// The decisions of all passes.
 pub fn decisions(steps: &[tersor_passes::manager::Step]) -> Vec<Decision> {
+    let considered = |c: &tersor_passes::choose::Considered| Considered {
+        name: c.name.clone(),
+        bytes: c.bytes as u64,
+        ns: (c.seconds * 1e9).round() as u64,
+        rel_l2: c.rel_l2.filter(|e| e.is_finite()),
+    };
     let one = |s: &tersor_passes::manager::Step, d: &tersor_passes::choose::Decision| Decision {
         pass: s.pass.clone(),
         site: d.site.clone(),
@@ -123,6 +147,7 @@ pub fn decisions(steps: &[tersor_passes::manager::Step]) -> Vec<Decision> {
         bytes_after: d.bytes_after as u64,
         rel_l2: d.rel_l2.filter(|e| e.is_finite()),
         reason: d.reason.clone(),
+        considered: d.considered.iter().map(considered).collect(),
     };
     steps.iter().flat_map(|s| s.decisions.iter().map(move |d| one(s, d))).collect()
 }
@@ -153,6 +178,7 @@ mod tests {
                 bytes_after: 2,
                 rel_l2: Some(0.5),
                 reason: Some("too small".into()),
+                considered: vec![Considered { name: "exact".into(), bytes: 1, ns: 5, rel_l2: None }],
             }],
             decoded: vec![Decoded { site: "fc".into(), weight: "w".into(), encoded: 1, stored: 4 }],
         };
