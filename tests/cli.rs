@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Dir, data_set, mlp};
+use support::{Dir, data_set, mlp, wide};
 
 fn with_model() -> Dir {
     let dir = Dir::new();
@@ -309,4 +309,60 @@ fn cases_are_run_against_their_snapshots() {
     let read = |e: &str| std::fs::read_to_string(name.with_extension(e)).unwrap();
     dir.write("case.tir", read("tir")).write("case.snap", read("snap").replace("folded 2", "folded 3"));
     says(&dir.error(1, &["test", "case.tir"]), &["folded 2", "folded 3"]);
+}
+
+const OFFERS: &str = "normalize,quantize{acts=none, bits=4},quantize{acts=none}";
+
+fn with_wide_model() -> Dir {
+    let dir = Dir::new();
+    dir.write("m.onnx", wide(&dir).bytes());
+    dir
+}
+
+#[test]
+fn searches_under_a_budget() {
+    let dir = with_wide_model();
+    let search = |exit: i32, more: &[&str]| {
+        dir.json(exit, &[&["search", "m.onnx", "-p", OFFERS, "--calib", "calib"], more].concat())
+    };
+    let evo = "evo{generations=3, offspring=2, survivors=[1], samples=[4]}";
+    for strategy in ["uniform", "greedy", "dp", "ilp", evo] {
+        let more = ["--budget", "size=0.5x", "--strategy", strategy, "-o", "p.toml", "--report", "r.html"];
+        let d = search(0, &more);
+        let (exact, plan) = (&d["data"]["exact"], &d["data"]["measured"]);
+        assert!(plan["size"].as_f64().unwrap() <= 0.5 * exact["size"].as_f64().unwrap(), "{strategy}");
+        assert!(plan["error"].as_f64().unwrap() > 0.0 && d["data"]["fits"] == true);
+        let (text, page) = (dir.path("p.toml"), std::fs::read_to_string(dir.path("r.html")).unwrap());
+        let text = std::fs::read_to_string(text).unwrap();
+        says(&text, &["[sites]", "[model]", "size=0.5x"]);
+        says(&page, &["Before and after", "Sensitivity", "</html>"]);
+        search(0, &more);
+        assert_eq!(std::fs::read_to_string(dir.path("p.toml")).unwrap(), text, "{strategy} is a function of its seed");
+    }
+    let d = search(5, &["--budget", "size=0.001x", "-o", "q.toml"]);
+    says(d["diagnostics"].to_string().as_str(), &["S0421", "the least", "nearest.toml"]);
+    assert!(!dir.path("q.toml").exists() && dir.path("q.nearest.toml").exists());
+    let d = search(0, &["--budget", "rel-l2<=0.05", "-o", "e.toml", "--pareto", "front.json"]);
+    let plan = &d["data"]["measured"];
+    assert!(plan["error"].as_f64().unwrap() <= 0.05 && plan["size"].as_f64() < d["data"]["exact"]["size"].as_f64());
+    assert!(dir.path("front.json").exists());
+    says(&dir.error(2, &["search", "m.onnx", "-p", OFFERS, "--calib", "calib"]), &["budget"]);
+    says(&dir.error(2, &["search", "m.onnx", "--calib", "calib", "--budget", "size=0.5x"]), &["no alternatives"]);
+    says(&dir.error(2, &["search", "m.onnx", "-p", OFFERS, "--budget", "size=0.5x"]), &["--calib"]);
+}
+
+#[test]
+fn an_interrupted_search_goes_on() {
+    let dir = with_wide_model();
+    let run = |generations: usize, name: &str, more: &[&str]| {
+        let strategy = format!("evo{{generations={generations}, offspring=2, survivors=[1], samples=[4]}}");
+        let first = ["search", "m.onnx", "-p", OFFERS, "--calib", "calib", "--budget", "size=0.4x"];
+        let d = dir.json(0, &[&first, &["--strategy", &strategy, "-o", name][..], more].concat());
+        d["data"]["history"].clone()
+    };
+    let whole = run(4, "a.toml", &[]);
+    run(2, "b.toml", &["--resume", "s.json"]);
+    assert_eq!(run(4, "b.toml", &["--resume", "s.json"]), whole);
+    let first = ["search", "m.onnx", "-p", OFFERS, "--calib", "calib", "--budget", "size=0.3x"];
+    says(&dir.error(2, &[&first[..], &["--resume", "s.json", "-o", "c.toml"]].concat()), &["another model"]);
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Dir, data_set, mlp};
+use support::{Dir, data_set, mlp, wide};
 
 const NATIVE: &[&str] = &["compile", "m.onnx", "--target", "x86-64-v3"];
 
@@ -46,6 +46,34 @@ fn artifacts_are_the_same_however_they_are_made() {
     }
     assert_eq!(compile(&dir, &["-o", "g.tsr"])["data"]["cached"], false);
     assert_eq!(read(&dir, "a.tsr"), read(&dir, "g.tsr"));
+}
+
+#[test]
+fn plans_are_built_again_to_the_same_bytes() {
+    let dir = Dir::new();
+    dir.write("m.onnx", wide(&dir).bytes());
+    let offers = "normalize,quantize{acts=none, bits=4},quantize{acts=none},normalize";
+    let search = ["search", "m.onnx", "-p", offers, "--calib", "calib", "--budget", "size=0.4x"];
+    let d = dir.json(0, &[&search[..], &["--target", "x86-64-v3", "-o", "p.toml"]].concat());
+    assert!(d["data"]["compiled"].as_u64().unwrap() <= 2, "alternatives of weights alone share a program");
+    let calib = ["--calib", "calib"];
+    let build = |name: &str, how: &[&str]| {
+        dir.json(0, &[&["compile", "m.onnx", "-o", name][..], &calib, how].concat());
+        read(&dir, name)
+    };
+    let a = build("a.tsr", &["--plan", "p.toml"]);
+    assert_eq!(a, build("b.tsr", &["--plan", "p.toml", "--cache", "off"]));
+    assert_eq!(a, build("c.tsr", &["--locked", "p.toml"]));
+    assert_eq!(a, build("d.tsr", &["--locked", "a.lock.toml"]));
+    let once = ["-p", offers, "--budget", "size=0.4x", "--target", "x86-64-v3", "--report", "r.html"];
+    assert_eq!(a, build("e.tsr", &once));
+    dir.write("other.onnx", wide(&dir).node("Relu", &["y"], &["z"], &[]).bytes());
+    let locked = ["compile", "other.onnx", "--locked", "p.toml", "-o", "f.tsr"];
+    assert!(dir.error(2, &[&locked[..], &calib].concat()).contains("another model"));
+    assert_eq!(
+        dir.json(5, &[&["compile", "m.onnx", "-p", offers, "--budget", "size=0.001x"][..], &calib].concat())["ok"],
+        false
+    );
 }
 
 #[test]

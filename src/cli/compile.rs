@@ -1,14 +1,20 @@
 //! `compile`: a model becomes an artifact.
 
 use super::report::Reporter;
-use super::shared::{BuildArgs, PipelineArgs, ShapeArgs, no_effect, usage};
+use super::search::{self, SearchArgs};
+use super::shared::{BuildArgs, CalibArgs, PipelineArgs, ShapeArgs, no_effect, usage};
 use super::{Globals, Outcome};
-use crate::driver::{self, Cache, CompileOptions, Form, Lock, Result};
+use crate::driver::{self, Cache, CompileOptions, Form, Found, Lock, PlanFile, Result};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tersor_ir::Diagnostic;
+use tersor_ir::diag::{Failure, Severity};
+use tersor_ir::plan::Plan;
+use tersor_passes::manager::Decide;
+use tersor_passes::pipeline::Pipeline;
 use tersor_runtime::cli::bytes;
 
 /// Arguments.
@@ -25,44 +31,76 @@ pub struct Args {
     /// Where finished artifacts are kept: a folder, or off.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Make the artifact again that this lock describes, and fail if its bytes differ.
-    #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes"])]
+    /// Make again what this lock or plan describes: refused where model, data or tersor are others, and where a lock's bytes differ.
+    #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes", "plan", "budget"])]
     pub locked: Option<PathBuf>,
+    /// What stands at each site: a plan of `tersor search`, its passes, targets and extents included.
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["pipeline", "budget"])]
+    pub plan: Option<PathBuf>,
+    #[command(flatten)]
+    pub search: SearchArgs,
     #[command(flatten)]
     pub globals: Globals,
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let started = Instant::now();
-    let locked = args.locked.as_deref().map(Lock::read).transpose()?;
-    let build = match &locked {
-        Some(l) => as_locked(&args.build, l),
-        None => args.build.clone(),
+    let (mut locked, mut planned) = (None, args.plan.as_deref().map(PlanFile::read).transpose()?);
+    if let Some(path) = &args.locked {
+        match Lock::read(path) {
+            Ok(l) => locked = Some(l),
+            Err(e) => planned = Some(PlanFile::read(path).map_err(|_| e)?),
+        }
+    }
+    let given = match (&locked, &planned) {
+        (Some(l), _) => as_locked(&args.build, l),
+        (_, Some(p)) => as_planned(&args.build, p),
+        _ => args.build.clone(),
     };
-    let pipeline = build.pipeline.or("lossless")?;
+    let named = given.pipeline.pipeline.as_deref().unwrap_or("lossless");
+    let file = Pipeline::find(named).map_err(|d| vec![d])?;
+    let mut build = given.filled(&file)?;
+    let search = args.search.any() || !file.budget.is_empty();
+    if !search && args.search.details() {
+        let d = usage("--metric, --minimise, --strategy, --inputs, --labels and --resume are for a search");
+        return Err(vec![d.with_help("say what to keep to: --budget size=0.3x")]);
+    }
+    let mut pipeline = build.pipeline.or("lossless")?;
     let model = build.model(&pipeline)?;
     let name = model.file_name().unwrap_or_default();
     let written = args.out.as_ref().and_then(|o| o.extension()?.to_str());
     let form = args.emit.as_deref().or(written).unwrap_or("tsr");
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(name).with_extension(form));
-    if form != "tsr" {
-        let Some(form) = Form::find(form) else {
-            let d = usage(format!("`{form}` is no form that `compile` writes"));
-            let names = Form::ALL.map(|f| f.0).join(", ");
-            return Err(vec![d.with_help(format!("name the output NAME.FORM or give --emit FORM: tsr, {names}"))]);
-        };
-        if args.locked.is_some() {
-            return Err(vec![usage("--locked makes an artifact again").with_help("name the output NAME.tsr")]);
+    let other = if form == "tsr" { None } else { Some(self::form(form, locked.is_some())?) };
+    if reporter.dry_run() {
+        let files = other.map_or_else(|| vec![out.clone(), driver::lock_path(&out)], |f| f.files(&out));
+        return build.dry_run(&pipeline, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    }
+    let mut notes = match &planned {
+        Some(p) => differences(p, &build, &pipeline, args.locked.is_some())?,
+        None => vec![],
+    };
+    let mut found = None;
+    if search {
+        driver::check_output(&out, &[&model])?;
+        let budget = args.search.budget(&file)?;
+        let options = args.search.options(&build, &pipeline, &model, budget)?;
+        let mut f = reporter.watch(|watch| driver::search(&options, watch))?;
+        if !f.fits {
+            return Err(vec![driver::over_budget(&f).with_help("tersor search writes the nearest plan")]);
         }
+        notes.append(&mut f.notes);
+        build = as_planned(&build, &f.plan);
+        pipeline = build.pipeline.or("lossless")?;
+        found = Some(f);
+    }
+    if let Some(form) = other {
         let mut done = super::opt::write(&build, form, Some(&out), reporter)?;
         if args.cache.is_some() {
-            done.diagnostics.push(no_effect("--cache", "only artifacts are cached"));
+            notes.push(no_effect("--cache", "only artifacts are cached"));
         }
-        return Ok(done);
-    }
-    if reporter.dry_run() {
-        let lock = driver::lock_path(&out);
-        return build.dry_run(&pipeline, &[&out, &lock]);
+        done.diagnostics.splice(0..0, notes);
+        return report(args, found.as_ref(), &model, done);
     }
     let cache = match &args.cache {
         Some(dir) if dir.as_os_str() == "off" => None,
@@ -105,22 +143,90 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         );
     }
     let arena = c.arena.iter().map(|(n, peak, least)| json!({ "variant": n, "bytes": peak, "lower_bound": least }));
-    let data = json!({
+    let mut data = json!({
         "output": c.artifact, "lock": c.lock_path, "bytes": c.bytes, "cached": c.cached,
         "seconds": started.elapsed().as_secs_f64(), "peak_bytes": peak,
         "pipeline": c.lock.pipeline, "targets": c.lock.targets,
         "arena": arena.collect::<Vec<_>>(), "decisions": c.lock.decisions, "decoded": c.lock.decoded,
     });
-    Ok(Outcome { data, text, diagnostics: c.notes, exit: 0 })
+    if let Some(plan) = &c.lock.plan {
+        data["plan"] = json!(plan);
+    }
+    notes.extend(c.notes);
+    report(args, found.as_ref(), &model, Outcome { data, text, diagnostics: notes, exit: 0 })
 }
 
-/// What a lock asks for: its passes, targets and extents, on the model and data given here.
+/// Adds what a search found to what a compilation says, and writes the page where one is asked for.
+fn report(args: &Args, found: Option<&Found>, model: &Path, mut done: Outcome) -> Result<Outcome> {
+    let mut page = done.data.clone();
+    if let Some(f) = found {
+        done.data["search"] = search::document(f);
+        if let (Some(page), Some(more)) = (page.as_object_mut(), done.data["search"].as_object()) {
+            page.extend(more.iter().map(|(k, v)| (k.clone(), v.clone())));
+        }
+    }
+    if let Some(path) = &args.search.report {
+        driver::write_text(path, &crate::report::page(&format!("tersor compile {}", model.display()), &page))?;
+    }
+    Ok(done)
+}
+
+/// A form that is no artifact.
+fn form(name: &str, locked: bool) -> Result<Form> {
+    let Some(form) = Form::find(name) else {
+        let d = usage(format!("`{name}` is no form that `compile` writes"));
+        let names = Form::ALL.map(|f| f.0).join(", ");
+        return Err(vec![d.with_help(format!("name the output NAME.FORM or give --emit FORM: tsr, {names}"))]);
+    };
+    if locked {
+        return Err(vec![usage("a lock makes an artifact again").with_help("name the output NAME.tsr")]);
+    }
+    Ok(form)
+}
+
+fn written(m: &BTreeMap<String, String>) -> Vec<String> {
+    m.iter().map(|(n, v)| format!("{n}={v}")).collect()
+}
+
+/// What a lock asks for: its passes, targets, extents and plan, on the model and data given here.
 fn as_locked(build: &BuildArgs, lock: &Lock) -> BuildArgs {
-    let listed = |m: &BTreeMap<String, String>| m.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let decide = lock.plan.clone().map_or(Decide::Each, |picks| Decide::Plan(Plan { picks }));
     BuildArgs {
-        pipeline: PipelineArgs { pipeline: Some(lock.pipeline.clone()), ..build.pipeline.clone() },
-        shapes: ShapeArgs { dims: listed(&lock.dims), shapes: listed(&lock.shapes) },
+        pipeline: PipelineArgs { pipeline: Some(lock.pipeline.clone()), decide, ..build.pipeline.clone() },
+        shapes: ShapeArgs { dims: written(&lock.dims), shapes: written(&lock.shapes) },
         target: Some(lock.targets.join(",")),
         ..build.clone()
     }
+}
+
+/// What a plan asks for, as [`as_locked`]; targets and extents given here come first.
+fn as_planned(build: &BuildArgs, plan: &PlanFile) -> BuildArgs {
+    let (pipeline, decide) = (Some(plan.pipeline.clone()), Decide::Plan(plan.plan()));
+    let ShapeArgs { dims, shapes } = &build.shapes;
+    BuildArgs {
+        pipeline: PipelineArgs { pipeline, decide, ..build.pipeline.clone() },
+        calib: CalibArgs {
+            samples: build.calib.samples.or(plan.samples),
+            seed: build.calib.seed.or(Some(plan.seed)),
+            ..build.calib.clone()
+        },
+        shapes: ShapeArgs {
+            dims: if dims.is_empty() { written(&plan.dims) } else { dims.clone() },
+            shapes: if shapes.is_empty() { written(&plan.shapes) } else { shapes.clone() },
+        },
+        target: build.target.clone().or(Some(plan.targets.join(","))),
+        ..build.clone()
+    }
+}
+
+/// How what there is now differs from what the plan was made for: warnings, or errors where the plan is to be made again exactly.
+fn differences(plan: &PlanFile, build: &BuildArgs, pipeline: &Pipeline, strict: bool) -> Result<Vec<Diagnostic>> {
+    let loaded = driver::load(&build.model(pipeline)?, &build.import(pipeline)?)?;
+    let hash = build.samples(pipeline).map(|s| s.hash()).transpose()?.map(|h| format!("blake3:{}", h.to_hex()));
+    let found = plan.differences(&driver::source_hash(&loaded)?, hash.as_deref());
+    if !strict || found.is_empty() {
+        return Ok(found);
+    }
+    let refuse = |d: Diagnostic| Diagnostic { severity: Severity::Error, ..d }.failure(Failure::Usage);
+    Err(found.into_iter().map(refuse).collect())
 }

@@ -18,6 +18,7 @@ mod passes;
 mod report;
 mod run;
 mod schema;
+mod search;
 mod shared;
 mod targets;
 mod test;
@@ -40,6 +41,7 @@ use tersor_ir::{Diagnostic, Failure};
   tersor inspect model.onnx
   tersor compile model.onnx -o model.tsr
   tersor compile model.onnx -p int8 --calib data/ -o model.tsr --target x86-64+amx
+  tersor search  model.onnx -p w.toml --calib data/ --budget size=0.3x -o plan.toml
   tersor run     model.tsr --input x=@cat.npy --print top5
   tersor verify  model.tsr --against model.onnx --inputs data/ --max rel-l2=0.01")]
 struct Cli {
@@ -71,6 +73,8 @@ macro_rules! commands {
 commands! {
     /// Say what is in a model, what will be hard, and what it should cost.
     Inspect inspect;
+    /// Find a plan under a budget: which alternative at which site.
+    Search search;
     /// Compile a model to an artifact.
     Compile compile;
     /// Execute an artifact on given inputs.

@@ -9,6 +9,7 @@ use tersor_backends::target::Machine;
 use tersor_frontend::{DimBinding, ImportOptions};
 use tersor_ir::dim::SymbolInfo;
 use tersor_ir::{Diagnostic, Failure};
+use tersor_passes::manager::Decide;
 use tersor_passes::pipeline::Pipeline;
 
 /// `--dim` and `--shape`.
@@ -110,6 +111,9 @@ pub struct PipelineArgs {
     /// Calibrate each site on what the sites before it became, not on the exact model: slower, and often nearer.
     #[arg(long)]
     pub sequential: bool,
+    /// Who decides, where a plan or lock says so.
+    #[arg(skip)]
+    pub decide: Decide,
 }
 
 impl PipelineArgs {
@@ -124,6 +128,7 @@ impl PipelineArgs {
             stop_after: self.stop_after,
             allow_empty_selector: self.allow_empty_selector,
             sequential: self.sequential,
+            decide: self.decide.clone(),
             ..Default::default()
         }
     }
@@ -170,6 +175,26 @@ impl BuildArgs {
     pub fn model(&self, file: &Pipeline) -> Result<PathBuf> {
         let model = self.model.clone().or_else(|| file.model.as_ref().map(PathBuf::from));
         model.ok_or_else(|| vec![usage("name a model")])
+    }
+    /// The same with what a pipeline file says beside its budget, where nothing is said here: the file itself is needed no more.
+    pub fn filled(&self, file: &Pipeline) -> Result<BuildArgs> {
+        let (here, there) = (&self.calib, &file.calibration);
+        let calib = CalibArgs {
+            calib: here.calib.clone().or_else(|| there.data.as_ref().map(PathBuf::from)),
+            samples: here.samples.or(there.samples.map(|n| n as usize)),
+            seed: here.seed.or(there.seed),
+            ..here.clone()
+        };
+        let dims = self.shapes.written(&file.dims)?.0.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        let listed = (!file.targets.is_empty()).then(|| file.targets.join(","));
+        Ok(BuildArgs {
+            model: Some(self.model(file)?),
+            pipeline: PipelineArgs { pipeline: Some(file.text()), ..self.pipeline.clone() },
+            calib,
+            shapes: ShapeArgs { dims, shapes: self.shapes.shapes.clone() },
+            target: self.target.clone().or(listed),
+            threads: self.threads,
+        })
     }
     /// Options of the import.
     pub fn import(&self, file: &Pipeline) -> Result<ImportOptions> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tersor_backends::target::{self, Machine};
 use tersor_frontend::ImportOptions;
 use tersor_ir::{Diagnostic, Failure};
-use tersor_passes::manager::RunOptions;
+use tersor_passes::manager::{Decide, RunOptions};
 use tersor_passes::pipeline::Pipeline;
 
 /// What to compile and how.
@@ -154,6 +154,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
         dims: options.bindings.0.clone(),
         shapes: options.bindings.1.clone(),
         calibration: calibration.map(|h| Input { hash: format!("blake3:{}", h.to_hex()), bytes: None }),
+        plan: if let Decide::Plan(p) = &options.run.decide { Some(p.picks.clone()) } else { None },
         artifact: Input::default(),
         decisions: vec![],
         decoded: vec![],

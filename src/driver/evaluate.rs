@@ -36,8 +36,9 @@ mod compiled {
 
     struct Running(Session);
 
-    impl Evaluate for Compiler {
-        fn prepare(&self, m: &Module) -> Result<Box<dyn Prepared>> {
+    impl Compiler {
+        /// A module as a model in memory.
+        pub fn model(&self, m: &Module) -> Result<Model> {
             let isas = target::parse("native")?.iter().map(|m| m.isa).collect();
             let options = compile::Options {
                 isas,
@@ -50,8 +51,13 @@ mod compiled {
             let mut writer = ArtifactWriter::in_memory();
             let (manifest, _) = compile::compile(m, &options, &mut writer, &mut |_| Ok(()))?;
             let bytes = writer.into_bytes(manifest).map_err(runtime_error)?;
-            let model = Model::from_bytes(&bytes, &LoadOptions::default()).map_err(runtime_error)?;
-            Ok(Box::new(Running(model.session(self.threads).stop_on(&self.stop))))
+            Model::from_bytes(&bytes, &LoadOptions::default()).map_err(runtime_error)
+        }
+    }
+
+    impl Evaluate for Compiler {
+        fn prepare(&self, m: &Module) -> Result<Box<dyn Prepared>> {
+            Ok(Box::new(Running(self.model(m)?.session(self.threads).stop_on(&self.stop))))
         }
     }
 

@@ -28,6 +28,9 @@ pub struct Lock {
     /// Calibration data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Input>,
+    /// Which alternative a plan picked at each site; sites that it does not name stay exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<BTreeMap<String, String>>,
     /// What was written.
     pub artifact: Input,
     /// What was decided, pass by pass.
@@ -167,6 +170,7 @@ mod tests {
             dims: [("N".to_string(), "1..8@4".to_string())].into(),
             shapes: BTreeMap::new(),
             calibration: None,
+            plan: None,
             artifact: Input::default(),
             decisions: vec![Decision {
                 pass: "quantize".into(),

@@ -11,7 +11,11 @@ mod evaluate;
 mod explain;
 mod load;
 mod lock;
+mod metric;
 mod optimize;
+mod plan;
+mod plans;
+mod search;
 mod verify;
 mod watch;
 
@@ -23,9 +27,15 @@ pub use data::{DataSet, data_sets, from_runtime, inputs_of, outputs_of, to_runti
 pub use emit::{Form, emit};
 pub use evaluate::{Compiler, Interpreter, evaluator};
 pub use explain::{Explained, KernelStep, explain, explain_artifact, reported};
+pub(crate) use load::write_text;
 pub use load::{Loaded, Source, import, load, load_watched, load_weights, write_module};
 pub use lock::{Decision, Lock, decisions};
+pub use metric::{METRICS, Metric};
 pub use optimize::{OptimizeOptions, Optimized, optimize, pipeline};
+pub use plan::PlanFile;
+pub use plans::Plans;
+pub(crate) use search::over_budget;
+pub use search::{Found, Measured, SearchOptions, search};
 pub use tersor_runtime::limits::peak_memory;
 pub use verify::{Comparison, FIGURES, Limits, Program, compare, layers};
 pub use watch::{Event, StepLine, Watch};

@@ -35,12 +35,12 @@ impl Optimized {
     }
 }
 
-/// The pipeline that `-p` names. A budget in a file is refused: nothing here searches.
+/// The pipeline that `-p` names. A budget in a file is refused: this runs passes as they are listed.
 pub fn pipeline(text: &str) -> Result<Pipeline> {
     let p = Pipeline::find(text).map_err(|d| vec![d])?;
     if let Some((quantity, limit)) = p.budget.first() {
         let d = usage(format!("the pipeline's budget, {quantity} = {limit}, asks for a search"));
-        return Err(vec![d.with_help("leave [budget] out: this version runs passes as they are listed")]);
+        return Err(vec![d.with_help("leave [budget] out, or give the file to `tersor search` or `tersor compile`")]);
     }
     Ok(p)
 }

@@ -118,3 +118,21 @@ pub fn data_set(dir: &Dir, name: &str, off: f32) {
     dir.write(&format!("{name}/input_0.pb"), tersor_frontend::testing::tensor("x", &x));
     dir.write(&format!("{name}/output_0.pb"), tersor_frontend::testing::tensor("y", &y));
 }
+
+/// `y = relu(x w) v` with `x f32[N,64]`, `y f32[N,64]`, and 16 rows of `x` in the folder `calib`.
+#[allow(dead_code)]
+pub fn wide(dir: &Dir) -> Model {
+    let wave = |rows: usize, step: f32| {
+        let value = |i: usize| (i as f32 * step).sin() * (0.2 + (i % 7) as f32 * 0.1);
+        Tensor::from_f32([rows, 64], &(0..rows * 64).map(value).collect::<Vec<_>>())
+    };
+    dir.write("calib/input_0.pb", tersor_frontend::testing::tensor("x", &wave(16, 0.37)));
+    Model::new(17)
+        .input("x", "f32[N,64]")
+        .output("y", "f32[N,64]")
+        .constant("w", &wave(64, 1.7))
+        .constant("v", &wave(64, 2.9))
+        .node("MatMul", &["x", "w"], &["m"], &[])
+        .node("Relu", &["m"], &["r"], &[])
+        .node("MatMul", &["r", "v"], &["y"], &[])
+}
