@@ -3,6 +3,8 @@
 mod support;
 
 use support::{Dir, data_set, mlp, wide};
+use tersor_frontend::testing::Model;
+use tersor_ir::{DType, Tensor};
 
 const NATIVE: &[&str] = &["compile", "m.onnx", "--target", "x86-64-v3"];
 
@@ -74,6 +76,24 @@ fn plans_are_built_again_to_the_same_bytes() {
         dir.json(5, &[&["compile", "m.onnx", "-p", offers, "--budget", "size=0.001x"][..], &calib].concat())["ok"],
         false
     );
+}
+
+#[test]
+fn lookups_are_weights_of_a_search_too() {
+    let dir = Dir::new();
+    let ids = Tensor::from_i64(DType::I64, [8], &[0, 63, 5, 1, 2, 40, 41, 7]);
+    dir.write("calib/input_0.pb", tersor_frontend::testing::tensor("ids", &ids));
+    let wave = Tensor::from_f32([64, 64], &(0..64 * 64).map(|i| (i as f32 * 1.7).sin()).collect::<Vec<_>>());
+    let model =
+        Model::new(17).input("ids", "i64[N]").output("y", "f32[N,64]").constant("t", &wave).constant("w", &wave);
+    let model = model.node("Gather", &["t", "ids"], &["rows"], &[]).node("Relu", &["rows"], &["r"], &[]);
+    dir.write("m.onnx", model.node("MatMul", &["r", "w"], &["y"], &[]).bytes());
+    let offers = "normalize,quantize{acts=none, bits=4|8},embedding{bits=4|8},normalize";
+    let search = ["search", "m.onnx", "-p", offers, "--calib", "calib", "--budget", "size=0.3x", "-o", "p.toml"];
+    let d = dir.json(0, &search);
+    assert!(d["data"]["compiled"].as_u64().unwrap() <= 2, "lookups with another table share a program");
+    let text = std::fs::read_to_string(dir.path("p.toml")).unwrap();
+    assert!(text.contains("rows = \"w") && text.contains("y = \"w"), "{text}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Such alternatives need no program of their own: the exact program with another weight gives what they give, up to rounding. That is what makes it cheap to run many plans.
 
-use crate::layer::{WEIGHT, weight_operand};
+use crate::layer::weight_operand;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::Constant;
 use tersor_ir::interp::constant;
@@ -54,6 +54,12 @@ impl Site {
         let fits =
             f.values[w].ty.dtype == tersor_ir::DType::F32 && f.values[self.values[0]].ty.dtype == tersor_ir::DType::F32;
         (fits && f.def_const(w).is_some()).then_some(n)
+    }
+    /// Extents of the exact op's weight.
+    pub fn weight_shape(&self, m: &Module) -> Option<Vec<usize>> {
+        let f = &m.funcs[self.func];
+        let node = &f.nodes[self.exact(m)?];
+        Some(m.consts[f.def_const(node.operands[weight_operand(&node.op)?])?].shape())
     }
     /// The nodes that an alternative adds to the values that the exact op reads, in order.
     pub fn nodes(&self, m: &Module, alternative: usize) -> Vec<NodeId> {
@@ -116,7 +122,7 @@ impl Site {
             return constant(m, f, node.operands[weight]).filter(|t| t.dtype() == tersor_ir::DType::F32);
         }
         let Op::MatMul(op) = &exact.op else { return None };
-        let shape = m.consts[f.def_const(exact.operands[WEIGHT])?].shape();
+        let shape = self.weight_shape(m)?;
         if op.trans_a || shape.len() != 2 {
             return None;
         }

@@ -197,9 +197,7 @@ mod swap {
             let manifest = model.manifest();
             let mut constants = vec![None; sites.len()];
             for &i in &open {
-                let f = &m.funcs[sites[i].func];
-                let shape = sites[i].exact(m).and_then(|n| f.values[f.nodes[n].operands[1]].ty.static_shape());
-                let weight = placeholder(i).tensor(DType::F32, &shape.unwrap_or_default());
+                let weight = placeholder(i).tensor(DType::F32, &sites[i].weight_shape(m).unwrap_or_default());
                 let hash = pack(m, &sites[i], &weight, self.isa).map(|b| blake3::hash(&b).as_bytes().to_vec());
                 constants[i] = manifest.constants.iter().position(|c| Some(&c.hash) == hash.as_ref()).map(|k| k as u32);
                 if constants[i].is_none() {
