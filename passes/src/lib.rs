@@ -39,6 +39,7 @@ pub mod lowrank;
 pub mod merge;
 pub mod microscale;
 pub mod normalize;
+pub mod power;
 pub mod precision;
 pub mod quantize;
 pub mod rotate;
@@ -60,6 +61,7 @@ pub const PASSES: &[&PassSpec] = &[
     &hqq::Hqq::SPEC,
     &codebook::Codebook::SPEC,
     &microscale::Microscale::SPEC,
+    &power::Power::SPEC,
     &sparsify::Sparsify::SPEC,
     &precision::Precision::SPEC,
     &lowrank::LowRank::SPEC,
