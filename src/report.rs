@@ -86,8 +86,9 @@ fn summary(out: &mut String, data: &Value) {
     }
     out.push_str("<h2>Before and after</h2><table><tr><th>quantity</th><th>exact</th><th>plan</th><th>ratio</th></tr>");
     type Show = fn(&Value) -> String;
-    let rows: [(&str, &str, Show); 5] = [
+    let rows: [(&str, &str, Show); 6] = [
         ("size of weights", "size", bytes),
+        ("as they are encoded", "encoded", bytes),
         ("expected latency", "latency", seconds),
         ("memory", "memory", bytes),
         ("multiply-adds", "work", number),
@@ -95,7 +96,7 @@ fn summary(out: &mut String, data: &Value) {
     ];
     for (name, key, show) in rows {
         let ratio = match (exact[key].as_f64(), plan[key].as_f64()) {
-            (Some(a), Some(b)) if a > 0.0 => format!("{:.3}x", b / a),
+            (Some(a), Some(b)) if a > 0.0 && key != "error" => format!("{:.3}x", b / a),
             _ => String::new(),
         };
         let _ = write!(
@@ -105,7 +106,13 @@ fn summary(out: &mut String, data: &Value) {
             show(&plan[key])
         );
     }
+    if let (Some(a), Some(b)) = (data["perplexity"]["exact"].as_f64(), data["perplexity"]["plan"].as_f64()) {
+        let _ = write!(out, "<tr><td>perplexity</td><td>{a:.4}</td><td>{b:.4}</td><td>{:.3}x</td></tr>", b / a);
+    }
     out.push_str("</table>");
+    if let Some(e) = data["standard_error"].as_f64() {
+        let _ = write!(out, "<p class=\"muted\">The error's standard error is {e:.1e}.</p>");
+    }
 }
 
 /// The error that each site causes alone, at its coarsest alternative and at the one that the plan picks, on a logarithmic scale.
@@ -154,21 +161,29 @@ fn sensitivity(out: &mut String, data: &Value) {
     out.push_str("</svg>");
 }
 
+/// Size, error and latency of a measured plan, and whether it is the chosen one.
+type Dot = (f64, f64, f64, bool);
+
 /// Size against error of the measured plans.
 fn plot(out: &mut String, data: &Value) {
-    let points: Vec<(f64, f64, f64)> = list(&data["front"])
+    let points: Vec<Dot> = list(&data["front"])
         .iter()
         .filter_map(|p| {
-            Some((p["costs"]["size"].as_f64()?, p["costs"]["error"].as_f64()?, p["costs"]["latency"].as_f64()?))
+            let of = |key: &str| p["costs"][key].as_f64();
+            Some((of("size")?, of("error")?, of("latency")?, p["chosen"] == true))
         })
         .collect();
     if points.len() < 2 {
         return;
     }
     let (w, h, left, top) = (900.0, 320.0, 80.0, 12.0);
-    let most = |f: &dyn Fn(&(f64, f64, f64)) -> f64| points.iter().map(f).fold(f64::MIN_POSITIVE, f64::max);
-    let (mx, my) = (most(&|p| p.0) * 1.05, most(&|p| p.1) * 1.08);
-    let at = |p: &(f64, f64, f64)| (left + p.0 / mx * (w - left), top + h - p.1.max(0.0) / my * h);
+    let most = |f: &dyn Fn(&Dot) -> f64| points.iter().map(f).fold(f64::MIN_POSITIVE, f64::max);
+    let mx = most(&|p| p.0) * 1.05;
+    let high = most(&|p| p.1).log10().ceil();
+    let least = points.iter().map(|p| p.1).filter(|e| *e > 0.0).fold(f64::MAX, f64::min);
+    let low = least.log10().floor().clamp(high - 8.0, high - 1.0);
+    let y = |e: f64| top + h - ((e.max(f64::MIN_POSITIVE).log10() - low) / (high - low)).max(0.0) * h;
+    let at = |p: &Dot| (left + p.0 / mx * (w - left), y(p.1));
     let _ = write!(
         out,
         "<h2>Measured plans: size and error</h2><svg width=\"{w}\" height=\"{}\" role=\"img\" aria-label=\"Pareto front\">",
@@ -177,22 +192,23 @@ fn plot(out: &mut String, data: &Value) {
     let _ = write!(out, "<path class=\"axis\" fill=\"none\" d=\"M{left} {top}V{}H{w}\"/>", top + h);
     for i in 0..=4 {
         let share = f64::from(i) / 4.0;
-        let (x, y) = (left + share * (w - left), top + h - share * h);
         let _ = write!(
             out,
-            "<text x=\"{x}\" y=\"{}\" text-anchor=\"{}\">{}</text>",
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"{}\">{}</text>",
+            left + share * (w - left),
             top + h + 18.0,
             if i == 4 { "end" } else { "middle" },
             tersor_runtime::cli::bytes((mx * share) as u64)
         );
-        let _ =
-            write!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{:.2e}</text>", left - 8.0, y + 4.0, my * share);
+    }
+    for decade in low as i32..=high as i32 {
+        let e = 10f64.powi(decade);
+        let _ = write!(out, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{e:.0e}</text>", left - 8.0, y(e) + 4.0);
     }
     let line: Vec<String> = points.iter().map(|p| format!("{:.1},{:.1}", at(p).0, at(p).1)).collect();
     let _ = write!(out, "<polyline class=\"line\" points=\"{}\"/>", line.join(" "));
     for p in &points {
-        let chosen = data["measured"]["size"].as_f64() == Some(p.0) && data["measured"]["error"].as_f64() == Some(p.1);
-        let (x, y) = at(p);
+        let ((x, y), chosen) = (at(p), p.3);
         let _ = write!(
             out,
             "<circle class=\"{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{}\"><title>{}, error {:.3e}, {:.3} ms</title></circle>",
@@ -205,7 +221,7 @@ fn plot(out: &mut String, data: &Value) {
     }
     let _ = write!(
         out,
-        "<text x=\"{w}\" y=\"{}\" text-anchor=\"end\">size of weights (red: the plan)</text></svg>",
+        "<text x=\"{w}\" y=\"{}\" text-anchor=\"end\">size of weights; error on a logarithmic scale (red: the plan)</text></svg>",
         top + h + 40.0
     );
 }

@@ -363,6 +363,29 @@ fn an_interrupted_search_goes_on() {
     let whole = run(4, "a.toml", &[]);
     run(2, "b.toml", &["--resume", "s.json"]);
     assert_eq!(run(4, "b.toml", &["--resume", "s.json"]), whole);
-    let first = ["search", "m.onnx", "-p", OFFERS, "--calib", "calib", "--budget", "size=0.3x"];
-    says(&dir.error(2, &[&first[..], &["--resume", "s.json", "-o", "c.toml"]].concat()), &["another model"]);
+    // The table serves other limits and strategies; for other passes it is another search.
+    let first = ["search", "m.onnx", "--calib", "calib", "--resume", "s.json", "-o", "c.toml"];
+    let d = dir.json(0, &[&first[..], &["-p", OFFERS, "--budget", "encoded=@w4"]].concat());
+    assert_eq!(d["data"]["measured"]["encoded"], d["data"]["limits"]["encoded"]);
+    let other = ["-p", "normalize,quantize{acts=none}", "--budget", "size=0.3x"];
+    says(&dir.error(2, &[&first[..], &other].concat()), &["another model"]);
+}
+
+#[test]
+fn a_search_measures_what_it_is_told() {
+    let dir = with_wide_model();
+    let search = |exit: i32, more: &[&str]| {
+        let first = ["search", "m.onnx", "--calib", "calib", "-o", "p.toml", "--budget", "encoded=0.3x"];
+        dir.json(exit, &[&first[..], more].concat())
+    };
+    let d = search(0, &["-p", OFFERS, "--metric", "cmd:echo 0.125 #", "--probe", "4"]);
+    assert_eq!(d["data"]["measured"]["error"], 0.125);
+    let gptq = "normalize,gptq{bits=2|4, group=16}";
+    let d = search(0, &["-p", gptq, "--sensitivity", "layers", "--metric", "cosine"]);
+    let errors: Vec<f64> =
+        (0..3).map(|i| d["data"]["table"][0]["alternatives"][i]["error"].as_f64().unwrap()).collect();
+    assert!(errors[0] == 0.0 && errors[2] < 0.1 * errors[1] && errors[1] < 1.0, "{errors:?}");
+    says(&dir.error(2, &["search", "m.onnx", "-p", OFFERS, "--calib", "calib", "--budget", "size=@w5"]), &["w4"]);
+    let d = dir.json(0, &["search", "m.onnx", "-p", OFFERS, "--calib", "calib", "--budget", "size=0.5x", "--dry-run"]);
+    assert_eq!(d["data"]["dry_run"], true);
 }

@@ -2,7 +2,9 @@
 //!
 //! Such alternatives need no program of their own: the exact program with another weight gives what they give, up to rounding. That is what makes it cheap to run many plans.
 
-use crate::layer::weight_operand;
+use crate::layer::{WEIGHT, weight_operand};
+use crate::patches::Patches;
+use crate::statistics::Statistics;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::Constant;
 use tersor_ir::interp::constant;
@@ -133,6 +135,33 @@ impl Site {
         }
         let at = |i: usize| if op.trans_b { data[(i % k) * n + i / k] } else { data[i] };
         Some(Tensor::from_f64(tersor_ir::DType::F32, shape, &(0..k * n).map(at).collect::<Vec<_>>()))
+    }
+    /// The relative squared error of the layer's outputs on inputs with the Gram matrix that calibration gathered, `tr(D G D^T) / tr(W G W^T)` (digest 0.1); `None` where
+    /// the alternative is more than another weight, or there is no such matrix.
+    pub fn relative_error(&self, m: &Module, alternative: usize, statistics: &Statistics) -> Option<f64> {
+        let f = &m.funcs[self.func];
+        let node = &f.nodes[self.exact(m)?];
+        let weight = weight_operand(&node.op).filter(|&w| w == WEIGHT)?;
+        let (exact, other) = (constant(m, f, node.operands[weight])?, self.weight(m, alternative)?);
+        let patches = Patches::of(&node.op, exact.shape())?;
+        let mut x = node.operands[0];
+        while let Some(Op::Choice(_)) = f.def_node(x).map(|n| &n.op) {
+            x = f.def_node(x).map_or(x, |n| n.operands[0]);
+        }
+        let gram = statistics.get(&f.values[x].name)?.grams(&patches).filter(|g| g.len() == 1)?.first()?;
+        let (w, v, n) = (exact.to_f64(), other.to_f64(), gram.dim);
+        let across = matches!(&node.op, Op::MatMul(op) if !op.trans_b);
+        let rows = w.len() / n.max(1);
+        let energy = |of: &dyn Fn(usize) -> f64| -> f64 {
+            let row = |r: usize| -> f64 {
+                let d: Vec<f64> = (0..n).map(|i| of(if across { i * rows + r } else { r * n + i })).collect();
+                let line = |(i, g): (usize, &[f64])| d[i] * g.iter().zip(&d).map(|(g, d)| g * d).sum::<f64>();
+                gram.sum.chunks_exact(n).enumerate().map(line).sum()
+            };
+            (0..rows).map(row).sum()
+        };
+        let fits = gram.sum.len() == n * n && rows * n == w.len() && v.len() == w.len();
+        fits.then(|| energy(&|i| w[i] - v[i]) / energy(&|i| w[i]).max(f64::MIN_POSITIVE))
     }
 }
 

@@ -62,7 +62,9 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let mut build = given.filled(&file)?;
     let search = args.search.any() || !file.budget.is_empty();
     if !search && args.search.details() {
-        let d = usage("--metric, --minimise, --strategy, --inputs, --labels and --resume are for a search");
+        let d = usage(
+            "--metric, --minimise, --strategy, --inputs, --labels, --probe, --sensitivity and --resume are for a search",
+        );
         return Err(vec![d.with_help("say what to keep to: --budget size=0.3x")]);
     }
     let mut pipeline = build.pipeline.or("lossless")?;

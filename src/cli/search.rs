@@ -4,6 +4,7 @@ use super::report::Reporter;
 use super::shared::{BuildArgs, usage};
 use super::{Globals, Outcome};
 use crate::driver::{self, Found, METRICS, Metric, Result, SearchOptions};
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,17 @@ use tersor_passes::pipeline::Pipeline;
 /// What is searched for, on what data.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SearchArgs {
-    /// Limits: size=0.3x, size=4MB, latency=-20%, latency=3ms, memory=512MB, error=0.01 (also `rel-l2<=0.01`); several with commas or several times.
+    /// Limits: size=0.3x, size=4MB, encoded=@w3g64-gptq (as with that alternative everywhere), latency=-20%, latency=3ms, memory=512MB, error=0.01 (also `rel-l2<=0.01`);
+    /// several with commas or several times.
     #[arg(long, value_name = "LIMITS")]
     pub budget: Vec<String>,
-    /// What is to be as small as possible: error, or size where error has a limit; also latency, memory, work.
+    /// What is to be as small as possible: error, or size where error has a limit; also latency, memory, encoded, work.
     #[arg(long, value_name = "QUANTITY")]
     pub minimise: Option<String>,
     /// How to choose: uniform, greedy, dp, ilp, or evo{generations=100, offspring=32, survivors=[8,2,1], samples=[4,16,64]}; dp or ilp where nothing is said.
     #[arg(long, value_name = "STRATEGY")]
     pub strategy: Option<String>,
-    /// What error is: kl, rel-l2, cosine, top1, perplexity, spearman; rel-l2 where nothing is said.
+    /// What error is: kl, rel-l2, cosine, top1, perplexity, spearman, or cmd:COMMAND whose last line is a number, less is better; rel-l2 where nothing is said.
     #[arg(long, value_name = "METRIC")]
     pub metric: Option<String>,
     /// Data to measure on, in any form of `run --inputs`; the calibration data where nothing is named.
@@ -32,12 +34,28 @@ pub struct SearchArgs {
     /// Labels of the data: a .npy, or an .npz with an array `labels`.
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
+    /// Samples that single alternatives are measured on; as many as give 4096 rows of outputs where nothing is said. Plans are measured on all.
+    #[arg(long, value_name = "N")]
+    pub probe: Option<usize>,
+    /// Whose error the table of alternatives has: that of the model's outputs, or the relative error of each layer's, which costs no runs and finds worse plans.
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "outputs|layers")]
+    pub sensitivity: Sensitivity,
     /// Keep the search in this file, and go on from it when it is there.
     #[arg(long, value_name = "FILE")]
     pub resume: Option<PathBuf>,
     /// Write a page with sensitivities, plan, sizes and latencies before and after, and the difference of the programs.
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
+}
+
+/// Whose error a table has.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Sensitivity {
+    /// The model's outputs.
+    #[default]
+    Outputs,
+    /// Layers, each alone.
+    Layers,
 }
 
 impl SearchArgs {
@@ -49,12 +67,12 @@ impl SearchArgs {
         let mut budget = Budget::default();
         for item in items.iter().flat_map(|i| i.split(',')).filter(|i| !i.trim().is_empty()) {
             let name = item.split(['=', '<']).next().unwrap_or_default().trim();
-            let named = METRICS.iter().find(|m| m.0 == name).map(|m| m.1);
-            if let Some(named) = named {
-                if metric.is_some_and(|m| m != named) {
+            let named = METRICS.into_iter().find(|m| m.0 == name).map(|m| m.1);
+            if let Some(named) = &named {
+                if metric.as_ref().is_some_and(|m| m != named) {
                     return Err(vec![usage(format!("the budget limits {name}, but the metric is another"))]);
                 }
-                metric = Some(named);
+                metric = Some(named.clone());
             }
             let item = if named.is_some() { item.trim().replacen(name, "error", 1) } else { item.trim().to_string() };
             budget.add(&item).map_err(|d| vec![d])?;
@@ -88,6 +106,8 @@ impl SearchArgs {
             seed: build.calib.seed.unwrap_or(0),
             resume: self.resume.clone(),
             front: 0,
+            probe: self.probe,
+            layers: self.sensitivity == Sensitivity::Layers,
         })
     }
     /// Whether limits are given.
@@ -98,7 +118,8 @@ impl SearchArgs {
     pub fn details(&self) -> bool {
         let texts = [&self.minimise, &self.strategy, &self.metric];
         let files = [&self.inputs, &self.labels, &self.resume];
-        texts.iter().any(|t| t.is_some()) || files.iter().any(|f| f.is_some())
+        let how = self.probe.is_some() || self.sensitivity != Sensitivity::default();
+        how || texts.iter().any(|t| t.is_some()) || files.iter().any(|f| f.is_some())
     }
 }
 
@@ -167,8 +188,10 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
 /// What was found, as data.
 pub fn document(f: &Found) -> Value {
     let alternative = |a: &tersor_passes::allocate::Alternative| {
-        let Costs { error, latency, size, memory, work } = a.costs;
-        json!({ "name": a.name, "error": error, "latency": latency, "size": size, "memory": memory, "work": work })
+        let Costs { error, latency, size, encoded, memory, work } = a.costs;
+        json!({
+            "name": a.name, "error": error, "latency": latency, "size": size, "encoded": encoded, "memory": memory, "work": work,
+        })
     };
     let rows = f.table.rows.iter().zip(&f.assignment).map(|(r, &i)| {
         let all: Vec<Value> = r.alternatives.iter().map(alternative).collect();
@@ -178,7 +201,8 @@ pub fn document(f: &Found) -> Value {
     json!({
         "fits": f.fits, "pipeline": f.plan.pipeline, "strategy": f.plan.strategy, "metric": f.plan.metric, "budget": f.plan.budget,
         "targets": f.plan.targets, "limits": limits, "exact": f.exact, "predicted": f.predicted, "measured": f.measured.0,
-        "standard_error": f.measured.1, "plan": f.plan.sites, "table": rows.collect::<Vec<_>>(), "front": f.front, "history": f.history,
+        "standard_error": f.measured.1, "perplexity": f.perplexity.map(|(a, b)| json!({ "exact": a, "plan": b })),
+        "plan": f.plan.sites, "table": rows.collect::<Vec<_>>(), "front": f.front, "history": f.history,
         "runs": f.runs.0, "compiled": f.runs.1, "diff": tersor_ir::text::diff::diff(&f.modules.0, &f.modules.1).to_string(),
     })
 }
@@ -191,6 +215,12 @@ pub fn summary(f: &Found, written: &Path) -> String {
         let (a, b) = (f.exact.get(q), f.measured.0.get(q));
         let ratio = if a > 0.0 { format!("{:.2}x", b / a) } else { String::new() };
         let _ = writeln!(out, "{:<10} {:>14} {:>14} {ratio:>8}", q.name(), q.show(a), q.show(b));
+    }
+    if let Some(e) = f.measured.1 {
+        let _ = writeln!(out, "{:<10} {:>14} {:>14}", "+-", "", format!("{e:.4e}"));
+    }
+    if let Some((a, b)) = f.perplexity {
+        let _ = writeln!(out, "{:<10} {a:>14.4} {b:>14.4} {:>7.3}x", "perplexity", b / a);
     }
     let counts: Vec<String> = f.table.counts(&f.assignment).iter().map(|(n, c)| format!("{n} {c}")).collect();
     let _ = writeln!(out, "sites      {}", counts.join(", "));

@@ -5,7 +5,7 @@ use std::path::Path;
 use tersor_ir::Tensor;
 
 /// What is measured.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Metric {
     /// Mean KL divergence of the exact program's distributions from the plan's, softmax over the last axis of the first output.
     Kl,
@@ -19,9 +19,11 @@ pub enum Metric {
     Perplexity,
     /// 1 less Spearman's correlation of labels with the outputs, or with the dot products of outputs 2i and 2i+1 where there are two to a label.
     Spearman,
+    /// The last line that a shell command writes, given an `.npz` with all outputs by name, samples along the first axis.
+    Command(String),
 }
 
-/// Names of the metrics.
+/// Names of the metrics; `cmd:COMMAND` is another.
 pub const METRICS: [(&str, Metric); 6] = [
     ("kl", Metric::Kl),
     ("rel-l2", Metric::RelL2),
@@ -31,25 +33,73 @@ pub const METRICS: [(&str, Metric); 6] = [
     ("spearman", Metric::Spearman),
 ];
 
+/// What a metric that is a command begins with.
+const COMMAND: &str = "cmd:";
+
 impl Metric {
     /// The metric of that name.
     pub fn find(name: &str) -> Result<Metric> {
-        METRICS.iter().find(|m| m.0 == name).map(|m| m.1).ok_or_else(|| {
-            let names = METRICS.map(|m| m.0);
-            vec![usage(format!("there is no metric `{name}`")).with_help(format!("metrics are {}", names.join(", ")))]
+        if let Some(command) = name.strip_prefix(COMMAND) {
+            return Ok(Metric::Command(command.into()));
+        }
+        METRICS.into_iter().find(|m| m.0 == name).map(|m| m.1).ok_or_else(|| {
+            let names = METRICS.map(|m| m.0).join(", ");
+            let help = format!("metrics are {names}, and {COMMAND}COMMAND for one of your own");
+            vec![usage(format!("there is no metric `{name}`")).with_help(help)]
         })
     }
     /// Its name.
-    pub fn name(self) -> &'static str {
-        METRICS.iter().find(|m| m.1 == self).map_or("", |m| m.0)
+    pub fn name(&self) -> String {
+        match self {
+            Metric::Command(c) => format!("{COMMAND}{c}"),
+            m => METRICS.iter().find(|n| n.1 == *m).map_or("", |n| n.0).into(),
+        }
     }
     /// Whether it needs labels.
-    pub fn needs_labels(self) -> bool {
-        self == Metric::Spearman
+    pub fn needs_labels(&self) -> bool {
+        *self == Metric::Spearman
     }
     /// Whether a part of the samples says something about the whole.
-    pub fn on_parts(self) -> bool {
-        self != Metric::Spearman
+    pub fn on_parts(&self) -> bool {
+        !matches!(self, Metric::Spearman | Metric::Command(_))
+    }
+}
+
+/// What a command says of outputs.
+fn ask(command: &str, names: &[String], batches: &[Vec<Tensor>]) -> Result<f64> {
+    let failed = |what: String| vec![usage(format!("metric `{command}`: {what}"))];
+    let runtime = |e| vec![super::runtime_error(e)];
+    let dir = tempfile::tempdir().map_err(|e| failed(e.to_string()))?;
+    let mut whole = vec![];
+    for (i, name) in names.iter().enumerate() {
+        let parts: Vec<&Tensor> = batches.iter().map(|b| &b[i]).collect();
+        let row = &parts[0].shape().get(1..).unwrap_or_default();
+        if parts.iter().any(|t| t.shape().get(1..).unwrap_or_default() != *row) {
+            return Err(failed(format!("samples of {name} have different shapes, so they are no array")));
+        }
+        let rows: usize = parts.iter().map(|t| t.shape().first().copied().unwrap_or(1)).sum();
+        let bytes: Vec<u8> = parts.iter().flat_map(|t| t.bytes()).copied().collect();
+        let all = Tensor::from_blob(parts[0].dtype(), [&[rows], *row].concat(), bytes.into());
+        whole.push(
+            super::to_runtime(&all.ok_or_else(|| failed(format!("{name} is no array of bytes")))?)
+                .map_err(|d| vec![d])?,
+        );
+    }
+    let path = dir.path().join("outputs.npz");
+    let named: Vec<_> = names.iter().map(String::as_str).zip(whole.iter().map(|t| t.view())).collect();
+    tersor_runtime::data::write(&path, &named).map_err(runtime)?;
+    let done =
+        std::process::Command::new("sh").arg("-c").arg(format!("{command} \"$1\"")).arg("sh").arg(&path).output();
+    let done = done.map_err(|e| failed(e.to_string()))?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default().trim();
+    match last.parse() {
+        Ok(error) if done.status.success() => Ok(error),
+        _ => {
+            let wrong = String::from_utf8_lossy(&done.stderr);
+            let wrong = wrong.lines().last().unwrap_or_default();
+            Err(failed(format!("{}, its last line is `{last}`, no number; {wrong}", done.status)))
+        }
     }
 }
 
@@ -75,26 +125,49 @@ pub struct Reference {
     outputs: Vec<Tensor>,
     /// For KL: probabilities, and each row's sum of p ln p.
     distribution: Option<(Vec<f32>, Vec<f64>)>,
+    /// For KL of next tokens: what they cost the exact program, sample by sample.
+    surprise: Vec<f64>,
 }
 
 fn width(t: &Tensor) -> usize {
     t.shape().last().copied().unwrap_or(1).max(1)
 }
 
+/// What the tokens of a sample cost, given rows of logits and the logarithms of their sums; `None` where inputs are no token ids.
+fn surprise(inputs: &[Tensor], z: &[f32], lse: &[f64], w: usize) -> Option<Vec<f64>> {
+    let [ids] = inputs else { return None };
+    let samples = ids.shape().first().copied().unwrap_or(1).max(1);
+    let each = ids.len() / samples;
+    if ids.dtype().is_float() || ids.len() != lse.len() || each < 2 {
+        return None;
+    }
+    let one = |s: usize| -> Option<f64> {
+        let cost = |t: usize| -> Option<f64> {
+            let id = usize::try_from(ids.get_i64(s * each + t + 1)).ok().filter(|&i| i < w)?;
+            Some(lse[s * each + t] - f64::from(z[(s * each + t) * w + id]))
+        };
+        Some((0..each - 1).map(cost).sum::<Option<f64>>()? / (each - 1) as f64)
+    };
+    (0..samples).map(one).collect()
+}
+
 impl Reference {
-    /// Of outputs.
-    pub fn new(metric: Metric, outputs: Vec<Tensor>) -> Reference {
-        if metric != Metric::Kl {
-            return Reference { outputs, distribution: None };
+    /// Of outputs for inputs.
+    pub fn new(metric: &Metric, inputs: &[Tensor], outputs: Vec<Tensor>) -> Reference {
+        if *metric != Metric::Kl {
+            return Reference { outputs, distribution: None, surprise: vec![] };
         }
         let (z, w) = (outputs[0].to_f32(), width(&outputs[0]));
-        let (mut p, mut h) = (Vec::with_capacity(z.len()), vec![]);
+        let (mut p, mut h, mut all) = (Vec::with_capacity(z.len()), vec![], vec![]);
         for row in z.chunks_exact(w) {
             let lse = log_sum_exp(row);
-            h.push(row.iter().map(|&z| (f64::from(z) - lse).exp() * (f64::from(z) - lse)).sum());
+            let from = p.len();
             p.extend(row.iter().map(|&z| (f64::from(z) - lse).exp() as f32));
+            h.push(row.iter().zip(&p[from..]).map(|(&z, &p)| f64::from(p) * (f64::from(z) - lse)).sum());
+            all.push(lse);
         }
-        Reference { outputs: vec![], distribution: Some((p, h)) }
+        let surprise = surprise(inputs, &z, &all, w).unwrap_or_default();
+        Reference { outputs: vec![], distribution: Some((p, h)), surprise }
     }
 }
 
@@ -117,22 +190,45 @@ fn log_sum_exp(row: &[f32]) -> f64 {
 
 /// Gathers a score batch by batch.
 pub struct Score<'a> {
-    metric: Metric,
+    metric: &'a Metric,
     labels: Option<&'a Tensor>,
     /// Each sample's error, where samples have one.
     samples: Vec<f64>,
     sums: (f64, f64),
     /// Outputs, one a label.
     values: Vec<f64>,
+    /// What next tokens cost the exact program, and the plan.
+    surprise: [Vec<f64>; 2],
+    /// All outputs, for a command.
+    outputs: Vec<Vec<Tensor>>,
 }
 
 impl<'a> Score<'a> {
     /// Of nothing yet.
-    pub fn new(metric: Metric, labels: Option<&'a Tensor>) -> Score<'a> {
-        Score { metric, labels, samples: vec![], sums: (0.0, 0.0), values: vec![] }
+    pub fn new(metric: &'a Metric, labels: Option<&'a Tensor>) -> Score<'a> {
+        let (samples, values, surprise, outputs) = Default::default();
+        Score { metric, labels, samples, sums: (0.0, 0.0), values, surprise, outputs }
     }
-    /// Adds a batch whose samples are `first..` of the data.
-    pub fn add(&mut self, first: usize, inputs: &[Tensor], exact: &Reference, outputs: &[Tensor]) -> Result<()> {
+    /// The score of a batch, whose samples are `first..` of the data.
+    pub fn of(mut self, first: usize, inputs: &[Tensor], exact: &Reference, outputs: Vec<Tensor>) -> Result<Score<'a>> {
+        self.add(first, inputs, exact, outputs)?;
+        Ok(self)
+    }
+    /// Adds the score of batches that come after.
+    pub fn merge(&mut self, o: Score<'a>) {
+        self.samples.extend(o.samples);
+        self.values.extend(o.values);
+        self.outputs.extend(o.outputs);
+        self.sums = (self.sums.0 + o.sums.0, self.sums.1 + o.sums.1);
+        self.surprise.iter_mut().zip(o.surprise).for_each(|(a, b)| a.extend(b));
+    }
+    /// Perplexity of the exact program and of the plan, beside the KL divergence of next tokens.
+    pub fn perplexity(&self) -> Option<(f64, f64)> {
+        let of = |v: &[f64]| (v.iter().sum::<f64>() / v.len() as f64).exp();
+        let known = self.surprise.iter().all(|v| !v.is_empty() && v.len() == self.samples.len());
+        known.then(|| (of(&self.surprise[0]), of(&self.surprise[1])))
+    }
+    fn add(&mut self, first: usize, inputs: &[Tensor], exact: &Reference, outputs: Vec<Tensor>) -> Result<()> {
         let y = &outputs[0];
         let (w, rows) = (width(y), y.shape().first().copied().unwrap_or(1).max(1));
         let per_sample = (y.len() / rows / w).max(1);
@@ -141,14 +237,17 @@ impl<'a> Score<'a> {
             Metric::Kl => {
                 let Some((p, h)) = &exact.distribution else { return Ok(()) };
                 let z = y.to_f32();
+                let lse: Vec<f64> = z.chunks_exact(w).map(log_sum_exp).collect();
                 let row = |(i, z): (usize, &[f32])| {
                     let cross = z.chunks(64).zip(p[i * w..].chunks(64));
                     let cross: f64 =
                         cross.map(|(z, p)| f64::from(z.iter().zip(p).map(|(z, p)| z * p).sum::<f32>())).sum();
-                    h[i] - cross + log_sum_exp(z)
+                    h[i] - cross + lse[i]
                 };
                 let all: Vec<f64> = z.chunks_exact(w).enumerate().map(row).collect();
                 self.samples.extend(all.chunks(per_sample).map(|s| s.iter().sum::<f64>() / s.len() as f64));
+                self.surprise[0].extend(&exact.surprise);
+                self.surprise[1].extend(surprise(inputs, &z, &lse, w).unwrap_or_default());
             }
             Metric::RelL2 => {
                 for (y, e) in outputs.iter().zip(&exact.outputs).filter(|(y, _)| y.dtype().is_float()) {
@@ -209,13 +308,14 @@ impl<'a> Score<'a> {
                     return Err(missing("spearman needs them"));
                 }
                 self.values.extend(y.to_f64());
-                self.sums.0 = (y.len() / rows) as f64;
+                self.sums = (self.sums.0 + y.len() as f64, self.sums.1 + rows as f64);
             }
+            Metric::Command(_) => self.outputs.push(outputs),
         }
         Ok(())
     }
-    /// The error, and its standard error where samples have errors of their own.
-    pub fn error(&self) -> Result<(f64, Option<f64>)> {
+    /// The error, and its standard error where samples have errors of their own. A command is told these names of outputs.
+    pub fn error(&self, names: &[String]) -> Result<(f64, Option<f64>)> {
         let n = self.samples.len() as f64;
         let mean = self.samples.iter().sum::<f64>() / n.max(1.0);
         let variance = self.samples.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / (n - 1.0).max(1.0);
@@ -224,7 +324,8 @@ impl<'a> Score<'a> {
             Metric::RelL2 => ((self.sums.0 / self.sums.1.max(f64::MIN_POSITIVE)).sqrt(), None),
             Metric::Perplexity => (mean.exp(), deviation.map(|d| d * mean.exp())),
             Metric::Spearman => {
-                let (labels, w) = (self.labels.map(Tensor::to_f64).unwrap_or_default(), (self.sums.0 as usize).max(1));
+                let labels = self.labels.map(Tensor::to_f64).unwrap_or_default();
+                let w = ((self.sums.0 / self.sums.1.max(1.0)) as usize).max(1);
                 let rows: Vec<&[f64]> = self.values.chunks_exact(w).collect();
                 let values: Vec<f64> = if rows.len() >= 2 * labels.len() {
                     rows.chunks_exact(2).map(|p| p[0].iter().zip(p[1]).map(|(a, b)| a * b).sum()).collect()
@@ -239,6 +340,7 @@ impl<'a> Score<'a> {
                 }
                 (1.0 - correlation(&ranks(&values[..n]), &ranks(&labels[..n])), None)
             }
+            Metric::Command(c) => (ask(c, names, &self.outputs)?, None),
             _ => (mean, deviation),
         })
     }
@@ -272,10 +374,23 @@ mod tests {
     use super::*;
 
     fn score(metric: Metric, labels: Option<&Tensor>, exact: &Tensor, y: &Tensor) -> f64 {
-        let mut s = Score::new(metric, labels);
-        let ids = Tensor::from_i64(tersor_ir::DType::I64, [2, 3], &[0, 1, 1, 0, 0, 1]);
-        s.add(0, &[ids], &Reference::new(metric, vec![exact.clone()]), std::slice::from_ref(y)).unwrap();
-        s.error().unwrap().0
+        let ids = [Tensor::from_i64(tersor_ir::DType::I64, [2, 3], &[0, 1, 1, 0, 0, 1])];
+        let exact = Reference::new(&metric, &ids, vec![exact.clone()]);
+        let s = Score::new(&metric, labels).of(0, &ids, &exact, vec![y.clone()]).unwrap();
+        if let (Metric::Kl, Some((a, b))) = (&metric, s.perplexity()) {
+            assert!((a - 2.0).abs() < 1e-6 && b.is_finite());
+        }
+        s.error(&["y".into()]).unwrap().0
+    }
+
+    #[test]
+    fn commands_read_outputs_and_perplexity_stands_beside_kl() {
+        let flat = Tensor::from_f32([2, 3, 2], &[0.0; 12]);
+        assert!(score(Metric::Kl, None, &flat, &flat).abs() < 1e-9);
+        assert_eq!(score(Metric::find("cmd:echo hello; echo 0.25 #").unwrap(), None, &flat, &flat), 0.25);
+        let bad = Metric::find("cmd:echo no;").unwrap();
+        let s = Score::new(&bad, None).of(0, &[], &Reference::new(&bad, &[], vec![]), vec![flat]).unwrap();
+        assert!(s.error(&["y".into()]).is_err());
     }
 
     #[test]
@@ -283,8 +398,8 @@ mod tests {
         let a = Tensor::from_f32([2, 3], &[0.0, 1.0, 2.0, 3.0, 0.0, 0.0]);
         let b = Tensor::from_f32([2, 3], &[0.0, 2.5, 2.0, 3.0, 0.5, 0.0]);
         for m in [Metric::Kl, Metric::RelL2, Metric::Cosine, Metric::Top1] {
-            assert!(score(m, None, &a, &a).abs() < 1e-6, "{m:?}");
-            assert!(score(m, None, &a, &b) > 1e-3, "{m:?}");
+            assert!(score(m.clone(), None, &a, &a).abs() < 1e-6, "{m:?}");
+            assert!(score(m.clone(), None, &a, &b) > 1e-3, "{m:?}");
         }
         let softmax = |v: &[f64]| {
             let s: f64 = v.iter().map(|x| x.exp()).sum();

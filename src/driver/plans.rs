@@ -30,7 +30,7 @@ pub struct Plans {
 enum Program {
     Plain(Box<dyn Prepared>),
     #[cfg(feature = "mlir")]
-    Swapping(Box<swap::Swapping>),
+    Swapping(swap::Swapping),
 }
 
 impl Plans {
@@ -42,7 +42,7 @@ impl Plans {
             weights: swap::Weights::new(&family, &sites)?,
             family,
             sites,
-            threads,
+            threads: threads.max(1),
             stop: Arc::clone(stop),
             programs: vec![],
             compiled: 0,
@@ -70,15 +70,21 @@ impl Plans {
         let _ = (site, pick);
         false
     }
-    /// The outputs that a plan gives for one set of inputs.
-    pub fn run(&mut self, plan: &Plan, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    /// Calls `each` with the position of a batch and the outputs that a plan gives for it; what it returns comes in the order of the batches. Batches run on all
+    /// threads, each on one.
+    pub fn run<T: Send>(
+        &mut self,
+        plan: &Plan,
+        batches: &[&[Tensor]],
+        each: &(dyn Fn(usize, Vec<Tensor>) -> Result<T> + Sync),
+    ) -> Result<Vec<T>> {
         let at = self.program(plan)?;
         #[cfg(feature = "mlir")]
         let picks: Vec<usize> = (0..self.sites.len()).map(|i| self.pick(i, plan)).collect();
         match &mut self.programs[at].1 {
-            Program::Plain(p) => p.run(inputs),
+            Program::Plain(p) => batches.iter().enumerate().map(|(i, b)| each(i, p.run(b)?)).collect(),
             #[cfg(feature = "mlir")]
-            Program::Swapping(s) => s.run(self.weights.as_ref(), &picks, inputs),
+            Program::Swapping(s) => s.run(self.weights.as_ref(), &picks, batches, each),
         }
     }
     /// The position of a program that can run the plan.
@@ -96,10 +102,9 @@ impl Plans {
             self.compiled += 1;
             #[cfg(feature = "mlir")]
             if let Some(w) = &mut self.weights {
-                let Some(made) = w.program(&self.family, &self.sites, &key, self.threads, &self.stop)? else {
-                    continue;
-                };
-                self.keep(key, Program::Swapping(Box::new(made)));
+                let made = w.program(&self.family, &self.sites, &key, self.threads, &self.stop)?;
+                let Some(made) = made else { continue };
+                self.keep(key, Program::Swapping(made));
                 continue;
             }
             let mut m = self.family.clone();
@@ -120,7 +125,7 @@ impl Plans {
 mod swap {
     use crate::driver::{Compiler, from_runtime, runtime_error, to_runtime};
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use tersor_backends::kernel::Isa;
     use tersor_backends::{lower, target};
     use tersor_ir::constant::{ConstData, Distribution, Rng};
@@ -137,12 +142,11 @@ mod swap {
         packed: Vec<Vec<Option<Arc<Aligned>>>>,
     }
 
-    /// A session whose weights are exchanged.
+    /// Sessions whose weights are exchanged, of one thread each.
     pub struct Swapping {
-        session: Session,
+        sessions: Vec<(Session, Vec<Option<usize>>)>,
         /// The constant that is a site's weight.
         constants: Vec<Option<u32>>,
-        now: Vec<Option<usize>>,
     }
 
     /// A site's weight as the kernels of its exact op read it; `None` where they read more than one constant, or there is no kernel.
@@ -205,27 +209,51 @@ mod swap {
                     return Ok(None);
                 }
             }
-            Ok(Some(Swapping {
-                session: model.session(threads).stop_on(stop),
-                now: vec![None; constants.len()],
-                constants,
-            }))
+            let session = |_| (model.session(1).stop_on(stop), vec![None; constants.len()]);
+            Ok(Some(Swapping { sessions: (0..threads).map(session).collect(), constants }))
         }
     }
 
     impl Swapping {
-        pub fn run(&mut self, weights: Option<&Weights>, picks: &[usize], inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-            for (i, &pick) in picks.iter().enumerate() {
-                if let (Some(k), true, Some(w)) = (self.constants[i], self.now[i] != Some(pick), weights) {
-                    self.session.replace(k, w.packed[i][pick].clone()).map_err(runtime_error)?;
-                    self.now[i] = Some(pick);
+        /// As [`super::Plans::run`].
+        pub fn run<T: Send>(
+            &mut self,
+            weights: Option<&Weights>,
+            picks: &[usize],
+            batches: &[&[Tensor]],
+            each: &(dyn Fn(usize, Vec<Tensor>) -> Result<T> + Sync),
+        ) -> Result<Vec<T>> {
+            let (next, constants) = (AtomicUsize::new(0), &self.constants);
+            let work = |(session, now): &mut (Session, Vec<Option<usize>>)| -> Result<Vec<(usize, T)>> {
+                for (i, &pick) in picks.iter().enumerate() {
+                    if let (Some(k), true, Some(w)) = (constants[i], now[i] != Some(pick), weights) {
+                        session.replace(k, w.packed[i][pick].clone()).map_err(runtime_error)?;
+                        now[i] = Some(pick);
+                    }
                 }
-            }
-            let inputs = inputs.iter().map(to_runtime).collect::<Result<Vec<_>>>()?;
-            let views: Vec<_> = inputs.iter().map(|t| t.view()).collect();
-            let mut outputs = self.session.prepare(&views).map_err(runtime_error)?;
-            self.session.run_into(&views, &mut outputs).map_err(runtime_error)?;
-            outputs.into_iter().map(from_runtime).collect()
+                let mut done = vec![];
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(batch) = batches.get(at) else { return Ok(done) };
+                    let inputs = batch.iter().map(to_runtime).collect::<Result<Vec<_>>>()?;
+                    let views: Vec<_> = inputs.iter().map(|t| t.view()).collect();
+                    let mut outputs = session.prepare(&views).map_err(runtime_error)?;
+                    session.run_into(&views, &mut outputs).map_err(runtime_error)?;
+                    done.push((at, each(at, outputs.into_iter().map(from_runtime).collect::<Result<_>>()?)?));
+                }
+            };
+            let most = self.sessions.len().min(batches.len());
+            let mut all = std::thread::scope(|scope| {
+                let started: Vec<_> = self.sessions[..most].iter_mut().map(|s| scope.spawn(|| work(s))).collect();
+                let join =
+                    |t: std::thread::ScopedJoinHandle<_>| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+                started.into_iter().map(join).collect::<Result<Vec<Vec<(usize, T)>>>>()
+            })?
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>();
+            all.sort_unstable_by_key(|r| r.0);
+            Ok(all.into_iter().map(|r| r.1).collect())
         }
     }
 }

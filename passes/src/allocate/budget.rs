@@ -1,7 +1,9 @@
 //! Budgets: how much of each quantity a plan may have, in absolute numbers or against the exact model.
 
 use super::{Costs, Problem, Table};
+use crate::suggest::did_you_mean;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use tersor_ir::{Diagnostic, Result, diag::Failure};
@@ -14,24 +16,27 @@ pub enum Quantity {
     Error,
     /// Seconds.
     Latency,
-    /// Bytes of constants.
+    /// Bytes of constants as kernels read them.
     Size,
+    /// Bytes of constants as they are encoded.
+    Encoded,
     /// Bytes of constants and working memory.
     Memory,
-    /// Multiply-adds.
+    /// Multiply-adds by weights that are stored.
     Work,
 }
 
 impl Quantity {
     /// All of them.
-    pub const ALL: [Quantity; 5] =
-        [Quantity::Error, Quantity::Latency, Quantity::Size, Quantity::Memory, Quantity::Work];
+    pub const ALL: [Quantity; 6] =
+        [Quantity::Error, Quantity::Latency, Quantity::Size, Quantity::Encoded, Quantity::Memory, Quantity::Work];
     /// The word for it.
     pub const fn name(self) -> &'static str {
         match self {
             Quantity::Error => "error",
             Quantity::Latency => "latency",
             Quantity::Size => "size",
+            Quantity::Encoded => "encoded",
             Quantity::Memory => "memory",
             Quantity::Work => "work",
         }
@@ -53,7 +58,7 @@ impl Quantity {
                 v if v < 1.0 => format!("{} ms", three(v * 1e3)),
                 v => format!("{} s", three(v)),
             },
-            Quantity::Size | Quantity::Memory => scaled(&["B", "KB", "MB", "GB"], 1024.0),
+            Quantity::Size | Quantity::Encoded | Quantity::Memory => scaled(&["B", "KB", "MB", "GB"], 1024.0),
             Quantity::Work => scaled(&["MAC", "kMAC", "MMAC", "GMAC", "TMAC"], 1000.0),
         }
     }
@@ -62,7 +67,7 @@ impl Quantity {
         match self {
             Quantity::Error => &[("", 1.0)],
             Quantity::Latency => &[("us", 1e-6), ("ms", 1e-3), ("s", 1.0)],
-            Quantity::Size | Quantity::Memory => &[
+            Quantity::Size | Quantity::Encoded | Quantity::Memory => &[
                 ("", 1.0),
                 ("B", 1.0),
                 ("K", KB),
@@ -100,12 +105,14 @@ impl FromStr for Quantity {
 }
 
 /// How much of a quantity there may be.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Limit {
     /// In the quantity's unit.
     Absolute(f64),
     /// A factor of what the exact model has.
     Factor(f64),
+    /// As much as with the alternative of this name wherever there is one.
+    Like(String),
 }
 
 /// Limits, each on one quantity.
@@ -116,7 +123,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Adds `quantity=limit` or `quantity<=limit`: `4MB`, `3ms`, `0.01`; against the exact model `0.5x`, `30%`, `-20%`.
+    /// Adds `quantity=limit` or `quantity<=limit`: `4MB`, `3ms`, `0.01`; against the exact model `0.5x`, `30%`, `-20%`; `@w4`, as much as with that
+    /// alternative everywhere.
     pub fn add(&mut self, text: &str) -> Result<()> {
         let wrong = |what: &str| {
             let d = Diagnostic::error("S0422", format!("budget `{text}`: {what}")).failure(Failure::Usage);
@@ -130,21 +138,25 @@ impl Budget {
             return Err(wrong("this quantity has a limit already"));
         }
         let number = |t: &str| t.trim().parse::<f64>().ok().filter(|v| v.is_finite());
+        if let Some(alternative) = value.strip_prefix('@') {
+            self.limits.push((q, Limit::Like(alternative.into()), format!("{name}={value}")));
+            return Ok(());
+        }
         let limit = if let Some(n) = value.strip_suffix(['x', 'X']) {
-            number(n).map(Limit::Factor)
+            number(n).map(|v| (v, true))
         } else if let Some(n) = value.strip_suffix('%') {
-            number(n).map(|v| Limit::Factor(if n.trim_start().starts_with('-') { 1.0 + v / 100.0 } else { v / 100.0 }))
+            number(n).map(|v| (if n.trim_start().starts_with('-') { 1.0 + v / 100.0 } else { v / 100.0 }, true))
         } else {
             let at = value.find(|c: char| c.is_alphabetic() && !matches!(c, 'e' | 'E')).unwrap_or(value.len());
             let (n, unit) = value.split_at(at);
             let scale = q.units().iter().find(|u| u.0 == unit.trim()).map(|u| u.1);
-            number(n).zip(scale).map(|(n, s)| Limit::Absolute(n * s))
+            number(n).zip(scale).map(|(n, s)| (n * s, false))
         };
-        let limit = limit.ok_or_else(|| wrong("the limit is not understood"))?;
-        let (Limit::Absolute(v) | Limit::Factor(v)) = limit;
+        let (v, factor) = limit.ok_or_else(|| wrong("the limit is not understood"))?;
         if v < 0.0 || (v == 0.0 && q != Quantity::Error) {
             return Err(wrong("there is nothing below that"));
         }
+        let limit = if factor { Limit::Factor(v) } else { Limit::Absolute(v) };
         self.limits.push((q, limit, format!("{name}={value}")));
         Ok(())
     }
@@ -162,8 +174,9 @@ impl Budget {
     pub fn default_objective(&self) -> Quantity {
         if self.limits(Quantity::Error) { Quantity::Size } else { Quantity::Error }
     }
-    /// The limits in absolute numbers, given what the exact model has.
-    pub fn absolute(&self, exact: &Costs) -> Result<Vec<(Quantity, f64)>> {
+    /// The limits in absolute numbers.
+    pub fn absolute(&self, table: &Table) -> Result<Vec<(Quantity, f64)>> {
+        let exact: Costs = table.totals(&table.exact());
         let one = |(q, limit, text): &(Quantity, Limit, String)| match limit {
             Limit::Absolute(v) => Ok((*q, *v)),
             Limit::Factor(_) if exact.get(*q) <= 0.0 => {
@@ -172,12 +185,22 @@ impl Budget {
                 Err(d.failure(Failure::Usage).with_help("give an absolute limit"))
             }
             Limit::Factor(f) => Ok((*q, f * exact.get(*q))),
+            Limit::Like(name) => match table.everywhere(name) {
+                Some(a) => Ok((*q, table.totals(&a).get(*q))),
+                None => {
+                    let names: BTreeSet<&str> =
+                        table.rows.iter().flat_map(|r| r.alternatives.iter().map(|a| a.name.as_str())).collect();
+                    let names: Vec<&str> = names.into_iter().collect();
+                    let d = Diagnostic::error("S0423", format!("budget `{text}`: no site has that alternative"));
+                    Err(d.failure(Failure::Usage).with_help(did_you_mean(name, &names)))
+                }
+            },
         };
         self.limits.iter().map(one).collect()
     }
     /// The problem on a table.
     pub fn problem<'a>(&self, table: &'a Table, minimise: Quantity) -> Result<Problem<'a>> {
-        Ok(Problem { table, limits: self.absolute(&table.totals(&table.exact()))?, minimise })
+        Ok(Problem { table, limits: self.absolute(table)?, minimise })
     }
 }
 
@@ -187,12 +210,13 @@ mod tests {
 
     #[test]
     fn limits_are_read() {
-        let one = |t: &str| Budget::parse([t]).map(|b| b.limits[0].1);
+        let one = |t: &str| Budget::parse([t]).map(|b| b.limits[0].1.clone());
         assert_eq!(one("size=4MB").unwrap(), Limit::Absolute(4.0 * 1048576.0));
         assert_eq!(one("size<=0.5x").unwrap(), Limit::Factor(0.5));
         assert_eq!(one("latency=-20%").unwrap(), Limit::Factor(0.8));
         assert_eq!(one("size=30%").unwrap(), Limit::Factor(0.3));
         assert_eq!(one("latency=3ms").unwrap(), Limit::Absolute(0.003));
+        assert_eq!(one("size=@w4-gptq").unwrap(), Limit::Like("w4-gptq".into()));
         assert_eq!(one("error=1e-2").unwrap(), Limit::Absolute(0.01));
         for bad in
             ["size", "size=", "size=4s", "latency=3", "size=-4MB", "size=nanx", "speed=1", "size=0x", "latency=-120%"]

@@ -60,10 +60,10 @@ impl Problem<'_> {
         self.limits.iter().map(over).sum()
     }
     /// What decides between assignments: the minimised quantity, then the others, latency first.
-    fn rank(&self, totals: &Costs) -> [f64; 6] {
-        use Quantity::{Error, Latency, Memory, Size, Work};
-        let [a, b, c, d, e] = [Latency, Error, Size, Memory, Work].map(|q| totals.get(q));
-        [totals.get(self.minimise), a, b, c, d, e]
+    fn rank(&self, totals: &Costs) -> [f64; 7] {
+        use Quantity::{Encoded, Error, Latency, Memory, Size, Work};
+        let [a, b, c, d, e, f] = [Latency, Error, Size, Encoded, Memory, Work].map(|q| totals.get(q));
+        [totals.get(self.minimise), a, b, c, d, e, f]
     }
     /// Whether `a` is to be preferred to `b`; both fit.
     pub fn better(&self, a: &Costs, b: &Costs) -> bool {

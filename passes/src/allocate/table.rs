@@ -15,6 +15,9 @@ pub struct Costs {
     pub latency: f64,
     /// Bytes of constants as they are packed.
     pub size: f64,
+    /// Bytes of constants as they are encoded, whatever kernels make of them.
+    #[serde(default)]
+    pub encoded: f64,
     /// Bytes that a run needs: constants and working memory.
     pub memory: f64,
     /// Multiply-adds of one run.
@@ -28,6 +31,7 @@ impl Costs {
             Quantity::Error => self.error,
             Quantity::Latency => self.latency,
             Quantity::Size => self.size,
+            Quantity::Encoded => self.encoded,
             Quantity::Memory => self.memory,
             Quantity::Work => self.work,
         }
@@ -37,6 +41,7 @@ impl Costs {
             error: f(self.error, o.error),
             latency: f(self.latency, o.latency),
             size: f(self.size, o.size),
+            encoded: f(self.encoded, o.encoded),
             memory: f(self.memory, o.memory),
             work: f(self.work, o.work),
         }
@@ -99,6 +104,12 @@ impl Table {
     /// The exact alternative everywhere.
     pub fn exact(&self) -> Assignment {
         vec![0; self.rows.len()]
+    }
+    /// The alternative of a name in each row that has it, the exact one in the others; `None` where no row has it.
+    pub fn everywhere(&self, name: &str) -> Option<Assignment> {
+        let at: Vec<_> = self.rows.iter().map(|r| r.alternatives.iter().position(|a| a.name == name)).collect();
+        let some = at.iter().any(Option::is_some);
+        some.then(|| at.into_iter().map(Option::unwrap_or_default).collect())
     }
     /// The alternative that has least of a quantity, row by row; the first of equal ones.
     pub fn least(&self, q: Quantity) -> Assignment {

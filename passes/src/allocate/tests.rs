@@ -20,7 +20,7 @@ fn random(seed: u64, rows: usize, most: usize, grain: Option<f64>) -> Table {
             let size = full * share;
             let size = grain.map_or(size, |unit| (size / unit).ceil() * unit);
             let error = if i == 0 { 0.0 } else { g.unit() * g.unit() / share };
-            let costs = Costs { error, latency: g.unit() * 1e-3, size, memory: size, work: size * 8.0 };
+            let costs = Costs { error, latency: g.unit() * 1e-3, size, encoded: size, memory: size, work: size * 8.0 };
             Alternative { name: if i == 0 { "exact".into() } else { format!("a{i}") }, costs }
         };
         Row { sites: vec![format!("s{r}")], alternatives: (0..n).map(one).collect() }

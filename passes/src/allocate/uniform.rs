@@ -11,9 +11,7 @@ pub struct Uniform;
 pub(super) fn assignments(p: &Problem) -> Vec<Assignment> {
     let rows = &p.table.rows;
     let names: BTreeSet<&str> = rows.iter().flat_map(|r| r.alternatives.iter().map(|a| a.name.as_str())).collect();
-    let of =
-        |name: &str| rows.iter().map(|r| r.alternatives.iter().position(|a| a.name == name).unwrap_or(0)).collect();
-    std::iter::once(p.table.exact()).chain(names.into_iter().map(of)).collect()
+    std::iter::once(p.table.exact()).chain(names.into_iter().filter_map(|n| p.table.everywhere(n))).collect()
 }
 
 impl Strategy for Uniform {
