@@ -9,7 +9,7 @@ use tersor_backends::emit::{Kernel, KernelBuilder, Scalar};
 use tersor_backends::kernel::{Group, GroupCx, Isa, Launch, Operand};
 use tersor_backends::mlir::jit::{self, Jit};
 use tersor_ir::module::Builder;
-use tersor_ir::ops::{Conv, DecodeAffine, MatMul};
+use tersor_ir::ops::{Conv, DecodeAffine, DecodeSparse, MatMul};
 use tersor_ir::testing::Gen;
 use tersor_ir::{Bindings, DType, Def, Func, Module, Op, Tensor, Type};
 
@@ -76,12 +76,22 @@ fn peak(isa: Isa) -> Bench {
     Bench { name: "peak".into(), jit: compile(&kernel, isa), kernel: kernel.name, call, scratch, operations }
 }
 
-fn bench(name: String, op: Op, types: [Type; 2], isa: Isa) -> Bench {
-    coded(name, op, types, None, isa)
+/// How a weight is stored.
+#[derive(Copy, Clone)]
+enum Stored {
+    Elements,
+    /// Integer codes of a type, so many of which share a scale along K.
+    Codes(DType, u32),
+    /// A part of its elements, in percent, in runs of so many along K.
+    Part(i64, usize),
 }
 
-/// With weights as integer codes of a type, so many of which share a scale along K.
-fn coded(name: String, op: Op, types: [Type; 2], codes: Option<(DType, u32)>, isa: Isa) -> Bench {
+fn bench(name: String, op: Op, types: [Type; 2], isa: Isa) -> Bench {
+    stored(name, op, types, Stored::Elements, isa)
+}
+
+fn stored(name: String, op: Op, types: [Type; 2], how: Stored, isa: Isa) -> Bench {
+    let codes = if let Stored::Codes(d, group) = how { Some((d, group)) } else { None };
     let (mut m, mut f, mut g) = (Module::new("m"), Func::new("main"), Gen::new(1));
     let body = f.body_id();
     let x = f.add_param(body, "x", types[0].clone());
@@ -101,6 +111,13 @@ fn coded(name: String, op: Op, types: [Type; 2], codes: Option<(DType, u32)>, is
     if let (Some(scales), Some((_, group))) = (scales, codes) {
         let s = b.constant("s", &scales);
         w = b.op(DecodeAffine { axis: 0, group }, &[w, s]).unwrap();
+    }
+    if let Stored::Part(percent, run) = how {
+        let runs: Vec<bool> = (0..weights.len().div_ceil(run)).map(|_| g.int(0, 99) < percent).collect();
+        let keep: Vec<bool> = (0..weights.len()).map(|i| runs[i / run]).collect();
+        let (values, mask) = DecodeSparse::encode(&weights, &keep, run);
+        let (values, mask) = (b.constant("v", &values), b.constant("m", &mask));
+        w = b.op(DecodeSparse { shape: types[1].shape.to_vec(), run: run as u32 }, &[values, mask]).unwrap();
     }
     let y = b.op(op, &[x, w]).unwrap();
     f.body_mut().results = vec![y];
@@ -178,7 +195,21 @@ fn main() {
         for (m, n, k) in [(1, 2048, 2048), (1, 4096, 4096), (4, 2048, 2048), (128, 1536, 384)] {
             let op = MatMul { trans_a: false, trans_b: false, wide: false };
             let types = [Type::new(DType::F32, [m, k]), Type::new(DType::F32, [k, n])];
-            list.push(coded(format!("gemm f32 {d}g{group} {m}x{n}x{k}"), op.into(), types, Some((d, group)), isa));
+            let how = Stored::Codes(d, group);
+            list.push(stored(format!("gemm f32 {d}g{group} {m}x{n}x{k}"), op.into(), types, how, isa));
+        }
+    }
+    // Whether a part pays: beside it, the same product with all elements.
+    for m in [1, 16, 128] {
+        for size in [1024, 2048, 4096] {
+            for (percent, run) in [(100, 1), (50, 1), (30, 1), (20, 1), (10, 1), (50, 4), (20, 8)] {
+                let op = MatMul { trans_a: false, trans_b: true, wide: false };
+                let types = [Type::new(DType::F32, [m, size]), Type::new(DType::F32, [size, size])];
+                let name = format!("sparse f32 {percent} % run {run} {m}x{size}x{size}");
+                if name.contains(&filter) {
+                    list.push(stored(name, op.into(), types, Stored::Part(percent, run), isa));
+                }
+            }
         }
     }
     for types in [float, bytes] {

@@ -123,8 +123,12 @@ impl KernelBuilder {
 
     // Memory of the kernel's own.
 
-    /// A read-only table of bytes beside the code.
+    /// A read-only table of bytes beside the code; the same one for the same bytes.
     pub fn table(&mut self, bytes: Vec<u8>, align: u32) -> Val {
+        let same = |m: &&Memory| m.align >= align && matches!(&m.kind, MemoryKind::Table(t) if *t == bytes);
+        if let Some(m) = self.kernel.memory.iter().find(same) {
+            return m.val;
+        }
         self.memory(Ty::Ptr, align, MemoryKind::Table(bytes))
     }
 

@@ -41,6 +41,8 @@ pub enum Intrinsic {
     Vpermps256,
     /// (table `16xf32`, index `16xi32`) -> `16xf32`: low 4 bits of each index.
     Vpermps512,
+    /// (packed `16xf32`, other `16xf32`, mask `16xi1`) -> `16xf32`: lanes that are on take the next of `packed`, others keep `other`'s.
+    Vexpandps512,
     /// (table `32xi8`, index `32xi8`) -> `32xi8`: per 16-byte half, low 4 bits; zero where the index is negative.
     Vpshufb256,
     /// (table `64xi8`, index `64xi8`) -> `64xi8`: per 16-byte quarter.
@@ -106,6 +108,7 @@ impl Intrinsic {
             Intrinsic::Vdpbf16ps512 => (vec![v(16, F32), v(32, BF16), v(32, BF16)], vec![v(16, F32)]),
             Intrinsic::Vpermps256 => same(v(8, F32), v(8, I32), v(8, F32)),
             Intrinsic::Vpermps512 => same(v(16, F32), v(16, I32), v(16, F32)),
+            Intrinsic::Vexpandps512 => (vec![v(16, F32), v(16, F32), v(16, I1)], vec![v(16, F32)]),
             Intrinsic::Vpshufb256 => same(v(32, I8), v(32, I8), v(32, I8)),
             Intrinsic::Vpshufb512 => same(v(64, I8), v(64, I8), v(64, I8)),
             Intrinsic::TileZero { .. } => (vec![], vec![Ty::Tile]),
@@ -130,7 +133,7 @@ impl Intrinsic {
             }
             Intrinsic::Vpmaddwd512 | Intrinsic::Vpmaddubsw512 | Intrinsic::Vpshufb512 => &["avx512f", "avx512bw"],
             Intrinsic::Vdpbf16ps512 => &["avx512f", "avx512bf16"],
-            Intrinsic::Vpermps512 => &["avx512f"],
+            Intrinsic::Vpermps512 | Intrinsic::Vexpandps512 => &["avx512f"],
             Intrinsic::TileZero { .. } | Intrinsic::TileLoad { .. } | Intrinsic::TileStore { .. } => &["amx-tile"],
             Intrinsic::TileDot { dot: Dot::Bf16, .. } => &["amx-tile", "amx-bf16"],
             Intrinsic::TileDot { .. } => &["amx-tile", "amx-int8"],
@@ -155,6 +158,7 @@ impl Intrinsic {
             Intrinsic::Vdpbf16ps512 => "llvm.x86.avx512bf16.dpbf16ps.512",
             Intrinsic::Vpermps256 => "llvm.x86.avx2.permps",
             Intrinsic::Vpermps512 => "llvm.x86.avx512.permvar.sf.512",
+            Intrinsic::Vexpandps512 => "llvm.x86.avx512.mask.expand",
             Intrinsic::Vpshufb256 => "llvm.x86.avx2.pshuf.b",
             Intrinsic::Vpshufb512 => "llvm.x86.avx512.pshuf.b.512",
             Intrinsic::TileZero { .. } => "llvm.x86.tilezero.internal",

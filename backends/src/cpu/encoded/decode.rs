@@ -1,11 +1,13 @@
 //! Instructions that decode panels: in registers on the way to a product, or into scratch.
 
 use super::panels::bit;
+use super::sparse::{Lanes, Sparse, Spreader};
 use super::{Format, planes};
 use crate::emit::{Intrinsic, KernelBuilder, Scalar, Val};
 use std::collections::HashMap;
 
-const LANES: u32 = 16;
+/// Columns of a panel.
+pub const LANES: u32 = 16;
 /// Units that are written out one after the other; more of them take a loop.
 const UNROLLED: i64 = 4;
 
@@ -18,18 +20,31 @@ pub struct Decoder {
     entries: Vec<Val>,
     /// All entries in memory.
     lookup: Option<Val>,
+    /// What reads the values of sparse weights.
+    spreader: Option<Spreader>,
 }
 
 /// What stands before the codes of a chunk.
 struct Head {
     scale: Option<Val>,
     zero: Option<Val>,
+    /// The number of the first value of a sparse chunk.
+    first: Option<Val>,
 }
 
 /// A unit of a panel, its words loaded as they are needed.
 struct Unit {
     at: Val,
     words: HashMap<i64, Val>,
+    /// The number of the next value of a sparse one, and the lanes of its rows.
+    next: Option<Val>,
+    lanes: Option<Lanes>,
+}
+
+impl Unit {
+    fn new(at: Val, next: Option<Val>) -> Unit {
+        Unit { at, words: HashMap::new(), next, lanes: None }
+    }
 }
 
 /// Rows that panels multiply.
@@ -50,7 +65,7 @@ impl Decoder {
     /// Entries of a table are loaded here, before any loop.
     pub fn new(k: &mut KernelBuilder, format: Format, wide: bool, lookup: Option<Val>) -> Decoder {
         let entries = match lookup {
-            Some(at) if format.bits <= 4 => {
+            Some(at) if format.table && format.bits <= 4 => {
                 let most = if wide { 16 } else { 8 };
                 let count = 1u32 << format.bits;
                 let part = |k: &mut KernelBuilder, i: u32| {
@@ -66,20 +81,27 @@ impl Decoder {
             }
             _ => vec![],
         };
-        Decoder { format, wide, entries, lookup }
+        let spreader = format.sparse.zip(lookup).map(|(s, values)| Spreader::new(k, format.bits, s, wide, values));
+        Decoder { format, wide, entries, lookup, spreader }
     }
 
     fn head(&self, k: &mut KernelBuilder, at: Val) -> Head {
+        let align = if self.spreader.is_some() { 1 } else { 16 };
         let scale = self.format.scale.map(|s| {
-            let v = k.load_aligned(at, s.x(LANES), 16);
+            let v = k.load_aligned(at, s.x(LANES), align);
             if s == Scalar::F32 { v } else { k.to_float_type(v, Scalar::F32) }
         });
         let zero = self.format.zero.then(|| {
-            let at = k.offset(at, self.format.head_bytes() - i64::from(LANES));
-            let v = k.load_aligned(at, Scalar::I8.x(LANES), 16);
+            let at = k.offset(at, self.format.scale.map_or(0, |s| i64::from(s.bytes() * LANES)));
+            let v = k.load_aligned(at, Scalar::I8.x(LANES), align);
             k.sext(v, Scalar::I32)
         });
-        Head { scale, zero }
+        let first = self.spreader.is_some().then(|| {
+            let at = k.offset(at, self.format.head_bytes() - Sparse::FIRST_BYTES);
+            let first = k.load_aligned(at, Scalar::I32.x(1), 1);
+            k.zext(first, Scalar::I64)
+        });
+        Head { scale, zero, first }
     }
 
     /// The codes of row `j` of a unit.
@@ -115,8 +137,22 @@ impl Decoder {
         code.expect("a plane")
     }
 
-    /// The floats of row `j` of a unit, without their scale.
+    /// The floats of row `j` of a unit, without their scale. Rows are asked for in order.
     fn value(&self, k: &mut KernelBuilder, unit: &mut Unit, head: &Head, j: u32) -> Val {
+        if let (Some(spreader), Some(sparse), Some(first)) = (&self.spreader, self.format.sparse, unit.next) {
+            let (run, at) = (i64::from(j) / sparse.run, unit.at);
+            let fresh = i64::from(j) % sparse.run == 0;
+            let lanes = unit.lanes.take().filter(|_| !fresh).unwrap_or_else(|| {
+                let at = k.offset(at, run * Sparse::MASK_BYTES);
+                spreader.lanes(k, at)
+            });
+            let (v, next) = spreader.row(k, &lanes, first);
+            (unit.next, unit.lanes) = (Some(next), Some(lanes));
+            return head.zero.map_or(v, |z| {
+                let z = k.to_float(z, Scalar::F32);
+                k.sub(v, z)
+            });
+        }
         let code = self.code(k, unit, j);
         if self.format.table {
             return self.entry(k, code);
@@ -147,6 +183,24 @@ impl Decoder {
                 let offsets = k.mul(code, size);
                 k.gather(table, offsets, Scalar::F32)
             }
+        }
+    }
+
+    /// Asks for what comes so many bytes after a unit.
+    fn fetch(&self, k: &mut KernelBuilder, unit: Val, next: Option<Val>, ahead: i64) {
+        let (at, bytes) = match (next, self.lookup) {
+            (Some(next), Some(values)) => {
+                let (size, three) = (k.i64(self.format.bits.into()), k.i64(3));
+                let bits = k.mul(next, size);
+                let skip = k.shr(bits, three);
+                // Of a unit's elements about half are stored.
+                (k.gep(values, skip), self.format.unit() * i64::from(LANES * self.format.bits) / 16)
+            }
+            _ => (unit, self.format.unit_bytes()),
+        };
+        for line in (0..bytes).step_by(64) {
+            let far = k.offset(at, ahead + line);
+            k.prefetch(far, 3);
         }
     }
 
@@ -224,18 +278,20 @@ impl Decoder {
             let rows: Vec<Val> = r.rows.iter().map(|&x| k.gep(x, along)).collect();
             let heads: Vec<Head> = chunks.iter().map(|&at| self.head(k, at)).collect();
             let start = if apart { vec![zero; count * sets] } else { sums.clone() };
+            let next = heads.iter().filter_map(|h| h.first);
+            let start = start.into_iter().chain(next).collect();
             let own = self.units(k, n, start, |k, u, n, mut own| {
+                let next = own.split_off(count * sets);
                 let (bytes, elements) = (k.i64(self.format.unit_bytes()), k.i64(self.format.unit() * 4));
                 let (skip, along) = (k.mul(u, bytes), k.mul(u, elements));
                 let mut units = vec![];
-                for &at in &chunks {
+                for (i, &at) in chunks.iter().enumerate() {
                     let at = k.offset(at, self.format.head_bytes());
                     let at = k.gep(at, skip);
-                    for line in (0..self.format.unit_bytes()).step_by(64).filter(|_| r.ahead.is_some()) {
-                        let far = k.offset(at, r.ahead.unwrap_or(0) + line);
-                        k.prefetch(far, 3);
+                    if let Some(ahead) = r.ahead {
+                        self.fetch(k, at, next.get(i).copied(), ahead);
                     }
-                    units.push(Unit { at, words: HashMap::new() });
+                    units.push(Unit::new(at, next.get(i).copied()));
                 }
                 let rows: Vec<Val> = rows.iter().map(|&x| k.gep(x, along)).collect();
                 for j in 0..n {
@@ -254,8 +310,10 @@ impl Decoder {
                         }
                     }
                 }
+                own.extend(units.iter().filter_map(|u| u.next));
                 own
             });
+            let own = own[..count * sets].to_vec();
             if !apart {
                 return own;
             }
@@ -279,19 +337,21 @@ impl Decoder {
             let (skip, along) = (k.mul(i, bytes), k.mul(i, elements));
             let (at, to) = (k.gep(panel, skip), k.gep(to, along));
             let head = self.head(k, at);
-            self.units(k, n, vec![], |k, u, n, _| {
+            let next = head.first.into_iter().collect();
+            self.units(k, n, next, |k, u, n, next| {
                 let (bytes, elements) = (k.i64(self.format.unit_bytes()), k.i64(self.format.unit() * 64));
                 let (skip, along) = (k.mul(u, bytes), k.mul(u, elements));
                 let (at, to) = (k.offset(at, self.format.head_bytes()), k.gep(to, along));
-                let mut unit = Unit { at: k.gep(at, skip), words: HashMap::new() };
+                let mut unit = Unit::new(k.gep(at, skip), next.first().copied());
                 for j in 0..n {
                     let v = self.value(k, &mut unit, &head, j as u32);
                     let v = head.scale.map_or(v, |s| k.mul(v, s));
                     let to = k.offset(to, j * 64);
                     k.store_aligned(v, to, 64);
                 }
-                vec![]
-            })
+                unit.next.into_iter().collect()
+            });
+            vec![]
         });
     }
 }

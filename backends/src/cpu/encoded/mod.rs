@@ -4,11 +4,14 @@
 //! registers, or once into scratch where many rows follow ([`decode`]). A scale for each column, or one for all, is applied to finished sums; scales in groups along
 //! K lie in the panels before the codes of their group.
 //!
+//! A weight of which only a part is stored has masks in its panels, and its values beside them ([`sparse`]); these may be codes or floats.
+//!
 //! Invariant: what is computed equals the evaluation of the expression up to the rounding of floats; codes and zero points are exact.
 
 pub mod decode;
 pub mod panels;
 mod source;
+pub mod sparse;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +21,7 @@ use super::pack::{Matrix, PANEL};
 use crate::emit::{Scalar, Val};
 use crate::kernel::{GroupCx, LaunchBuilder};
 use source::Source;
+use sparse::Sparse;
 use tersor_ir::{DType, Tensor, ValueId};
 
 /// How a panel of codes is laid out and decoded.
@@ -25,7 +29,7 @@ use tersor_ir::{DType, Tensor, ValueId};
 pub struct Format {
     /// Rows of the weight.
     pub k: i64,
-    /// Bits of a code.
+    /// Bits of a code, or of a value that is stored as it is.
     pub bits: u32,
     /// Elements of a column that share what stands before their codes; `k` where nothing does or all do.
     pub group: i64,
@@ -35,6 +39,8 @@ pub struct Format {
     pub zero: bool,
     /// Whether codes are numbers of table entries; they are two's complement otherwise.
     pub table: bool,
+    /// Where only a part is stored: panels hold masks then.
+    pub sparse: Option<Sparse>,
 }
 
 /// The widths of the parts that a code is stored in, the most significant first.
@@ -53,10 +59,16 @@ pub fn planes(bits: u32) -> &'static [u32] {
 impl Format {
     /// Codes of a column that are stored together.
     pub fn unit(&self) -> i64 {
+        if let Some(s) = self.sparse {
+            return s.unit();
+        }
         i64::from(32 / planes(self.bits).last().copied().unwrap_or(8))
     }
     /// Bytes of a unit of sixteen columns.
     pub fn unit_bytes(&self) -> i64 {
+        if let Some(s) = self.sparse {
+            return s.unit() / s.run * Sparse::MASK_BYTES;
+        }
         self.unit() * i64::from(self.bits) * PANEL as i64 / 8
     }
     /// Whether anything stands before the codes of a group.
@@ -65,12 +77,17 @@ impl Format {
     }
     /// Rows of a panel may be cut at multiples of this.
     pub fn chunk(&self) -> i64 {
-        if self.grouped() { self.group } else { self.unit() }
+        match self.sparse {
+            _ if self.grouped() => self.group,
+            Some(_) => Sparse::CHUNK,
+            None => self.unit(),
+        }
     }
     /// Bytes before the codes of a chunk.
     pub fn head_bytes(&self) -> i64 {
         let scale = self.scale.map_or(0, |s| i64::from(s.bytes()));
-        (scale + i64::from(self.zero)) * PANEL as i64
+        let first = if self.sparse.is_some() { Sparse::FIRST_BYTES } else { 0 };
+        (scale + i64::from(self.zero)) * PANEL as i64 + first
     }
     /// Bytes of a chunk.
     pub fn chunk_bytes(&self) -> i64 {
@@ -88,6 +105,10 @@ impl Format {
         let scale = self.scale.map_or(String::new(), |s| format!(" {}", s.name()));
         let zero = if self.zero { " i8" } else { "" };
         let head = if self.grouped() { format!(" group {}{scale}{zero}", self.group) } else { String::new() };
+        if let Some(s) = self.sparse {
+            let kind = s.float.map_or_else(|| format!("i{}", self.bits), |f| f.name().into());
+            return format!("sparse {kind}{head} [N/16][K/{}] run {}", self.chunk(), s.run);
+        }
         let kind = if self.table { "u" } else { "i" };
         format!("{kind}{}{head} [N/16][K/{}][16][{}]", self.bits, self.unit(), self.unit())
     }
@@ -100,7 +121,7 @@ pub struct Encoded {
     pub format: Format,
     /// Bytes of all panels, group after group.
     pub panels: Tensor,
-    /// The entries that codes stand for.
+    /// What panels refer to: the entries that codes stand for, or the values that are stored of a sparse weight.
     pub table: Option<Tensor>,
     /// What sums are multiplied by: one for each column through all groups, with 16 more, or one.
     pub factors: Option<Tensor>,
@@ -111,12 +132,23 @@ impl Encoded {
     pub fn of(cx: &GroupCx, w: ValueId, m: &Matrix) -> Option<Encoded> {
         matches!(cx.ty(w).dtype, DType::F32 | DType::F16 | DType::BF16).then_some(())?;
         let source = Source::of(cx, w)?;
-        panels::encode(&source, m).filter(|e| e.panels.bytes().len() < m.groups * m.k * m.n * 3)
+        let elements = m.groups * m.k * m.n;
+        let most = match source.keep {
+            Some(_) => elements * cx.ty(w).dtype.bits() as usize / 8,
+            None => elements * 3,
+        };
+        panels::encode(&source, m).filter(|e| e.bytes() < most)
     }
 
-    /// The table as an operand.
+    /// Bytes that the artifact holds.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes().len() + self.table.as_ref().map_or(0, |t| t.bytes().len())
+    }
+
+    /// The table, or the values, as an operand.
     pub fn lookup(&self, b: &mut LaunchBuilder) -> Option<Val> {
-        self.table.as_ref().map(|t| b.packed(format!("f32 [{}]", t.len()), t.clone()))
+        let layout = if self.format.sparse.is_some() { "values" } else { "f32" };
+        self.table.as_ref().map(|t| b.packed(format!("{layout} [{}]", t.len()), t.clone()))
     }
 
     /// An epilogue on sums that `factors` multiply first.

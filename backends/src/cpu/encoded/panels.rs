@@ -2,10 +2,10 @@
 //!
 //! A panel is `[chunks]`: scales `[16]` and zero points `[16]` of the chunk where there are groups, then its units. A unit is the codes of sixteen columns and [`Format::unit`] rows, plane after
 //! plane, each plane `[words][16]` of 32 bits; a part of `p` bits of row `j` lies in word `j / (32 / p)`, in byte `j % 4` of it, so that neighbours along K can be taken as bytes.
-//! Rows that do not exist have code 0.
+//! Rows that do not exist have code 0. Chunks of sparse weights are those of [`super::sparse`].
 
 use super::source::Source;
-use super::{Encoded, Format, planes};
+use super::{Encoded, Format, planes, sparse};
 use crate::cpu::pack::{Matrix, PANEL};
 use crate::emit::Scalar;
 use tersor_ir::types::DTypeClass;
@@ -53,11 +53,21 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Packs a weight; `None` where its parameters change too often along K, or its codes are of a width that panels do not have.
+/// Packs a weight in the fewest bytes: of a sparse one, all codes or those that are kept with their masks. `None` where neither is possible.
 pub fn encode(source: &Source, m: &Matrix) -> Option<Encoded> {
+    if m.k == 0 || m.n == 0 {
+        return None;
+    }
+    let all = pack(source, m, None);
+    let Some(values) = sparse::Values::of(source, m) else { return all };
+    [all, pack(source, m, Some(values))].into_iter().flatten().min_by_key(Encoded::bytes)
+}
+
+/// Packs a weight, what is kept of it in `values`; `None` where its parameters change too often along K, or its codes are of a width that panels do not have.
+fn pack(source: &Source, m: &Matrix, mut values: Option<sparse::Values>) -> Option<Encoded> {
     let dtype = source.codes.dtype();
-    let bits = dtype.bits();
-    if planes(bits).is_empty() || m.k == 0 || m.n == 0 {
+    let bits = values.as_ref().map_or(dtype.bits(), |v| v.bits);
+    if values.is_none() && planes(bits).is_empty() {
         return None;
     }
     let grid = Grid { source, m };
@@ -81,8 +91,10 @@ pub fn encode(source: &Source, m: &Matrix) -> Option<Encoded> {
         scale: in_groups.then_some(scale_scalar),
         zero,
         table: source.table.is_some(),
+        sparse: None,
     };
-    let codes = source.codes.to_i64();
+    let format = Format { sparse: values.as_ref().map(|v| v.format(&format)), ..format };
+    let codes = if values.is_none() { source.codes.to_i64() } else { vec![] };
     let mut bytes = vec![];
     for g in 0..m.groups {
         for panel in 0..m.n.div_ceil(PANEL) {
@@ -100,6 +112,10 @@ pub fn encode(source: &Source, m: &Matrix) -> Option<Encoded> {
                 if zero {
                     let z = each(&|i| source.zero.as_ref().map_or(0.0, |z| z.of(i)) - middle as f64);
                     bytes.extend_from_slice(Tensor::from_f64(DType::I8, [PANEL], &z).bytes());
+                }
+                if let Some(values) = &mut values {
+                    values.chunk(&format, from..to, &|k, i| Some(grid.code(g, k, *columns.get(i)?)), &mut bytes)?;
+                    continue;
                 }
                 for from in (from..to).step_by(format.unit() as usize) {
                     let code = |j: usize, n: usize| {
@@ -130,7 +146,10 @@ pub fn encode(source: &Source, m: &Matrix) -> Option<Encoded> {
     Some(Encoded {
         format,
         panels: Tensor::from_blob(DType::U8, vec![count], bytes.into())?,
-        table: source.table.as_deref().map(tensor),
+        table: match values {
+            Some(v) => Some(v.finish()?),
+            None => source.table.as_deref().map(tensor),
+        },
         factors: factors.as_deref().map(tensor),
     })
 }

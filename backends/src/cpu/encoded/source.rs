@@ -8,8 +8,10 @@ use tersor_ir::{Bindings, DType, Def, Op, Tensor, ValueId, interp};
 
 /// A decoded weight in parts.
 pub struct Source {
-    /// Integer codes or numbers of table entries.
+    /// Integer codes or numbers of table entries; floats where these are stored as they are, which only a sparse weight's are.
     pub codes: Tensor,
+    /// Which of them are stored, where a part is.
+    pub keep: Option<Vec<bool>>,
     /// What codes stand for, where they are numbers of entries.
     pub table: Option<Vec<f64>>,
     pub scale: Option<Param>,
@@ -64,7 +66,21 @@ impl Source {
                 inner.order = Some(node.op.eval(&[&before], &Bindings::new()).ok()?[0].to_i64());
                 Some(inner)
             }
+            Op::DecodeSparse(_) => {
+                let (codes, keep) = (interp::constant(cx.m, cx.f, w)?, kept(cx, w));
+                let float = matches!(codes.dtype(), DType::F32 | DType::F16 | DType::BF16);
+                (float && keep.is_some()).then_some(Source {
+                    codes,
+                    keep,
+                    table: None,
+                    scale: None,
+                    zero: None,
+                    factor: 1.0,
+                    order: None,
+                })
+            }
             Op::DecodeAffine(d) if all(2) => {
+                let keep = kept(cx, node.operands[0]);
                 let (codes, (scale, factor)) = (constant(0)?, scale(cx, node.operands[1])?);
                 let zero = constant(2).map(|z| Param::new(&z, d.sharing(), &codes));
                 let table = codes.dtype().is_float().then(|| entries(codes.dtype()));
@@ -73,7 +89,7 @@ impl Source {
                 }
                 let scale = Some(Param::new(&scale, d.sharing(), &codes));
                 let codes = if table.is_some() { bits(&codes)? } else { codes };
-                (codes.dtype().bits() <= 8).then_some(Source { codes, table, scale, zero, factor, order: None })
+                (codes.dtype().bits() <= 8).then_some(Source { codes, keep, table, scale, zero, factor, order: None })
             }
             Op::DecodeCodebook(d) if all(2) => {
                 let (codes, table) = (constant(0)?, constant(1)?);
@@ -84,7 +100,7 @@ impl Source {
                     }
                     None => (None, 1.0),
                 };
-                Some(Source { codes, table: Some(table.to_f64()), scale, zero: None, factor, order: None })
+                Some(Source { codes, keep: None, table: Some(table.to_f64()), scale, zero: None, factor, order: None })
             }
             _ => None,
         }
@@ -94,6 +110,18 @@ impl Source {
     pub fn position(&self, i: usize) -> usize {
         self.order.as_ref().map_or(i, |o| o[i] as usize)
     }
+}
+
+/// Which elements of a `decode.sparse` of constants are stored.
+fn kept(cx: &GroupCx, v: ValueId) -> Option<Vec<bool>> {
+    let Def::Node(n, _) = cx.f.values[v].def else { return None };
+    let (node, shape) = (&cx.f.nodes[n], cx.ty(v).static_shape()?);
+    let Op::DecodeSparse(_) = node.op else { return None };
+    let mask = interp::constant(cx.m, cx.f, node.operands[1])?;
+    let count = shape.iter().product::<usize>();
+    let ones = Tensor::from_i64(DType::I8, [count], &vec![1; count]);
+    let bits = node.op.eval(&[&ones, &mask], &Bindings::new()).ok()?;
+    Some(bits[0].to_i64().iter().map(|&b| b == 1).collect())
 }
 
 /// The elements of a float type of at most 8 bits as unsigned integers.

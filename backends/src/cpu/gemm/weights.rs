@@ -43,8 +43,12 @@ impl Weights {
     pub fn name(&self) -> String {
         match self {
             Weights::Elements(w, _) => w.dtype().to_string(),
-            Weights::Encoded(w) if w.format.grouped() => format!("q{}g{}", w.format.bits, w.format.group),
-            Weights::Encoded(w) => format!("q{}", w.format.bits),
+            Weights::Encoded(w) => {
+                let f = &w.format;
+                let kind = if f.sparse.is_some() { "s" } else { "q" };
+                let group = if f.grouped() { format!("g{}", f.group) } else { String::new() };
+                format!("{kind}{}{group}", f.bits)
+            }
         }
     }
 }

@@ -126,6 +126,11 @@ pub(super) fn intrinsic(intrinsic: Intrinsic, args: &[&[u64]], space: &Space) ->
         Intrinsic::Vpermps256 | Intrinsic::Vpermps512 => {
             args[1].iter().map(|&i| args[0][i as usize % args[0].len()]).collect()
         }
+        Intrinsic::Vexpandps512 => {
+            let mut packed = args[0].iter();
+            let one = |(&on, &other): (&u64, &u64)| if on != 0 { packed.next().map_or(0, |&v| v) } else { other };
+            args[2].iter().zip(args[1]).map(one).collect()
+        }
         Intrinsic::Vpshufb256 | Intrinsic::Vpshufb512 => {
             let one = |(i, &pick): (usize, &u64)| {
                 if pick & 0x80 != 0 { 0 } else { args[0][i / 16 * 16 + pick as usize % 16] }

@@ -105,6 +105,9 @@ fn avx512() -> Kernel {
     let f = k.to_float(r, Scalar::F32);
     let f = k.intrinsic(Intrinsic::Vpermps512, &[f, r]);
     let zero = k.zero(f.ty());
+    let mask = k.load(a, Scalar::I16.x(1));
+    let mask = k.bitcast(mask, Scalar::I1.x(16));
+    let f = k.intrinsic(Intrinsic::Vexpandps512, &[f, zero, mask]);
     let f = k.max(f, zero);
     let f = math::exp(&mut k, f);
     k.store(f, c);

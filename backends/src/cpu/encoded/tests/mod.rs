@@ -1,5 +1,7 @@
 //! Products and convolutions with encoded weights against the reference evaluator.
 
+mod sparse;
+
 use crate::cpu::build;
 use crate::cpu::testing::{Engine, check_on, random_inputs, whole};
 use crate::kernel::{GroupCx, Isa, Operand};
