@@ -225,6 +225,31 @@ fn what_saves_nothing_is_stored_as_elements() {
     assert!(launch(&m, Isa::V3).1);
 }
 
+#[test]
+fn depthwise_convolutions_say_that_they_decode() {
+    let mut g = Gen::new(87);
+    let s = Sparsity { pattern: Pattern::Share(30), values: DType::F32, group: 0, zero: false };
+    let (mut m, mut f) = (Module::new("m"), Func::new("main"));
+    let body = f.body_id();
+    let x = f.add_param(body, "x", Type::new(DType::F32, [1, 6, 6, 16]));
+    let mut b = Builder::new(&mut m.consts, &mut f);
+    let w = sparse(&mut b, &mut g, s, [16, 9], 0);
+    let shape = [16, 1, 3, 3].map(|d: i64| d.into()).to_vec();
+    let w = b.op(Reshape { shape }, &[w]).unwrap();
+    let op = Conv {
+        strides: vec![1; 2],
+        pads: vec![1; 4],
+        dilations: vec![1; 2],
+        groups: 16,
+        channels_last: true,
+        wide: false,
+    };
+    let y = b.op(op, &[x, w]).unwrap();
+    let m = finish(m, f, y);
+    agrees(Engine::Emulator, &m, &Bindings::new(), Isa::V3, 1);
+    assert!(Isa::ALL.into_iter().all(|isa| launch(&m, isa).1));
+}
+
 #[cfg(feature = "mlir")]
 #[test]
 fn compiled_sparse_products_agree_with_the_evaluator() {
