@@ -31,7 +31,7 @@ pub fn weight_operand(op: &Op) -> Option<usize> {
 
 /// Whether all elements of a constant have one magnitude, as those of Hadamard matrices: such a product turns channels, and has nothing that was trained.
 fn turns(t: &Tensor) -> bool {
-    let square = t.shape().len() == 2 && t.shape()[0] == t.shape()[1] && t.shape()[0] > 0;
+    let square = t.shape().len() == 2 && t.shape()[0] == t.shape()[1] && t.shape()[0] > 1;
     square && t.get_f64(0) != 0.0 && (1..t.len()).all(|i| t.get_f64(i).abs() == t.get_f64(0).abs())
 }
 
