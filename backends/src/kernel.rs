@@ -143,7 +143,7 @@ impl<'a> GroupCx<'a> {
     /// The elements of an input that depends on constants alone, computed by the reference evaluation where it is an expression (a decoded weight).
     /// `None` for other values, and where the store lacks the elements.
     pub fn constant(&self, v: ValueId) -> Option<Tensor> {
-        let t = interp::constant(self.m, self.f, v)?;
+        let t = interp::constant(&self.m.consts, self.f, v)?;
         if encoded_bytes(self.m, self.f, v).is_some() {
             self.decoded.borrow_mut().insert(v);
         }
@@ -151,7 +151,7 @@ impl<'a> GroupCx<'a> {
     }
     /// Whether a value depends on constants alone whose elements are there.
     pub fn is_constant(&self, v: ValueId) -> bool {
-        interp::is_constant(self.m, self.f, v)
+        interp::is_constant(&self.m.consts, self.f, v)
     }
     /// Whether a value is made inside the group.
     pub fn inside(&self, v: ValueId) -> bool {

@@ -307,7 +307,7 @@ impl<'a> Lowering<'a> {
 
     fn constant<W: Write + Seek>(&self, v: ValueId, writer: &mut ArtifactWriter<W>) -> Result<Place> {
         let missing = || Diagnostic::error("B0106", format!("the elements of {} are not there", self.f.values[v].name));
-        let t = interp::constant(self.m, self.f, v).ok_or_else(missing)?;
+        let t = interp::constant(&self.m.consts, self.f, v).ok_or_else(missing)?;
         Ok(Place::Constant(writer.constant(&self.f.values[v].name, "", t.bytes()).map_err(runtime_error)?))
     }
 

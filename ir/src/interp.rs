@@ -3,7 +3,7 @@
 use crate::diag::{Diagnostic, Result};
 use crate::dim::{Bindings, Dim};
 use crate::entity::EntityId;
-use crate::module::{Def, Func, Module, Node, NodeId, RegionId, ValueId};
+use crate::module::{Consts, Def, Func, Module, Node, NodeId, RegionId, ValueId};
 use crate::ops::Op;
 use crate::tensor::Tensor;
 use crate::types::Type;
@@ -58,31 +58,31 @@ pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
 }
 
 /// The elements of a value that depends on constants alone. `None` for other values, behind a `choice`, and where the store lacks elements.
-pub fn constant(m: &Module, f: &Func, v: ValueId) -> Option<Tensor> {
+pub fn constant(consts: &Consts, f: &Func, v: ValueId) -> Option<Tensor> {
     let mut known = HashMap::new();
-    for n in expression(m, f, v)? {
+    for n in expression(consts, f, v)? {
         let node = &f.nodes[n];
-        let x: Option<Vec<&Tensor>> = node.operands.iter().map(|&v| element(m, f, v, &known)).collect();
+        let x: Option<Vec<&Tensor>> = node.operands.iter().map(|&v| element(consts, f, v, &known)).collect();
         let y = node.op.eval(&x?, &Bindings::new()).ok()?;
         known.extend(node.results.iter().copied().zip(y));
     }
-    element(m, f, v, &known).cloned()
+    element(consts, f, v, &known).cloned()
 }
 
 /// Whether [`constant`] would go down to elements that are there, without computing anything.
-pub fn is_constant(m: &Module, f: &Func, v: ValueId) -> bool {
-    expression(m, f, v).is_some()
+pub fn is_constant(consts: &Consts, f: &Func, v: ValueId) -> bool {
+    expression(consts, f, v).is_some()
 }
 
-fn element<'a>(m: &'a Module, f: &Func, v: ValueId, known: &'a HashMap<ValueId, Tensor>) -> Option<&'a Tensor> {
+fn element<'a>(consts: &'a Consts, f: &Func, v: ValueId, known: &'a HashMap<ValueId, Tensor>) -> Option<&'a Tensor> {
     match f.values[v].def {
-        Def::Const(c) => m.consts[c].tensor(),
+        Def::Const(c) => consts[c].tensor(),
         _ => known.get(&v),
     }
 }
 
 /// The nodes that make a value of constants alone, each once and after those that it reads.
-fn expression(m: &Module, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
+fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
     enum Visit {
         Value(ValueId),
         Done(NodeId),
@@ -92,7 +92,7 @@ fn expression(m: &Module, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
         match visit {
             Visit::Done(n) => order.push(n),
             Visit::Value(v) => match f.values[v].def {
-                Def::Const(c) => drop(m.consts[c].tensor()?),
+                Def::Const(c) => drop(consts[c].tensor()?),
                 Def::Param(..) => return None,
                 Def::Node(n, _) if !folds(&f.nodes[n]) => return None,
                 Def::Node(n, _) if seen.insert(n) => {
@@ -198,9 +198,9 @@ mod tests {
         let f = &m.funcs[m.main().unwrap()];
         let Def::Node(sum, _) = f.values[f.body().results[0]].def else { panic!("a sum") };
         let doubled = f.nodes[sum].operands[1];
-        assert!(is_constant(&m, f, doubled) && !is_constant(&m, f, f.body().results[0]));
-        let t = constant(&m, f, doubled).unwrap();
+        assert!(is_constant(&m.consts, f, doubled) && !is_constant(&m.consts, f, f.body().results[0]));
+        let t = constant(&m.consts, f, doubled).unwrap();
         assert_eq!((t.get_f64(0), t.get_f64(1)), (-(60f64.exp2()), 3.0 * 60f64.exp2()));
-        assert!(constant(&m, f, f.body().results[0]).is_none());
+        assert!(constant(&m.consts, f, f.body().results[0]).is_none());
     }
 }

@@ -25,7 +25,7 @@ pub use diag::{Diagnostic, Failure, Result};
 pub use dim::{Bindings, Dim};
 pub use entity::EntityId;
 pub use loc::Loc;
-pub use module::{Builder, Def, Func, FuncId, Module, Node, NodeId, RegionId, ValueId};
+pub use module::{Builder, Consts, Def, Func, FuncId, Module, Node, NodeId, RegionId, ValueId};
 pub use ops::{Op, OpKind};
 pub use tensor::Tensor;
 pub use types::{DType, Type};

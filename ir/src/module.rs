@@ -37,6 +37,9 @@ entity_id!(
     "r"
 );
 
+/// The constants of a module.
+pub type Consts = PrimaryMap<ConstId, Constant>;
+
 /// A program, or with `choice` ops a family of programs.
 #[derive(Clone, Debug, Default)]
 pub struct Module {
@@ -47,7 +50,7 @@ pub struct Module {
     /// Bounds and hints of the symbols in types.
     pub symbols: BTreeMap<Arc<str>, SymbolInfo>,
     /// Constants.
-    pub consts: PrimaryMap<ConstId, Constant>,
+    pub consts: Consts,
     /// Functions; the one named `main` is the program.
     pub funcs: PrimaryMap<FuncId, Func>,
 }
@@ -222,7 +225,7 @@ impl Func {
         v
     }
     /// The value that stands for a constant; one per function and constant.
-    pub fn const_value(&mut self, module_consts: &PrimaryMap<ConstId, Constant>, id: ConstId) -> ValueId {
+    pub fn const_value(&mut self, module_consts: &Consts, id: ConstId) -> ValueId {
         let values = &mut self.values;
         *self.constants.entry(id).or_insert_with(|| {
             let c = &module_consts[id];
@@ -337,7 +340,7 @@ impl Func {
 /// Appends ops to one region of one function, with a current location.
 pub struct Builder<'m> {
     /// Where constants go.
-    pub consts: &'m mut PrimaryMap<ConstId, Constant>,
+    pub consts: &'m mut Consts,
     /// The function.
     pub func: &'m mut Func,
     /// The region that grows.
@@ -350,7 +353,7 @@ pub struct Builder<'m> {
 
 impl<'m> Builder<'m> {
     /// A builder at the end of a function's body.
-    pub fn new(consts: &'m mut PrimaryMap<ConstId, Constant>, func: &'m mut Func) -> Builder<'m> {
+    pub fn new(consts: &'m mut Consts, func: &'m mut Func) -> Builder<'m> {
         let region = func.body_id();
         Builder { consts, func, region, loc: Loc::Unknown, name: String::new() }
     }

@@ -11,7 +11,7 @@ use tersor_ir::ops::choice::Choice;
 use tersor_ir::plan::{Plan, resolve_only};
 use tersor_ir::target::Target;
 use tersor_ir::testing::rel_l2;
-use tersor_ir::{Def, Diagnostic, FuncId, Module, NodeId, Op, Result, Tensor, Type, ValueId};
+use tersor_ir::{Def, Diagnostic, Func, FuncId, Module, NodeId, Op, Result, Tensor, Type, ValueId};
 
 /// The name of the exact op among alternatives.
 pub const EXACT: &str = "exact";
@@ -93,7 +93,7 @@ pub struct Offer {
     pub choice: String,
     /// Alternatives that the pass added.
     pub alternatives: Vec<Alternative>,
-    /// Nodes that it added, in order.
+    /// Nodes of all alternatives so far, in order.
     nodes: Vec<NodeId>,
 }
 
@@ -123,43 +123,50 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
         let (mut chosen, mut owner) = (HashMap::new(), HashMap::new());
         for region in f.regions.keys().collect::<Vec<_>>() {
             for n in std::mem::take(&mut f.regions[region].nodes) {
-                f.regions[region].nodes.push(n);
-                let Some(site) = f.nodes[n].results.first().and_then(|v| sites.remove(v)) else { continue };
-                cx.check_interrupt()?;
-                let first = f.regions[region].nodes.len();
-                let (loc, name) = (f.nodes[n].loc.made_by(cx.pass()), f.values[site.value].name.to_string());
-                let mut b =
-                    Editor { consts: &mut *consts, func: &mut *f, region, loc: loc.clone(), name, names: &mut names };
-                let mut alternatives = pass.propose(&site, &mut b, cx)?;
-                if alternatives.is_empty() {
-                    f.regions[region].nodes.truncate(first);
-                    continue;
+                // Behind the exact op, or before the choice that its value has: there an alternative may read the others.
+                let made = f.nodes[n].results.first().filter(|v| !existing.contains_key(v)).copied();
+                let chosen_by = f.nodes[n].operands.first().filter(|v| existing.get(v) == Some(&n)).copied();
+                if chosen_by.is_none() {
+                    f.regions[region].nodes.push(n);
                 }
-                let nodes = f.regions[region].nodes[first..].to_vec();
-                owner.extend(nodes.iter().map(|&n| (n, site.value)));
-                let choice = match existing.get(&site.value) {
-                    Some(&c) => {
-                        let Op::Choice(op) = &mut f.nodes[c].op else { unreachable!("filtered above") };
-                        alternatives.iter_mut().for_each(|a| a.name = fresh_name(&op.names, &a.name));
-                        op.names.extend(alternatives.iter().map(|a| a.name.clone()));
-                        let site = op.site.clone();
-                        f.nodes[c].operands.extend(alternatives.iter().map(|a| a.value));
-                        site
+                if let Some(site) = chosen_by.or(made).and_then(|v| sites.remove(&v)) {
+                    cx.check_interrupt()?;
+                    let first = f.regions[region].nodes.len();
+                    let (loc, name) = (f.nodes[n].loc.made_by(cx.pass()), f.values[site.value].name.to_string());
+                    let (consts, names, choice) = (&mut *consts, &mut names, chosen_by.map(|_| n));
+                    let mut b = Editor { consts, func: &mut *f, region, loc: loc.clone(), name, choice, names };
+                    let mut alternatives = pass.propose(&site, &mut b, cx)?;
+                    if alternatives.is_empty() {
+                        f.regions[region].nodes.truncate(first);
+                    } else {
+                        let mut nodes = f.regions[region].nodes[first..].to_vec();
+                        owner.extend(nodes.iter().map(|&n| (n, site.value)));
+                        let choice = if chosen_by.is_some() {
+                            nodes = others(f, n, &exact[&func]).into_iter().chain(nodes).collect();
+                            let Op::Choice(op) = &mut f.nodes[n].op else { unreachable!("filtered above") };
+                            alternatives.iter_mut().for_each(|a| a.name = fresh_name(&op.names, &a.name));
+                            op.names.extend(alternatives.iter().map(|a| a.name.clone()));
+                            let choice = op.site.clone();
+                            f.nodes[n].operands.extend(alternatives.iter().map(|a| a.value));
+                            choice
+                        } else {
+                            let names = std::iter::once(EXACT.to_string());
+                            let names = names.chain(alternatives.iter().map(|a| a.name.clone())).collect();
+                            let operands: Vec<_> =
+                                std::iter::once(site.value).chain(alternatives.iter().map(|a| a.value)).collect();
+                            let op = Choice { site: site.name.clone(), names };
+                            let base = f.values[site.value].name.to_string();
+                            let c = f.add_node(region, op.into(), &operands, &base, loc)?;
+                            chosen.insert(site.value, f.nodes[c].results[0]);
+                            owner.insert(c, site.value);
+                            site.name.clone()
+                        };
+                        offers.push(Offer { site, choice, alternatives, nodes });
                     }
-                    None => {
-                        let names =
-                            std::iter::once("exact".to_string()).chain(alternatives.iter().map(|a| a.name.clone()));
-                        let operands: Vec<_> =
-                            std::iter::once(site.value).chain(alternatives.iter().map(|a| a.value)).collect();
-                        let op = Choice { site: site.name.clone(), names: names.collect() };
-                        let base = f.values[site.value].name.to_string();
-                        let c = f.add_node(region, op.into(), &operands, &base, loc)?;
-                        chosen.insert(site.value, f.nodes[c].results[0]);
-                        owner.insert(c, site.value);
-                        site.name.clone()
-                    }
-                };
-                offers.push(Offer { site, choice, alternatives, nodes });
+                }
+                if chosen_by.is_some() {
+                    f.regions[region].nodes.push(n);
+                }
             }
         }
         if let Some(s) = sites.values().next() {
@@ -181,6 +188,20 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
     Ok(offers)
 }
 
+/// The nodes that a choice's alternatives need and the exact program does not, in an order of reading.
+fn others(f: &Func, choice: NodeId, exact: &HashSet<NodeId>) -> Vec<NodeId> {
+    let (mut seen, mut stack) = (HashSet::new(), f.nodes[choice].operands[1..].to_vec());
+    while let Some(v) = stack.pop() {
+        if let Def::Node(n, _) = f.values[v].def
+            && !exact.contains(&n)
+            && seen.insert(n)
+        {
+            stack.extend(&f.nodes[n].operands);
+        }
+    }
+    f.regions.values().flat_map(|r| &r.nodes).filter(|n| seen.contains(n)).copied().collect()
+}
+
 /// `base`, or `base.2`, `base.3`, …
 fn fresh_name(taken: &[String], base: &str) -> String {
     let numbered = (2..).map(|n| format!("{base}.{n}"));
@@ -191,29 +212,59 @@ fn fresh_name(taken: &[String], base: &str) -> String {
 /// The code of what a pass says that finds no site.
 pub(crate) const NO_SITE: &str = "S0117";
 
-/// Offers, measures, picks and resolves, for a pass that stands alone in a pipeline.
+/// What stands at sites until passes that amend it have run.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// Alternative by choice.
+    plan: Plan,
+    /// Bytes of constants that it reads.
+    bytes: HashMap<String, usize>,
+    offers: Vec<Offer>,
+}
+
+/// Offers, measures and picks, for a pass that is decided on by itself. Then resolves what stands at all sites; or holds it, and leaves of each choice the exact op and
+/// what stands.
 pub(crate) fn run_proposal(
     pass: &dyn Propose,
     m: &mut Module,
     cx: &mut PassCx,
     measure: bool,
+    held: &mut Held,
+    hold: bool,
 ) -> Result<Vec<Decision>> {
     let offers = offer(pass, m, cx)?;
-    let mut plan = Plan::default();
     let mut decided = vec![];
     for o in &offers {
         cx.check_interrupt()?;
-        let d = decide(m, o, cx, measure)?;
-        plan.picks.insert(o.choice.clone(), d.picked.clone().unwrap_or_else(|| EXACT.into()));
+        let mut d = decide(m, o, cx, measure)?;
+        if let Some(&before) = held.bytes.get(&o.choice) {
+            d.bytes_before = before;
+            d.bytes_after = if d.picked.is_some() { d.bytes_after } else { before };
+        }
+        if let Some(p) = &d.picked {
+            held.plan.picks.insert(o.choice.clone(), p.clone());
+            held.bytes.insert(o.choice.clone(), d.bytes_after);
+        } else {
+            held.plan.picks.entry(o.choice.clone()).or_insert_with(|| EXACT.into());
+        }
         decided.push(((o.site.func, o.site.value), d));
     }
-    resolve_only(m, &plan).map_err(|mut e| e.remove(0).failure(Failure::Internal))?;
-    name_picked(m, &offers, &plan);
+    held.offers.extend(offers);
+    if hold {
+        narrow(m, &held.plan)?;
+    } else {
+        let Held { plan, offers, .. } = std::mem::take(held);
+        resolve_only(m, &plan).map_err(|mut e| e.remove(0).failure(Failure::Internal))?;
+        name_picked(m, &offers, &plan);
+    }
     let mut all = std::mem::take(&mut cx.refusals);
     all.extend(decided);
     all.sort_by_key(|(key, _)| *key);
     let decisions: Vec<Decision> = all.into_iter().map(|(_, d)| d).collect();
-    if decisions.is_empty() {
+    if decisions.is_empty() && pass.amends() {
+        let message = format!("{} changed nothing: nothing stands there that it could amend", cx.pass());
+        cx.remark(Diagnostic::warning(NO_SITE, message).with_help("put it right behind the pass that it amends"));
+    } else if decisions.is_empty() {
         cx.remark(Diagnostic::warning(NO_SITE, format!("{} changed nothing: there is no site for it", cx.pass())));
     } else if decisions.iter().all(|d| d.picked.is_none()) {
         let mut d = Diagnostic::warning("S0105", format!("{} changed nothing", cx.pass()));
@@ -225,6 +276,26 @@ pub(crate) fn run_proposal(
         cx.remark(d);
     }
     Ok(decisions)
+}
+
+/// Resolves choices at which the exact op stands, and leaves of the others that op and what stands.
+fn narrow(m: &mut Module, standing: &Plan) -> Result<()> {
+    let exact: BTreeMap<_, _> =
+        standing.picks.iter().filter(|p| p.1 == EXACT).map(|(s, p)| (s.clone(), p.clone())).collect();
+    resolve_only(m, &Plan { picks: exact }).map_err(|mut e| e.remove(0).failure(Failure::Internal))?;
+    for f in m.funcs.values_mut() {
+        for n in f.live_nodes() {
+            let node = &mut f.nodes[n];
+            let Op::Choice(c) = &mut node.op else { continue };
+            let Some(at) = standing.picks.get(&c.site).and_then(|p| c.names.iter().position(|n| n == p)) else {
+                continue;
+            };
+            c.names = vec![EXACT.into(), c.names[at].clone()];
+            node.operands = [node.operands[0], node.operands[at]].into_iter().collect();
+        }
+        f.remove_dead();
+    }
+    Ok(())
 }
 
 /// What stands at a site bears its name.

@@ -126,6 +126,10 @@ impl Pass {
             Kind::Propose(p) => p.taps(m),
         }
     }
+    /// Whether it amends what the pass before it offers.
+    pub fn amends(&self) -> bool {
+        matches!(&self.kind, Kind::Propose(p) if p.amends())
+    }
     /// Reads `name` or `name{option=value, flag}`.
     pub fn parse(text: &str) -> Result<Pass> {
         let text = text.trim();

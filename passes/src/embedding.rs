@@ -1,13 +1,13 @@
 //! `embedding`: tables that are looked up by row, as integer codes. A row is decoded when it is read, so that memory holds codes alone.
 
-use crate::layer::{Layer, TABLE, too_small};
+use crate::layer::{Layer, TABLE};
 use crate::manager::PassCx;
-use crate::propose::{Alternative, Editor, Propose, Site};
+use crate::propose::{Alternative, Editor, Site};
 use crate::selector::Selector;
 use crate::solve::Affine;
 use crate::solve::grid::Range;
-use crate::weights::{Several, grids};
-use tersor_ir::{DType, Func, FuncId, Module, Op, Result};
+use crate::weights::{Several, WeightMethod, grids};
+use tersor_ir::{DType, Func, FuncId, Module, NodeId, Op, Result};
 
 pass! {
     /// Stores tables that are looked up by row, such as those of tokens and positions, as integer codes with a scale for each row or group.
@@ -35,43 +35,30 @@ pass! {
 }
 
 /// Lookups of rows in constant matrices of f32.
-fn lookups(m: &Module) -> Vec<(Site, Op)> {
+fn lookups(m: &Module) -> Vec<(Site, NodeId)> {
     let of = |(id, f): (FuncId, &Func)| {
-        let fits = |n: &tersor_ir::NodeId| {
+        let fits = |n: &NodeId| {
             let node = &f.nodes[*n];
             let table = node.operands.first().filter(|&&t| f.def_const(t).is_some()).map(|&t| &f.values[t].ty);
             matches!(&node.op, Op::Gather(g) if g.axis == 0)
                 && table.is_some_and(|t| t.rank() == 2 && t.dtype == DType::F32)
         };
-        let found = f.live_nodes().into_iter().filter(fits);
-        found.map(|n| (Site::at(m, id, n, TABLE), f.nodes[n].op.clone())).collect::<Vec<_>>()
+        f.live_nodes().into_iter().filter(fits).map(|n| (Site::at(m, id, n, TABLE), n)).collect::<Vec<_>>()
     };
     m.funcs.iter().flat_map(of).collect()
 }
 
-impl Propose for Embedding {
-    fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {
-        grids("embedding", &self.bits, self.group, self.sym, self.scales)?;
-        let all = lookups(m);
-        let selected = cx.select(all.iter().map(|l| l.0.clone()).collect(), &self.select, &self.exclude)?;
-        let mut out = vec![];
-        for (site, op) in all.into_iter().filter(|(s, _)| selected.contains(s)) {
-            match too_small(&op, &site.weight) {
-                Some(reason) => cx.decline(&site, reason),
-                None => out.push(site),
-            }
-        }
-        Ok(out)
+impl WeightMethod for Embedding {
+    fn selectors(&self) -> (&Selector, &Selector) {
+        (&self.select, &self.exclude)
     }
-
-    fn propose(&self, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>> {
-        let layer = match Layer::of(b, site, None) {
-            Ok(layer) => layer,
-            Err(reason) => {
-                cx.decline(site, reason);
-                return Ok(vec![]);
-            }
-        };
+    fn candidates(&self, m: &Module) -> Vec<(Site, NodeId)> {
+        lookups(m)
+    }
+    fn check(&self) -> Result<()> {
+        grids("embedding", &self.bits, self.group, self.sym, self.scales).map(|_| ())
+    }
+    fn offer(&self, layer: &Layer, _: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>> {
         let range = if self.clip { Range::Search { power: 2.0 } } else { Range::Full };
         let mut out = vec![];
         for grid in grids("embedding", &self.bits, self.group, self.sym, self.scales)? {

@@ -8,7 +8,7 @@ use crate::statistics::Statistics;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::Constant;
 use tersor_ir::interp::constant;
-use tersor_ir::module::ValueId;
+use tersor_ir::module::{Consts, ValueId};
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::choice::Choice;
 use tersor_ir::{Def, Func, FuncId, Loc, Module, NodeId, Op, Result, Tensor};
@@ -113,28 +113,7 @@ impl Site {
     }
     /// The weight with which the exact op gives what an alternative gives, in the exact weight's type; `None` when it is more than another weight.
     pub fn weight(&self, m: &Module, alternative: usize) -> Option<Tensor> {
-        let f = &m.funcs[self.func];
-        let exact = &f.nodes[self.exact(m)?];
-        let weight = weight_operand(&exact.op)?;
-        let value = self.values[alternative];
-        if let Some(node) = f.def_node(value).filter(|n| n.op == exact.op)
-            && node.operands.len() == exact.operands.len()
-            && node.operands.iter().zip(&exact.operands).enumerate().all(|(i, (a, b))| i == weight || a == b)
-        {
-            return constant(m, f, node.operands[weight]).filter(|t| t.dtype() == tersor_ir::DType::F32);
-        }
-        let Op::MatMul(op) = &exact.op else { return None };
-        let shape = self.weight_shape(m)?;
-        if op.trans_a || shape.len() != 2 {
-            return None;
-        }
-        let (k, n) = if op.trans_b { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
-        let Linear::Matrix { columns, data } = linear(m, f, exact.operands[0], value)? else { return None };
-        if columns != n || data.len() != k * n {
-            return None;
-        }
-        let at = |i: usize| if op.trans_b { data[(i % k) * n + i / k] } else { data[i] };
-        Some(Tensor::from_f64(tersor_ir::DType::F32, shape, &(0..k * n).map(at).collect::<Vec<_>>()))
+        weight_of(&m.consts, &m.funcs[self.func], self.exact(m)?, self.values[alternative])
     }
     /// The relative squared error of the layer's outputs on inputs with the Gram matrix that calibration gathered, `tr(D G D^T) / tr(W G W^T)` (digest 0.1); `None` where
     /// the alternative is more than another weight, or there is no such matrix.
@@ -142,7 +121,7 @@ impl Site {
         let f = &m.funcs[self.func];
         let node = &f.nodes[self.exact(m)?];
         let weight = weight_operand(&node.op).filter(|&w| w == WEIGHT)?;
-        let (exact, other) = (constant(m, f, node.operands[weight])?, self.weight(m, alternative)?);
+        let (exact, other) = (constant(&m.consts, f, node.operands[weight])?, self.weight(m, alternative)?);
         let patches = Patches::of(&node.op, exact.shape())?;
         let mut x = node.operands[0];
         while let Some(Op::Choice(_)) = f.def_node(x).map(|n| &n.op) {
@@ -165,6 +144,30 @@ impl Site {
     }
 }
 
+/// The weight with which an op gives a value, in the weight's type and shape; `None` when the value is more than the op with another weight.
+pub fn weight_of(consts: &Consts, f: &Func, exact: NodeId, value: ValueId) -> Option<Tensor> {
+    let exact = &f.nodes[exact];
+    let weight = weight_operand(&exact.op)?;
+    if let Some(node) = f.def_node(value).filter(|n| n.op == exact.op)
+        && node.operands.len() == exact.operands.len()
+        && node.operands.iter().zip(&exact.operands).enumerate().all(|(i, (a, b))| i == weight || a == b)
+    {
+        return constant(consts, f, node.operands[weight]).filter(|t| t.dtype() == tersor_ir::DType::F32);
+    }
+    let Op::MatMul(op) = &exact.op else { return None };
+    let shape = consts[f.def_const(exact.operands[weight])?].shape();
+    if op.trans_a || shape.len() != 2 {
+        return None;
+    }
+    let (k, n) = if op.trans_b { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
+    let Linear::Matrix { columns, data } = linear(consts, f, exact.operands[0], value)? else { return None };
+    if columns != n || data.len() != k * n {
+        return None;
+    }
+    let at = |i: usize| if op.trans_b { data[(i % k) * n + i / k] } else { data[i] };
+    Some(Tensor::from_f64(tersor_ir::DType::F32, shape, &(0..k * n).map(at).collect::<Vec<_>>()))
+}
+
 /// A linear function of rows.
 enum Linear {
     /// The rows themselves.
@@ -174,18 +177,18 @@ enum Linear {
 }
 
 /// A value as a linear function of the rows of `x`, where products, sums and scalings make it one.
-fn linear(m: &Module, f: &Func, x: ValueId, v: ValueId) -> Option<Linear> {
+fn linear(consts: &Consts, f: &Func, x: ValueId, v: ValueId) -> Option<Linear> {
     if v == x {
         return Some(Linear::Identity);
     }
     let node = f.def_node(v)?;
     match &node.op {
         Op::MatMul(op) if !op.trans_a && !op.wide => {
-            let c = constant(m, f, node.operands[1]).filter(|t| t.shape().len() == 2 && t.dtype().is_float())?;
+            let c = constant(consts, f, node.operands[1]).filter(|t| t.shape().len() == 2 && t.dtype().is_float())?;
             let (rows, columns) = if op.trans_b { (c.shape()[1], c.shape()[0]) } else { (c.shape()[0], c.shape()[1]) };
             let right = c.to_f64();
             let at = |k: usize, n: usize| if op.trans_b { right[n * rows + k] } else { right[k * columns + n] };
-            match linear(m, f, x, node.operands[0])? {
+            match linear(consts, f, x, node.operands[0])? {
                 Linear::Identity => {
                     let data = (0..rows * columns).map(|i| at(i / columns, i % columns)).collect();
                     Some(Linear::Matrix { columns, data })
@@ -204,7 +207,7 @@ fn linear(m: &Module, f: &Func, x: ValueId, v: ValueId) -> Option<Linear> {
         }
         Op::Binary(Binary { kind: kind @ (BinaryKind::Add | BinaryKind::Sub) }) => {
             let sign = if *kind == BinaryKind::Add { 1.0 } else { -1.0 };
-            let (a, b) = (linear(m, f, x, node.operands[0])?, linear(m, f, x, node.operands[1])?);
+            let (a, b) = (linear(consts, f, x, node.operands[0])?, linear(consts, f, x, node.operands[1])?);
             let (Linear::Matrix { columns, mut data }, Linear::Matrix { columns: other, data: b }) = (a, b) else {
                 return None;
             };
@@ -216,9 +219,9 @@ fn linear(m: &Module, f: &Func, x: ValueId, v: ValueId) -> Option<Linear> {
         }
         Op::Binary(Binary { kind: BinaryKind::Mul }) => {
             let (a, b) = (node.operands[0], node.operands[1]);
-            let (scale, of) = match constant(m, f, b) {
+            let (scale, of) = match constant(consts, f, b) {
                 Some(t) => (t, a),
-                None => (constant(m, f, a)?, b),
+                None => (constant(consts, f, a)?, b),
             };
             let width = f.values[of].ty.shape.last()?.as_const()? as usize;
             let along_last =
@@ -228,7 +231,7 @@ fn linear(m: &Module, f: &Func, x: ValueId, v: ValueId) -> Option<Linear> {
                 return None;
             }
             let factor = |n: usize| factors[if factors.len() == 1 { 0 } else { n }];
-            match linear(m, f, x, of)? {
+            match linear(consts, f, x, of)? {
                 Linear::Identity => {
                     let mut data = vec![0.0; width * width];
                     (0..width).for_each(|i| data[i * width + i] = factor(i));

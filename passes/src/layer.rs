@@ -57,9 +57,13 @@ pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
     m.funcs.iter().flat_map(one).collect()
 }
 
-/// What `tap` gathers for the layers that `wanted` accepts, each once, in order.
-pub fn inputs(m: &Module, wanted: impl Fn(&Site, NodeId) -> bool, tap: impl Fn(NodeId) -> Tap) -> Vec<Tap> {
-    let mut taps: Vec<Tap> = candidates(m).into_iter().filter(|(s, n)| wanted(s, *n)).map(|(_, n)| tap(n)).collect();
+/// What `tap` gathers for the layers among these that `wanted` accepts, each once, in order.
+pub fn inputs(
+    all: Vec<(Site, NodeId)>,
+    wanted: impl Fn(&Site, NodeId) -> bool,
+    tap: impl Fn(NodeId) -> Tap,
+) -> Vec<Tap> {
+    let mut taps: Vec<Tap> = all.into_iter().filter(|(s, n)| wanted(s, *n)).map(|(_, n)| tap(n)).collect();
     taps.sort_unstable();
     taps.dedup();
     taps
@@ -96,6 +100,17 @@ enum Lie {
     Kernel,
 }
 
+impl Lie {
+    /// A constant that lies like this, as a matrix with a row for each output.
+    fn matrix(self, t: &Tensor) -> Mat {
+        let (shape, values) = (t.shape(), t.to_f32());
+        match self {
+            Lie::Columns => Mat::from_fn(shape[1], shape[0], |i, j| values[j * shape[1] + i].into()),
+            _ => Mat::from_f32(shape[0], shape[1..].iter().product(), &values),
+        }
+    }
+}
+
 /// A layer.
 pub struct Layer<'a> {
     /// The op.
@@ -127,16 +142,16 @@ impl<'a> Layer<'a> {
             Op::MatMul(_) => Lie::Columns,
             _ => Lie::Kernel,
         };
-        let (shape, values) = (t.shape().to_vec(), t.to_f32());
-        let w = match lie {
-            Lie::Columns => Mat::from_fn(shape[1], shape[0], |i, j| values[j * shape[1] + i].into()),
-            _ => Mat::from_f32(shape[0], shape[1..].iter().product(), &values),
-        };
+        let (shape, w) = (t.shape().to_vec(), lie.matrix(t));
         if !w.is_finite() {
             return Err("the weight has elements that are NaN or infinite".into());
         }
         let inputs = statistics.and_then(|s| s.get(&b.func.values[x].name));
         Ok(Layer { op, x, name: name.to_string(), w, inputs, shape, lie, base: b.name.clone() })
+    }
+    /// Another weight of the constant's shape, as [`Layer::w`].
+    pub fn matrix(&self, t: &Tensor) -> Mat {
+        self.lie.matrix(t)
     }
     /// Whether what is shared along rows needs the kernel's axes in one.
     fn flat(&self, group: usize) -> bool {

@@ -31,6 +31,7 @@ pub mod weights;
 
 pub mod awq;
 pub mod codebook;
+pub mod compensate;
 pub mod egraph;
 pub mod embedding;
 pub mod gptq;
@@ -66,4 +67,5 @@ pub const PASSES: &[&PassSpec] = &[
     &precision::Precision::SPEC,
     &lowrank::LowRank::SPEC,
     &embedding::Embedding::SPEC,
+    &compensate::Compensate::SPEC,
 ];

@@ -1,6 +1,6 @@
 //! Runs pipelines: verifies between passes, times them, gathers what they say, and turns proposals into choices, measurements and a plan.
 
-use crate::choose::{Decision, NO_SITE, Offer, offer, run_proposal, settle};
+use crate::choose::{Decision, Held, NO_SITE, Offer, offer, run_proposal, settle};
 use crate::declare::{Kind, Pass, PassSpec};
 use crate::patches::Tap;
 use crate::pipeline::Pipeline;
@@ -234,11 +234,16 @@ pub fn run(
     }
     let mut steps = vec![];
     let mut state = Pending::default();
-    let listed = pipeline.passes.iter().take(cx.options.stop_after.unwrap_or(usize::MAX));
+    let listed = &pipeline.passes[..pipeline.passes.len().min(cx.options.stop_after.unwrap_or(usize::MAX))];
+    if let Some(p) = listed.iter().find(|p| cx.options.sequential && p.amends()) {
+        let message = format!("{} amends what another pass offers, which sequential calibration resolves", p.text);
+        let d = Diagnostic::error("S0119", message).failure(Failure::Usage);
+        return Err(one(d.with_help("leave out either it or sequential calibration")));
+    }
     let first = pipeline.passes.iter().position(|p| matches!(p.kind, Kind::Propose(_))).unwrap_or(usize::MAX);
     let late = |(i, p): &(usize, &Pass)| *i > first && matches!(p.kind, Kind::Rewrite(_));
     let (after, before): (Vec<_>, Vec<_>) =
-        listed.enumerate().partition(|p| cx.options.decide != Decide::Each && late(p));
+        listed.iter().enumerate().partition(|p| cx.options.decide != Decide::Each && late(p));
     let one_pass = |pass: &Pass, m: &mut Module, state: &mut Pending| -> Result<Step, Vec<Diagnostic>> {
         let step = run_pass(pass, m, cx, state).map_err(one)?;
         if cx.options.verify {
@@ -246,7 +251,8 @@ pub fn run(
         }
         Ok(step)
     };
-    for (_, pass) in before {
+    for (i, pass) in before {
+        state.hold = listed.get(i + 1).is_some_and(Pass::amends);
         let step = one_pass(pass, m, &mut state)?;
         if cx.options.decide == Decide::Each {
             done(&step);
@@ -285,6 +291,9 @@ struct Pending {
     statistics: Option<Statistics>,
     /// The module that the first proposal met: data flow without choices.
     exact: Option<Module>,
+    /// Whether the running pass is decided on together with the one behind it.
+    hold: bool,
+    held: Held,
     /// Offers by the position of their step.
     offers: Vec<(usize, Offer)>,
     steps: usize,
@@ -340,7 +349,7 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
         let time = start.elapsed().saturating_sub(out.calibration);
         return Ok(step(pass, m, cx, out, time));
     }
-    if let (Kind::Propose(_), false, None) = (&pass.kind, each, &state.exact) {
+    if let (Kind::Propose(_), true, None) = (&pass.kind, !each || state.hold, &state.exact) {
         state.exact = Some(m.clone());
     }
     if !taps.is_empty() {
@@ -356,13 +365,18 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
             p.run(m, &mut pass_cx)?;
             vec![]
         }
-        Kind::Propose(p) if each => run_proposal(&**p, m, &mut pass_cx, cx.options.measure)?,
+        Kind::Propose(p) if each => {
+            run_proposal(&**p, m, &mut pass_cx, cx.options.measure, &mut state.held, state.hold)?
+        }
         Kind::Propose(p) => {
             let offered = offer(&**p, m, &mut pass_cx)?;
             state.offers.extend(offered.into_iter().map(|o| (state.steps, o)));
             std::mem::take(&mut pass_cx.refusals).into_iter().map(|(_, d)| d).collect()
         }
     };
+    if each && !state.hold {
+        state.exact = None;
+    }
     state.steps += 1;
     let PassCx { remarks, details, counts, .. } = pass_cx;
     Ok(step(pass, m, cx, Outcome { decisions, remarks, details, counts, calibration }, start.elapsed()))

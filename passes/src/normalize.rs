@@ -9,11 +9,10 @@ use crate::propose::ConstNames;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::{Constant, ContentHash};
 use tersor_ir::dim::Bindings;
-use tersor_ir::entity::PrimaryMap;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::transpose::Transpose;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::{ConstId, Dim, Func, Module, NodeId, Op, RegionId, Result, Type, ValueId};
+use tersor_ir::{ConstId, Consts, Dim, Func, Module, NodeId, Op, RegionId, Result, Type, ValueId};
 
 /// A folded result is no larger, unless the constants that go with it are.
 const MAX_BYTES: usize = 16 << 20;
@@ -81,7 +80,7 @@ enum Same {
 
 impl Contents {
     /// The first constant that was entered with the type and content of this one; the constant itself if it is the first.
-    fn enter(&mut self, id: ConstId, consts: &PrimaryMap<ConstId, Constant>) -> ConstId {
+    fn enter(&mut self, id: ConstId, consts: &Consts) -> ConstId {
         let Some(same) = self.0.get_mut(&consts[id].ty) else {
             self.0.insert(consts[id].ty.clone(), Same::One(id));
             return id;
@@ -104,7 +103,7 @@ struct Counts {
 type Key = (Op, Vec<ValueId>);
 
 struct Walk<'m> {
-    consts: &'m mut PrimaryMap<ConstId, Constant>,
+    consts: &'m mut Consts,
     f: &'m mut Func,
     names: &'m mut ConstNames,
     contents: &'m mut Contents,

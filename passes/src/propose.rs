@@ -5,14 +5,18 @@ use crate::patches::Tap;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tersor_ir::constant::Constant;
-use tersor_ir::entity::PrimaryMap;
-use tersor_ir::{ConstId, Func, FuncId, Loc, Module, Op, RegionId, Result, Tensor, Type, ValueId};
+use tersor_ir::{ConstId, Consts, Func, FuncId, Loc, Module, NodeId, Op, RegionId, Result, Tensor, Type, ValueId};
 
 /// A pass that offers alternatives. It never changes the model: the manager puts what it offers under `choice` ops, measures it, and picks.
 pub trait Propose {
     /// Values of `@main` whose statistics it needs, and which of them with a Gram matrix; empty when it needs none.
     fn taps(&self, _: &Module) -> Vec<Tap> {
         vec![]
+    }
+    /// Whether what it offers are its own forms of alternatives that stand at a site already. Such a pass belongs right behind the one whose alternatives it amends, and is
+    /// decided on together with it.
+    fn amends(&self) -> bool {
+        false
     }
     /// Where it applies. Selectors that match nothing are errors; sites that it declines are told to `cx`, with the reason.
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>>;
@@ -48,7 +52,7 @@ pub struct Alternative {
 
 impl Site {
     /// The site at the first result of a node; `weight` is the operand that is one.
-    pub fn at(m: &Module, func: FuncId, node: tersor_ir::NodeId, weight: usize) -> Site {
+    pub fn at(m: &Module, func: FuncId, node: NodeId, weight: usize) -> Site {
         let f = &m.funcs[func];
         let n = &f.nodes[node];
         let value = n.results[0];
@@ -95,7 +99,7 @@ impl ConstNames {
 /// Appends ops to a region and constants to the module, under unique names.
 pub struct Editor<'m> {
     /// The module's constants.
-    pub consts: &'m mut PrimaryMap<ConstId, Constant>,
+    pub consts: &'m mut Consts,
     /// The function.
     pub func: &'m mut Func,
     /// Where ops go, at the end.
@@ -104,6 +108,8 @@ pub struct Editor<'m> {
     pub loc: Loc,
     /// Name of the values that come.
     pub name: String,
+    /// The `choice` that stands at the site already.
+    pub choice: Option<NodeId>,
     pub(crate) names: &'m mut ConstNames,
 }
 

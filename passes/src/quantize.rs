@@ -152,7 +152,7 @@ impl Propose for Quantize {
         }
         let selected = |s: &Site| s.func == main && self.select.matches(s) && !self.exclude.matches(s);
         inputs(
-            m,
+            candidates(m),
             |s, n| selected(s) && self.decline(m, s, n).is_none(),
             |n| Tap::of(m.funcs[main].nodes[n].operands[0]),
         )

@@ -3,7 +3,7 @@
 //! Sites that read the same value are one block: first query, key and value, then the projection of attention, then gate and up, then down. A block's taps are
 //! gathered from the module as it stands, its alternatives are proposed, decided and resolved, and only then comes the next block.
 
-use crate::choose::{Decision, run_proposal};
+use crate::choose::{Decision, Held, run_proposal};
 use crate::declare::Pass;
 use crate::manager::{Context, PassCx};
 use crate::patches::Tap;
@@ -74,7 +74,7 @@ pub(crate) fn run(pass: &Pass, p: &dyn Propose, m: &mut Module, cx: &Context) ->
         let mut block_cx = PassCx::new(pass, cx, statistics.as_ref(), remarks);
         block_cx.allow_empty_selector = allow_empty;
         block_cx.check_interrupt()?;
-        let decisions = run_proposal(&only, m, &mut block_cx, cx.options.measure)?;
+        let decisions = run_proposal(&only, m, &mut block_cx, cx.options.measure, &mut Held::default(), false)?;
         // What is left alone is said once, by the first block.
         let new = |d: &Decision| only.sites.contains(&d.site) || first && !known.contains(&d.site);
         out.decisions.extend(decisions.into_iter().filter(new));

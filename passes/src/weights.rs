@@ -27,6 +27,14 @@ pub enum Needs {
 pub trait WeightMethod {
     /// Which sites, and which not.
     fn selectors(&self) -> (&Selector, &Selector);
+    /// Ops that it may apply to, in the order of the program.
+    fn candidates(&self, m: &Module) -> Vec<(Site, NodeId)> {
+        candidates(m)
+    }
+    /// Whether it offers its own form of every alternative that stands at a site, see [`Propose::amends`].
+    fn amends(&self) -> bool {
+        false
+    }
     /// What it needs.
     fn needs(&self) -> Needs {
         Needs::Nothing
@@ -68,12 +76,16 @@ impl<T: WeightMethod> Propose for T {
             Needs::Gram => Tap::with_gram(m, main, n),
             _ => Tap::of(m.funcs[main].nodes[n].operands[0]),
         };
-        inputs(m, wanted, tap)
+        inputs(self.candidates(m), wanted, tap)
+    }
+
+    fn amends(&self) -> bool {
+        WeightMethod::amends(self)
     }
 
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {
         self.check()?;
-        let (all, (select, exclude)) = (candidates(m), self.selectors());
+        let (all, (select, exclude)) = (self.candidates(m), self.selectors());
         let selected = cx.select(all.iter().map(|c| c.0.clone()).collect(), select, exclude)?;
         let mut out = vec![];
         for (site, n) in all.into_iter().filter(|(s, _)| selected.contains(s)) {

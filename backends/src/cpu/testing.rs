@@ -36,7 +36,7 @@ pub fn whole(m: &Module) -> Fusion {
     let mut g = Group::default();
     for &n in &f.body().nodes {
         let node = &f.nodes[n];
-        if interp::constant(m, f, node.results[0]).is_some() {
+        if interp::constant(&m.consts, f, node.results[0]).is_some() {
             continue;
         }
         if matches!(role(&node.op), Role::Anchor | Role::Row) {
@@ -88,7 +88,7 @@ pub fn execute(
         let root = fusion.views.get(&v).map_or(v, |w| w.root);
         match buffers.get(&root) {
             Some(b) => tensor_of(&f.values[v].ty, b.bytes(), &env),
-            None => interp::constant(m, f, v).expect("a constant"),
+            None => interp::constant(&m.consts, f, v).expect("a constant"),
         }
     };
     f.body().results.iter().map(tensor).collect()
@@ -112,7 +112,7 @@ fn step(engine: Engine, cx: &GroupCx, launch: &Launch, buffers: &mut HashMap<Val
             Operand::Read(v) | Operand::Write(v) => {
                 let root = cx.views.get(v).map_or(*v, |w| w.root);
                 let ty = &cx.f.values[root].ty;
-                let fresh = || match interp::constant(cx.m, cx.f, root) {
+                let fresh = || match interp::constant(&cx.m.consts, cx.f, root) {
                     Some(t) => Buffer::from_slice(t.bytes()),
                     None => {
                         assert!(

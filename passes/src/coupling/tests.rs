@@ -348,6 +348,7 @@ fn replaced(m: &Module, r: Removal, region: &Region) -> Module {
         region: body,
         loc: Default::default(),
         name: "kept".into(),
+        choice: None,
         names: &mut names,
     };
     let exit = region.without(&mut b, r, &Default::default()).unwrap();

@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 use tersor_ir::constant::ConstData;
-use tersor_ir::entity::PrimaryMap;
-use tersor_ir::{ConstId, Constant, DType, Dim, Func, Op, Type, ValueId};
+use tersor_ir::{Constant, Consts, DType, Dim, Func, Op, Type, ValueId};
 
 /// A score to which this or less is added has a weight of 0, to the last bit.
 pub const HIDDEN: f64 = -1e9;
@@ -62,7 +61,7 @@ pub fn of_op(op: &Op, x: &Type, offset: &Dim, splats: &[Option<f64>], y: &Type) 
 }
 
 /// The causal masks among a function's values, constants aside.
-pub fn masks(f: &Func, consts: &PrimaryMap<ConstId, Constant>) -> Masks {
+pub fn masks(f: &Func, consts: &Consts) -> Masks {
     let mut out = Masks::new();
     for &n in &f.body().nodes {
         let node = &f.nodes[n];

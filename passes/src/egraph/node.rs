@@ -3,10 +3,9 @@
 use super::causal;
 use egg::{Analysis, DidMerge, EGraph, Id, Language};
 use tersor_ir::constant::Constant;
-use tersor_ir::entity::PrimaryMap;
 use tersor_ir::ops::Choice;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
-use tersor_ir::{ConstId, DType, Dim, Loc, Op, Tensor, Type, ValueId};
+use tersor_ir::{ConstId, Consts, DType, Dim, Loc, Op, Tensor, Type, ValueId};
 
 /// A node: an op with its attributes, a result of an op that has several, or a leaf.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -68,7 +67,7 @@ pub struct Facts {
 #[derive(Default)]
 pub struct Types {
     /// Constants of the module; rules add to them.
-    pub consts: PrimaryMap<ConstId, Constant>,
+    pub consts: Consts,
     /// Types of values from outside, by leaf, and the offsets of causal masks.
     pub values: std::collections::HashMap<ValueId, (Type, Option<Dim>)>,
 }

@@ -9,8 +9,7 @@ use super::rules::Rule;
 use crate::manager::PassCx;
 use egg::Id;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use tersor_ir::entity::PrimaryMap;
-use tersor_ir::{ConstId, Constant, Def, Func, NodeId, Op, Result, ValueId};
+use tersor_ir::{Consts, Def, Func, NodeId, Op, Result, ValueId};
 
 /// Matches of one rule in one round.
 const MATCHES: usize = 2000;
@@ -24,7 +23,7 @@ pub struct Region {
 
 impl Region {
     /// The nodes over `consts`; `masks` are the causal masks among the function's values.
-    pub fn new(f: &Func, nodes: &[NodeId], consts: PrimaryMap<ConstId, Constant>, masks: &Masks) -> Region {
+    pub fn new(f: &Func, nodes: &[NodeId], consts: Consts, masks: &Masks) -> Region {
         let mut r = Region { g: Graph::new(Types { consts, values: HashMap::new() }), ids: HashMap::new() };
         for &n in nodes {
             let node = &f.nodes[n];

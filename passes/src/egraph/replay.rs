@@ -4,8 +4,7 @@ use super::causal::{self, Masks};
 use super::node::Node;
 use super::region::Plan;
 use std::collections::{BTreeMap, HashMap};
-use tersor_ir::entity::PrimaryMap;
-use tersor_ir::{ConstId, Constant, Def, Dim, Func, NodeId, Op, Type, ValueId};
+use tersor_ir::{ConstId, Constant, Consts, Def, Dim, Func, NodeId, Op, Type, ValueId};
 
 /// All that rules and costs see of a region.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -37,13 +36,7 @@ pub struct Outcome {
 }
 
 /// The form of a region, and its values by number.
-pub fn form(
-    f: &Func,
-    nodes: &[NodeId],
-    outputs: &[ValueId],
-    consts: &PrimaryMap<ConstId, Constant>,
-    masks: &Masks,
-) -> (Form, Vec<ValueId>) {
+pub fn form(f: &Func, nodes: &[NodeId], outputs: &[ValueId], consts: &Consts, masks: &Masks) -> (Form, Vec<ValueId>) {
     let (mut numbers, mut values) = (HashMap::<ValueId, usize>::new(), vec![]);
     let mut form = Form { nodes: vec![], leaves: vec![], outputs: vec![] };
     let mut number = |v: ValueId| {

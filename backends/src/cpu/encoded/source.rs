@@ -54,7 +54,8 @@ impl Source {
     pub fn of(cx: &GroupCx, w: ValueId) -> Option<Source> {
         let Def::Node(n, _) = cx.f.values[w].def else { return None };
         let node = &cx.f.nodes[n];
-        let constant = |i: usize| node.operands.get(i).map(|&v| interp::constant(cx.m, cx.f, v)).unwrap_or(None);
+        let constant =
+            |i: usize| node.operands.get(i).map(|&v| interp::constant(&cx.m.consts, cx.f, v)).unwrap_or(None);
         let all = |from: usize| node.operands.len() <= from || constant(from).is_some();
         match &node.op {
             Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) => {
@@ -67,7 +68,7 @@ impl Source {
                 Some(inner)
             }
             Op::DecodeSparse(_) => {
-                let (codes, keep) = (interp::constant(cx.m, cx.f, w)?, kept(cx, w));
+                let (codes, keep) = (interp::constant(&cx.m.consts, cx.f, w)?, kept(cx, w));
                 let float = matches!(codes.dtype(), DType::F32 | DType::F16 | DType::BF16);
                 (float && keep.is_some()).then_some(Source {
                     codes,
@@ -117,7 +118,7 @@ fn kept(cx: &GroupCx, v: ValueId) -> Option<Vec<bool>> {
     let Def::Node(n, _) = cx.f.values[v].def else { return None };
     let (node, shape) = (&cx.f.nodes[n], cx.ty(v).static_shape()?);
     let Op::DecodeSparse(_) = node.op else { return None };
-    let mask = interp::constant(cx.m, cx.f, node.operands[1])?;
+    let mask = interp::constant(&cx.m.consts, cx.f, node.operands[1])?;
     let count = shape.iter().product::<usize>();
     let ones = Tensor::from_i64(DType::I8, [count], &vec![1; count]);
     let bits = node.op.eval(&[&ones, &mask], &Bindings::new()).ok()?;
@@ -137,11 +138,11 @@ fn scale(cx: &GroupCx, v: ValueId) -> Option<(Tensor, f64)> {
     {
         for (x, one) in [(0, 1), (1, 0)].map(|(i, j)| (cx.f.nodes[n].operands[i], cx.f.nodes[n].operands[j])) {
             if cx.ty(one).static_elements() == Some(1) && cx.ty(x).shape == cx.ty(v).shape {
-                let factor = interp::constant(cx.m, cx.f, one)?.get_f64(0);
+                let factor = interp::constant(&cx.m.consts, cx.f, one)?.get_f64(0);
                 let (scale, more) = scale(cx, x)?;
                 return Some((scale, factor * more));
             }
         }
     }
-    Some((interp::constant(cx.m, cx.f, v)?, 1.0))
+    Some((interp::constant(&cx.m.consts, cx.f, v)?, 1.0))
 }
