@@ -174,3 +174,25 @@ fn integers_come_from_calibration_data_or_statistics() {
     compile(&dir, &["-p", passes, "--calib", "m.stats", "-o", "b.tsr"]);
     assert_eq!(read(&dir, "a.tsr"), read(&dir, "b.tsr"));
 }
+
+#[test]
+fn the_readme_says_what_works() {
+    let (dir, root) = (Dir::new(), env!("CARGO_MANIFEST_DIR"));
+    for folder in ["examples", "tests"] {
+        std::os::unix::fs::symlink(format!("{root}/{folder}"), dir.path(folder)).unwrap();
+    }
+    let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
+    let commands: Vec<&str> = readme.lines().filter_map(|l| l.strip_prefix("    tersor ")).collect();
+    assert!(commands.len() > 10, "the tour has commands");
+    for line in commands {
+        // Quoted words keep their blanks.
+        let words = line
+            .split('\'')
+            .enumerate()
+            .flat_map(|(i, part)| if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
+        let words: Vec<&str> = words.collect();
+        let out = dir.tersor(&words);
+        let differs = words[0] == "diff";
+        assert_eq!(out.status.code(), Some(i32::from(differs)), "{line}\n{}", String::from_utf8_lossy(&out.stderr));
+    }
+}

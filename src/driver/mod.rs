@@ -30,7 +30,7 @@ pub use explain::{Explained, KernelStep, explain, explain_artifact, reported};
 pub(crate) use load::write_text;
 pub use load::{Loaded, Source, import, load, load_watched, load_weights, write_module};
 pub use lock::{Decision, Lock, decisions};
-pub use metric::{METRICS, Metric};
+pub use metric::{METRICS, Metric, Reference, Score, labels};
 pub use optimize::{OptimizeOptions, Optimized, optimize, pipeline};
 pub use plan::PlanFile;
 pub use plans::Plans;
