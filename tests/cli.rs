@@ -230,6 +230,25 @@ fn dry_runs_write_nothing() {
 }
 
 #[test]
+fn failing_models_are_reduced() {
+    let dir = with_model();
+    let lossy = "normalize,saturate,quantize{acts=none, bits=2, skip-small=false},normalize";
+    let small = dir.json(0, &["reduce", "m.onnx", "-p", lossy, "-o", "small.tir"]);
+    let data = &small["data"];
+    assert_eq!(data["failure"], "passes change the results");
+    assert_eq!(data["pass"], "quantize{acts=none, bits=2, skip-small=false}");
+    assert_eq!((&data["passes"].as_array().unwrap().len(), &data["nodes"]["after"]), (&1, &1.into()));
+    let again = dir.json(0, &["reduce", "small.tir", "--once", "-p", lossy]);
+    assert_eq!(again["data"]["failure"], data["failure"]);
+    assert_eq!(dir.json(0, &["reduce", "m.onnx", "--once"])["data"]["failure"], serde_json::Value::Null);
+    says(&dir.error(2, &["reduce", "m.onnx"]), &["C0701", "does not fail"]);
+    // Whatever else failing is, a command can say.
+    let relu = dir.json(0, &["reduce", "m.onnx", "--check", "grep -q relu", "-o", "relu.tir"]);
+    assert_eq!(relu["data"]["nodes"]["after"], 1);
+    assert!(std::fs::read_to_string(dir.path("relu.tir")).unwrap().contains("= relu"));
+}
+
+#[test]
 fn more_is_said_when_asked() {
     let dir = with_model();
     let said = |flag: &[&str]| {

@@ -15,6 +15,7 @@ mod globals;
 mod inspect;
 mod opt;
 mod passes;
+mod reduce;
 mod report;
 mod run;
 mod schema;
@@ -95,6 +96,8 @@ commands! {
     Passes passes;
     /// List targets.
     Targets targets;
+    /// Shrink a model that fails to a small one that fails in the same way, and name the pass.
+    Reduce reduce;
     /// Run `.tir` cases.
     Test test;
     /// Print the IR of a model, IR file or artifact.

@@ -170,7 +170,8 @@ fn open(
     Ok((Program::of_module(&loaded.module, evaluate)?, Some(loaded)))
 }
 
-fn figures(text: &[String]) -> Result<Vec<(String, f64)>> {
+/// Limits on figures, as they are written.
+pub(super) fn figures(text: &[String]) -> Result<Vec<(String, f64)>> {
     let one = |t: &String| {
         let (name, value) = t.split_once('=')?;
         let (number, scale) = value.strip_suffix('%').map_or((value, 1.0), |n| (n, 0.01));
