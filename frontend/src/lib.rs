@@ -9,5 +9,5 @@ mod tensor;
 pub mod testing;
 mod wire;
 
-pub use import::{DimBinding, ImportOptions, Imported, import, import_bytes, operators};
+pub use import::{Checked, DimBinding, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators};
 pub use tensor::read_tensor;

@@ -8,6 +8,9 @@ use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor};
 
+/// Axes of a tensor.
+pub const MAX_RANK: usize = 32;
+
 /// The element type of an ONNX number (`TensorProto.DataType`).
 pub fn dtype(number: i32) -> Option<DType> {
     Some(match number {
@@ -55,8 +58,8 @@ impl Sources {
             let d = bad(format!("element type {} is not supported", t.data_type));
             if (1..=26).contains(&t.data_type) { d.failure(Failure::Unsupported) } else { d }
         })?;
-        if t.dims.len() > 32 {
-            return Err(bad(format!("rank {} is above 32", t.dims.len())));
+        if t.dims.len() > MAX_RANK {
+            return Err(bad(format!("rank {} is above {MAX_RANK}", t.dims.len())));
         }
         let shape = t.dims.iter().map(|&d| usize::try_from(d)).collect::<std::result::Result<Vec<_>, _>>();
         let shape = shape.map_err(|_| bad(format!("negative extent in {:?}", t.dims)))?;

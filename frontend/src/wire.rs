@@ -7,7 +7,7 @@ use std::ops::Range;
 use tersor_ir::{Diagnostic, Failure};
 
 /// Message nesting beyond which a file is refused: 64 nested graphs, each of graph, node and attribute.
-const MAX_DEPTH: u32 = 200;
+pub const MAX_DEPTH: u32 = 200;
 
 /// A model without the bytes of its tensors.
 pub struct Skeleton {

@@ -2,15 +2,16 @@
 
 use tersor_frontend::testing::{Attr, Model, data_type, field, number, tensor};
 use tersor_frontend::{ImportOptions, import, import_bytes};
+use tersor_ir::diag::Severity;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor};
 
 fn errors(m: Model) -> Vec<Diagnostic> {
     import_bytes(m.bytes(), "test", &ImportOptions::default()).expect_err("the model is refused")
 }
 
-/// One error that contains all the words.
+/// One error that contains all the words, whatever warnings are beside it.
 fn refused(m: Model, failure: Failure, words: &[&str]) {
-    let e = errors(m);
+    let e: Vec<_> = errors(m).into_iter().filter(|d| d.severity == Severity::Error).collect();
     let text = e.iter().map(|d| d.to_string()).collect::<Vec<_>>().join("\n");
     assert_eq!(e.len(), 1, "{text}");
     assert_eq!(e[0].failure, failure, "{text}");
@@ -54,7 +55,20 @@ fn graphs_that_make_no_sense() {
     refused(m, Failure::Model, &["2 inputs, it takes 1"]);
     refused(chain.clone().node("Add", &["x"], &["c"], &[]), Failure::Model, &["input 1 is missing"]);
     refused(chain.node("Add", &["x", ""], &["c"], &[]), Failure::Model, &["input 1 is missing"]);
-    // All findings at once.
+    // All findings at once: of names, tensors, both cycles, operators and outputs.
+    let two = |m: Model, a: &str, b: &str| m.node("Add", &["x", a], &[b], &[]).node("Relu", &[b], &[a], &[]);
+    let m = Model::new(17).input("x", "f32[4]").constant("w", &floats(&[4])).constant("w", &floats(&[4]));
+    let m = two(two(m, "a", "b"), "c", "d").node("Relu", &["zzz"], &["e"], &[]).node("Foo", &["x"], &["f"], &[]);
+    let m = m.node("MatMul", &["x", "e"], &["g"], &[]).node("Softmax", &["x"], &["h"], &[("axis", 3.into())]);
+    let mut lie = vec![];
+    number(&mut lie, 1, 4);
+    number(&mut lie, 2, 1);
+    field(&mut lie, 8, b"lie");
+    field(&mut lie, 9, &[0; 3]);
+    let m = m.raw_initializer(&lie).node("Add", &["x", "lie"], &["i"], &[]);
+    let m = ["a", "e", "i", "nowhere"].iter().fold(m, |m, o| m.output(o, "f32[4]"));
+    let codes: Vec<_> = errors(m).iter().map(|d| d.code).collect();
+    assert_eq!(codes, ["O0020", "O0010", "O0021", "O0026", "O0026", "O0032", "O0030", "O0022"]);
     let m = Model::new(17).input("x", "f32[4]").node("Foo", &["x"], &["a"], &[]).node("Bar", &["x"], &["b"], &[]);
     let e = errors(m.node("Add", &["a", "b"], &["c"], &[]).output("c", "f32[4]"));
     assert!(e.len() >= 2 && e.iter().take(2).all(|d| d.failure == Failure::Unsupported), "{e:?}");
@@ -230,4 +244,46 @@ fn external_data_stay_in_the_folder() {
     }
     let e = external(&dir, &[("location", "gone.bin")]).expect_err("missing");
     assert!(e[0].to_string().contains("gone.bin") && e[0].help.is_some(), "{e:?}");
+}
+
+#[test]
+fn what_is_legal_and_worth_a_word() {
+    use tersor_frontend::check;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    let checked = |m: Model| {
+        std::fs::write(&path, m.bytes()).unwrap();
+        check(&path, &Default::default()).unwrap()
+    };
+    let relu = |m: Model| m.node("Relu", &["x"], &["y"], &[]).output("y", "f32[4]");
+    let clean = checked(relu(Model::new(17).input("x", "f32[4]")));
+    assert!(clean.findings.is_empty() && clean.imported.is_some(), "{:?}", clean.findings);
+    let m = Model::new(17).input("x", "f32[4]").input("unused", "f32[4]").input("k", "f32[4]");
+    let m = m
+        .constant("k", &floats(&[4]))
+        .constant("idle", &floats(&[4]))
+        .constant("tiny", &Tensor::from_f32([4], &[1e-40; 4]));
+    let m = m
+        .constant("a", &floats(&[512]))
+        .constant("b", &floats(&[512]))
+        .constant("nan", &Tensor::from_f32([1], &[f32::NAN]));
+    let m = m.node("Exp", &["x"], &["dead"], &[]).node("Exp", &["dead"], &["../../etc/x\u{1b}[2J"], &[]);
+    let m = m.node("Concat", &["k", "tiny", "a", "b", "nan"], &["z"], &[("axis", 0.into())]).output("z", "f32[9]");
+    let found = checked(relu(m));
+    let all: Vec<_> = found.findings.iter().map(|d| d.code).collect();
+    assert_eq!(
+        all,
+        ["O0029", "O0028", "O0100", "O0100", "O0104", "O0101", "O0102", "O0105", "O0106", "O0103"],
+        "{:#?}",
+        found.findings
+    );
+    assert!(found.imported.is_some() && found.findings.iter().all(|d| d.file.is_some()));
+    let both = checked(
+        Model::new(17).input("x", "f32[4]").input("u", "f32[4]").node("Foo", &["x"], &["y"], &[]).output("y", "f32[4]"),
+    );
+    let all: Vec<_> = both.findings.iter().map(|d| d.code).collect();
+    assert!(all == ["O0032", "O0104"] && both.imported.is_none(), "{all:?}");
+    assert!(check(&dir.path().join("gone.onnx"), &Default::default()).is_err());
+    std::fs::write(&path, b"no model").unwrap();
+    assert_eq!(check(&path, &Default::default()).unwrap().findings[0].code, "O0001");
 }

@@ -10,9 +10,9 @@ use tersor_ir::{DType, Diagnostic, Failure, Tensor, ValueId};
 /// The opset versions that operators are decoded for.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=23;
 /// Nodes of a graph.
-const MAX_NODES: usize = 5_000_000;
+pub(super) const MAX_NODES: usize = 5_000_000;
 /// Bytes of a name.
-const MAX_NAME: usize = 4096;
+pub(super) const MAX_NAME: usize = 4096;
 
 /// The version of `ai.onnx` that the model asks for.
 pub(super) fn header(model: &ModelProto) -> Result<i64, Vec<Diagnostic>> {
@@ -89,7 +89,7 @@ fn written_twice(name: &str) -> String {
 }
 
 /// A name for a message.
-fn short(name: &str) -> String {
+pub(super) fn short(name: &str) -> String {
     let mut s: String = name.escape_debug().take(120).collect();
     if s.len() < name.len() && s.chars().count() == 120 {
         s.push('…');

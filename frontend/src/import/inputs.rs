@@ -20,6 +20,7 @@ impl Importer<'_> {
                 Ok(ty) => ty,
                 Err(d) => {
                     self.errors.push(d);
+                    self.broken.insert(i.name.clone());
                     continue;
                 }
             };
@@ -64,7 +65,7 @@ impl Importer<'_> {
             (None, Some(dims)) => dims,
             (None, None) => return Err(bad("has no declared rank").with_help("give its shape with --shape")),
         };
-        if dims.len() > 32 {
+        if dims.len() > tensor::MAX_RANK {
             return Err(bad("has a rank above 32"));
         }
         let mut shape = vec![];

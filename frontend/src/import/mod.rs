@@ -4,6 +4,7 @@ mod check;
 mod extents;
 mod inputs;
 mod known;
+mod lint;
 mod node;
 mod ops;
 mod order;
@@ -16,8 +17,8 @@ pub use known::Known;
 use node::NodeCx;
 pub use ops::operators;
 use order::order;
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
@@ -63,58 +64,117 @@ pub struct Imported {
     /// Nodes in the file's graph.
     pub nodes: usize,
     /// External data files, for hashing and reports.
-    pub external: Vec<std::path::PathBuf>,
+    pub external: Vec<PathBuf>,
 }
 
-/// Reads an ONNX file. All findings of the first stage that finds any are returned together.
+/// What was found in a file.
+#[derive(Debug)]
+pub struct Checked {
+    /// Errors of the import, then warnings and remarks of the import and about what it has no need to refuse.
+    pub findings: Vec<Diagnostic>,
+    /// What was imported, unless there were errors. Its notes are among the findings.
+    pub imported: Option<Imported>,
+}
+
+/// The largest that is accepted in a file, or computed from it at import.
+pub const LIMITS: [(&str, u64); 6] = [
+    ("nodes", check::MAX_NODES as u64),
+    ("name_bytes", check::MAX_NAME as u64),
+    ("message_nesting", wire::MAX_DEPTH as u64),
+    ("rank", tensor::MAX_RANK as u64),
+    ("folded_elements", FOLD_LIMIT as u64),
+    ("shape_elements", KNOWN_LIMIT as u64),
+];
+
+/// Reads an ONNX file. All findings are returned together: errors, then the warnings and remarks.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
+    on_path(path, |file, dir, stem| File::open(file, dir)?.import(stem, options))
+}
+
+/// Reads an ONNX file and says everything that there is to say about it. A file that cannot be read is an error.
+pub fn check(path: &Path, options: &ImportOptions) -> Result<Checked, Vec<Diagnostic>> {
+    let name = path.display().to_string();
+    on_path(path, |file, dir, stem| {
+        let mut file = match File::open(file, dir) {
+            Ok(file) => file,
+            Err(findings) => return Ok(Checked { findings, imported: None }),
+        };
+        let lints = lint::lint(&file.model, &mut file.sources);
+        let (mut findings, imported) = match file.import(stem, options) {
+            Ok(mut imported) => (std::mem::take(&mut imported.notes), Some(imported)),
+            Err(findings) => (findings, None),
+        };
+        findings.extend(lints);
+        Ok(Checked { findings, imported })
+    })
+    .map(|c| Checked { findings: c.findings.into_iter().map(|d| d.in_file(&*name)).collect(), ..c })
+}
+
+/// Reads a model from memory; external data are refused.
+pub fn import_bytes(bytes: Vec<u8>, name: &str, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
+    File::open(bytes.into(), None)?.import(name, options)
+}
+
+/// Maps a file and calls `f` with it, its folder and its stem.
+fn on_path<T>(
+    path: &Path,
+    f: impl FnOnce(Blob, Option<PathBuf>, &str) -> Result<T, Vec<Diagnostic>>,
+) -> Result<T, Vec<Diagnostic>> {
     let name = path.display().to_string();
     let file = tensor::map(path)
         .map_err(|e| vec![Diagnostic::error("O0003", format!("cannot read {name}: {e}")).failure(Failure::File)])?;
     let dir =
         path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".").to_path_buf() } else { p.to_path_buf() });
     let stem = path.file_stem().map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
-    import_blob(file, dir, &stem, options).map_err(|errors| errors.into_iter().map(|d| d.in_file(&*name)).collect())
+    f(file, dir, &stem).map_err(|errors| errors.into_iter().map(|d| d.in_file(&*name)).collect())
 }
 
-/// Reads a model from memory; external data are refused.
-pub fn import_bytes(bytes: Vec<u8>, name: &str, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
-    import_blob(bytes.into(), None, name, options)
+/// A decoded file.
+struct File {
+    model: ModelProto,
+    opset: i64,
+    sources: Sources,
+    source_hash: String,
+    file_bytes: usize,
 }
 
-fn import_blob(
-    file: Blob,
-    dir: Option<std::path::PathBuf>,
-    name: &str,
-    options: &ImportOptions,
-) -> Result<Imported, Vec<Diagnostic>> {
-    let skeleton = wire::skeleton(&file).map_err(|d| vec![d])?;
-    let model = proto::decode(&skeleton.bytes).map_err(|d| vec![d])?;
-    let opset = check::header(&model)?;
-    let (source_hash, file_bytes) = (blake3::hash(&file).to_hex().to_string(), file.len());
-    let mut sources = Sources { file, raw: skeleton.raw, dir, mapped: HashMap::new() };
-    let mut equal = Equal::default();
-    // Every further round has one symbol less.
-    loop {
-        let (module, notes) = match Importer::read(&model, name, opset, options, &mut sources, &mut equal) {
-            _ if std::mem::take(&mut equal.again) => continue,
-            Ok(read) => read,
-            Err(errors) => return Err(errors),
+impl File {
+    fn open(file: Blob, dir: Option<PathBuf>) -> Result<File, Vec<Diagnostic>> {
+        let skeleton = wire::skeleton(&file).map_err(|d| vec![d])?;
+        let model = proto::decode(&skeleton.bytes).map_err(|d| vec![d])?;
+        let opset = check::header(&model)?;
+        let (source_hash, file_bytes) = (blake3::hash(&file).to_hex().to_string(), file.len());
+        let sources = Sources { file, raw: skeleton.raw, dir, mapped: HashMap::new() };
+        Ok(File { model, opset, sources, source_hash, file_bytes })
+    }
+
+    fn import(mut self, name: &str, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
+        let mut equal = Equal::default();
+        // Every further round has one symbol less.
+        let (read, notes) = loop {
+            let round = Importer::read(&self.model, name, self.opset, options, &mut self.sources, &mut equal);
+            if !std::mem::take(&mut equal.again) {
+                break round;
+            }
         };
-        let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_string();
-        let mut external: Vec<_> = sources.mapped.into_keys().collect();
+        let notes = equal.notes.into_iter().chain(notes);
+        let module = match read {
+            Ok(module) => module,
+            Err(errors) => return Err(errors.into_iter().chain(notes).collect()),
+        };
+        let mut external: Vec<_> = self.sources.mapped.into_keys().collect();
         external.sort();
-        return Ok(Imported {
+        Ok(Imported {
             module,
-            notes: equal.notes.into_iter().chain(notes).collect(),
-            opset,
-            ir_version: model.ir_version,
-            producer,
-            file_bytes,
-            source_hash,
-            nodes: model.graph.node.len(),
+            notes: notes.collect(),
+            opset: self.opset,
+            ir_version: self.model.ir_version,
+            producer: format!("{} {}", self.model.producer_name, self.model.producer_version).trim().to_string(),
+            file_bytes: self.file_bytes,
+            source_hash: self.source_hash,
+            nodes: self.model.graph.node.len(),
             external,
-        });
+        })
     }
 }
 
@@ -148,6 +208,8 @@ struct Importer<'a> {
     scope: HashMap<String, Meaning>,
     /// Results that operators have in ONNX and not here, and the node that should make them.
     absent: HashMap<String, Loc>,
+    /// Constants and parameters that are not to be had; why not is among the errors.
+    broken: HashSet<String>,
     errors: Vec<Diagnostic>,
     notes: Vec<Diagnostic>,
 }
@@ -165,7 +227,7 @@ impl Importer<'_> {
         options: &ImportOptions,
         sources: &mut Sources,
         equal: &mut Equal,
-    ) -> Result<(Module, Vec<Diagnostic>), Vec<Diagnostic>> {
+    ) -> (Result<Module, Vec<Diagnostic>>, Vec<Diagnostic>) {
         let mut module = Module::new(name);
         let mut func = Func::new("main");
         let Module { consts, symbols, .. } = &mut module;
@@ -180,19 +242,23 @@ impl Importer<'_> {
             equal,
             scope: HashMap::new(),
             absent: HashMap::new(),
+            broken: HashSet::new(),
             errors: vec![],
             notes: vec![],
         };
-        importer.graph(&model.graph)?;
-        let notes = importer.notes;
+        importer.graph(&model.graph);
+        let Importer { errors, notes, .. } = importer;
+        if !errors.is_empty() {
+            return (Err(errors), notes);
+        }
         func.remove_dead();
         module.funcs.push(func);
-        Ok((module, notes))
+        (Ok(module), notes)
     }
 
-    fn graph(&mut self, g: &GraphProto) -> Result<(), Vec<Diagnostic>> {
+    /// Reads everything that can be read, whatever else is wrong.
+    fn graph(&mut self, g: &GraphProto) {
         self.errors = check::names(g);
-        self.bail()?;
         for t in &g.initializer {
             self.b.loc = Loc::Onnx { node: t.name.as_str().into(), op: "initializer".into() };
             match self.sources.tensor(t, &t.name) {
@@ -201,44 +267,56 @@ impl Importer<'_> {
                     let m = self.constant(&clean(&t.name), &tensor);
                     self.scope.insert(t.name.clone(), m);
                 }
-                Err(d) => self.errors.push(d),
+                Err(d) => {
+                    self.errors.push(d);
+                    self.broken.insert(t.name.clone());
+                }
             }
         }
         self.inputs(g);
-        self.bail()?;
-        for node in order(g, &self.scope)? {
+        let (nodes, errors) = order(g, |n| self.scope.contains_key(n) || self.broken.contains(n));
+        self.errors.extend(errors);
+        for node in nodes {
             self.node(node);
         }
-        self.bail()?;
         for info in &g.value_info {
             if let Some(v) = self.scope.get(&info.name).and_then(|m| m.value) {
                 self.declared(info, v, false);
             }
         }
+        let here = |o: &str| self.scope.contains_key(o);
+        let made: HashSet<&str> = match g.output.iter().all(|o| here(&o.name)) {
+            true => HashSet::new(),
+            false => g.node.iter().flat_map(|n| &n.output).map(String::as_str).collect(),
+        };
         let mut results = vec![];
         for o in &g.output {
-            match self.scope.get(&o.name).cloned() {
-                Some(m) => {
-                    self.b.loc = Loc::Onnx { node: o.name.as_str().into(), op: "output".into() };
-                    self.b.name = clean(&o.name);
-                    let v = self.value_of(&m).map_err(|d| vec![d])?;
+            self.b.loc = Loc::Onnx { node: o.name.as_str().into(), op: "output".into() };
+            self.b.name = clean(&o.name);
+            match self.scope.get(&o.name).cloned().map(|m| self.value_of(&m)) {
+                Some(Ok(v)) => {
                     self.declared(o, v, true);
                     results.push(v);
                     self.b.func.outputs.push(o.name.as_str().into());
                 }
-                None => self.errors.push(self.undefined_output(&o.name)),
+                Some(Err(d)) => self.errors.push(d),
+                None => {
+                    let made = made.contains(o.name.as_str()) || self.broken.contains(&o.name);
+                    self.undefined_output(&o.name, made);
+                }
             }
         }
-        self.bail()?;
         self.b.func.body_mut().results = results;
-        Ok(())
     }
 
-    fn undefined_output(&self, name: &str) -> Diagnostic {
-        match self.absent.get(name) {
+    /// Says why there is no such output, unless the error that kept it from being `made` does.
+    fn undefined_output(&mut self, name: &str, made: bool) {
+        let d = match self.absent.get(name) {
             Some(loc) => absent(name, loc),
+            None if made && !self.errors.is_empty() => return,
             None => Diagnostic::error("O0022", format!("nothing makes the output \"{}\"", name.escape_debug())),
-        }
+        };
+        self.errors.push(d);
     }
 
     /// Takes two extents to be equal, if that only fixes a symbol; the graph is then read again. `false` when they cannot be equal.
@@ -257,10 +335,6 @@ impl Importer<'_> {
         aliases.insert(symbol, dim);
         self.equal.again = true;
         true
-    }
-
-    fn bail(&mut self) -> Result<(), Vec<Diagnostic>> {
-        if self.errors.is_empty() { Ok(()) } else { Err(std::mem::take(&mut self.errors)) }
     }
 
     fn node(&mut self, node: &NodeProto) {

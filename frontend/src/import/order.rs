@@ -1,15 +1,13 @@
 //! An order of nodes in which operands come first.
 
-use super::{Meaning, loc_of, node_name};
+use super::{loc_of, node_name};
 use crate::proto::{GraphProto, NodeProto};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use tersor_ir::Diagnostic;
 
-/// The nodes in an order in which operands come first (the file's own, if it is one). Cycles and undefined inputs are errors.
-pub(super) fn order<'g>(
-    g: &'g GraphProto,
-    scope: &HashMap<String, Meaning>,
-) -> Result<Vec<&'g NodeProto>, Vec<Diagnostic>> {
+/// The nodes in an order in which operands come first (the file's own, if it is one), and what is wrong: undefined inputs, which are taken to be defined
+/// elsewhere, and cycles, whose nodes and those behind them are left out.
+pub(super) fn order<'g>(g: &'g GraphProto, defined: impl Fn(&str) -> bool) -> (Vec<&'g NodeProto>, Vec<Diagnostic>) {
     let mut maker: HashMap<&str, usize> = HashMap::new();
     for (i, n) in g.node.iter().enumerate() {
         n.output.iter().filter(|o| !o.is_empty()).for_each(|o| {
@@ -19,7 +17,7 @@ pub(super) fn order<'g>(
     let mut errors = vec![];
     let (mut missing, mut readers) = (vec![0usize; g.node.len()], vec![vec![]; g.node.len()]);
     for (i, n) in g.node.iter().enumerate() {
-        for name in n.input.iter().filter(|n| !n.is_empty() && !scope.contains_key(*n)) {
+        for name in n.input.iter().filter(|n| !n.is_empty() && !defined(n)) {
             match maker.get(name.as_str()) {
                 Some(&m) => {
                     missing[i] += 1;
@@ -31,9 +29,6 @@ pub(super) fn order<'g>(
                 }
             }
         }
-    }
-    if !errors.is_empty() {
-        return Err(errors);
     }
     // Nodes that are ready are taken in the file's order.
     let mut ready: std::collections::BinaryHeap<std::cmp::Reverse<usize>> =
@@ -49,24 +44,26 @@ pub(super) fn order<'g>(
         }
     }
     if out.len() < g.node.len() {
-        return Err(vec![cycle(g, &maker, &missing)]);
+        cycles(g, &maker, &missing, &mut errors);
     }
-    Ok(out)
+    (out, errors)
 }
 
-/// Walks from a node that never got ready to the operands that hold it up, until one comes twice.
-fn cycle(g: &GraphProto, maker: &HashMap<&str, usize>, missing: &[usize]) -> Diagnostic {
-    let mut at = missing.iter().position(|&m| m > 0).unwrap_or(0);
-    let mut path: Vec<usize> = vec![];
-    let mut seen = HashSet::new();
-    while seen.insert(at) {
-        path.push(at);
-        let before = g.node[at].input.iter().filter_map(|n| maker.get(n.as_str())).find(|&&m| missing[m] > 0);
-        at = before.copied().unwrap_or(at);
+/// Walks from each node that never got ready to the operands that hold it up, until a node comes twice. No node is walked from twice.
+fn cycles(g: &GraphProto, maker: &HashMap<&str, usize>, missing: &[usize], errors: &mut Vec<Diagnostic>) {
+    let mut walked = vec![None; g.node.len()];
+    for start in (0..g.node.len()).filter(|&i| missing[i] > 0) {
+        let (mut path, mut at) = (vec![], start);
+        while walked[at].is_none() {
+            walked[at] = Some(start);
+            path.push(at);
+            let before = g.node[at].input.iter().filter_map(|n| maker.get(n.as_str())).find(|&&m| missing[m] > 0);
+            at = before.copied().unwrap_or(at);
+        }
+        let Some(from) = path.iter().position(|&p| p == at) else { continue };
+        let quoted = |&i: &usize| format!("\"{}\"", node_name(&g.node[i]).escape_debug());
+        let names: Vec<String> = path[from..].iter().rev().take(12).map(quoted).collect();
+        let message = format!("the graph has a cycle: {} -> {}", names.join(" -> "), names[0]);
+        errors.push(Diagnostic::error("O0026", message).at_loc(&loc_of(&g.node[at])));
     }
-    let start = path.iter().position(|&p| p == at).unwrap_or(0);
-    let names: Vec<String> =
-        path[start..].iter().rev().take(12).map(|&i| format!("\"{}\"", node_name(&g.node[i]).escape_debug())).collect();
-    Diagnostic::error("O0026", format!("the graph has a cycle: {} -> {}", names.join(" -> "), names[0]))
-        .at_loc(&loc_of(&g.node[at]))
 }
