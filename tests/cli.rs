@@ -35,6 +35,49 @@ fn looks_at_models() {
 }
 
 #[test]
+fn checks_say_everything_at_once() {
+    let dir = with_model();
+    let check = |exit: i32, more: &[&str]| dir.json(exit, &[&["check"], more].concat());
+    let topics = |d: &serde_json::Value| {
+        let all = d["data"]["findings"].as_array().unwrap().clone();
+        let text = |f: &serde_json::Value, key: &str| f[key].as_str().unwrap().to_owned();
+        all.iter().map(|f| format!("{} {}", text(f, "topic"), text(f, "code"))).collect::<Vec<_>>()
+    };
+    // A remark is no finding.
+    let d = check(0, &["m.onnx"]);
+    assert_eq!((topics(&d), &d["data"]["compile"]), (vec!["shape C0602".into()], &0.into()));
+    assert_eq!(topics(&check(0, &["m.onnx", "--dim", "N=1..8"])), [""; 0]);
+    assert!(d["data"]["limits"]["nodes"].as_u64() > Some(1000));
+    let odd = mlp().input("u", "f32[2]").node("Exp", &["y"], &["z"], &[]);
+    dir.write("odd.onnx", odd.bytes());
+    let d = check(1, &["odd.onnx"]);
+    assert_eq!(topics(&d), ["lint O0104", "lint O0102", "shape C0602"]);
+    assert_eq!((&d["data"]["compile"], &d["data"]["topics"]["lint"]["warnings"]), (&0.into(), &2.into()));
+    let wrong = odd.node("Foo", &["y"], &["f"], &[]).node("Relu", &["gone"], &["g"], &[]).output("g", "f32[2]");
+    let wrong = wrong.constant("e", &tersor_ir::Tensor::from_f32([3], &[0.0; 3])).node("Add", &["y", "e"], &["h"], &[]);
+    dir.write("wrong.onnx", wrong.bytes());
+    let d = check(1, &["wrong.onnx"]);
+    let all = topics(&d);
+    for t in ["graph O0021", "support O0032", "shape T0201", "lint O0104"] {
+        assert!(all.iter().any(|a| a == t), "{t} is not in {all:?}");
+    }
+    assert_eq!(d["data"]["compile"], 3);
+    // What no target has code for is said with all the rest.
+    let case = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ops/if/condition.tir");
+    dir.write("if.tir", std::fs::read(case).unwrap());
+    assert_eq!(topics(&check(1, &["if.tir"])), ["support B0102"]);
+    dir.write("cut.onnx", &mlp().bytes()[..90]);
+    assert_eq!(topics(&check(1, &["cut.onnx"])), ["security O0001"]);
+    dir.write("no.tsr", [0; 256]);
+    assert!(topics(&check(1, &["no.tsr"]))[0].starts_with("security R"));
+    says(&dir.error(8, &["check", "gone.onnx"]), &["gone.onnx"]);
+    says(&dir.error(2, &["check", "m.onnx", "--dim", "M=1"]), &["M"]);
+    says(&dir.error(6, &["check", "m.onnx", "--target", "z80"]), &["z80"]);
+    let text = String::from_utf8(dir.tersor(&["check", "wrong.onnx"]).stdout).unwrap();
+    says(&text, &["security  none", "support   1 errors", "ends with exit status 3", "limits    nodes"]);
+}
+
+#[test]
 fn every_command_has_a_schema() {
     let dir = Dir::new();
     let help = String::from_utf8(dir.tersor(&["--help"]).stdout).unwrap();

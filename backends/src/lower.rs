@@ -64,7 +64,9 @@ pub fn lower<W: Write + Seek>(
     let mut m = m.clone();
     layout::channels_last(&mut m)?;
     let f = &m.funcs[m.main()?];
-    refuse_unlowerable(f)?;
+    if let Some(d) = control(f).into_iter().next() {
+        return Err(d);
+    }
     let fusion = fuse(f);
     let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
     table.symbols(&m)?;
@@ -85,6 +87,29 @@ pub fn lower<W: Write + Seek>(
     Ok((table.interface, lowered))
 }
 
+/// Everything of `@main` that has no code on an instruction set.
+pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
+    let mut m = m.clone();
+    let f = match layout::channels_last(&mut m).and_then(|()| m.main()) {
+        Ok(f) => &m.funcs[f],
+        Err(d) => return vec![d],
+    };
+    let control = control(f);
+    if !control.is_empty() {
+        return control;
+    }
+    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
+    let mut out: Vec<Diagnostic> = table.symbols(&m).and_then(|()| table.signature(f)).err().into_iter().collect();
+    let fusion = fuse(f);
+    for group in &fusion.groups {
+        let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
+        let launch = cpu::build(&GroupCx::new(&m, f, group, isa, &fusion.views));
+        let extents = |l: Launch| l.dims.iter().chain([&l.grid]).try_for_each(|d| table.extent(d).map(drop));
+        out.extend(launch.and_then(extents).err().map(|d| d.at_loc(&node.loc)));
+    }
+    out
+}
+
 /// The constants that `@main` reads on an instruction set, as they are packed for its kernels.
 pub fn packed(m: &Module, isa: Isa) -> Result<Vec<(Constant, Vec<u8>)>> {
     let mut writer = ArtifactWriter::in_memory();
@@ -102,22 +127,21 @@ pub fn arena(m: &Module, isa: Isa) -> Result<u64> {
     Ok(at.map_err(runtime_error)?.peak)
 }
 
-/// Control flow and open choices have no kernels.
-fn refuse_unlowerable(f: &Func) -> Result<()> {
-    for n in f.live_nodes() {
-        let node = &f.nodes[n];
-        let why = match &node.op {
-            Op::If(_) => "control flow does not compile to a program",
-            Op::Choice(c) => {
-                return Err(Diagnostic::error("B0101", format!("site @{} is still open", c.site))
-                    .failure(Failure::Internal)
-                    .at_loc(&node.loc));
-            }
-            _ => continue,
-        };
-        return Err(Diagnostic::error("B0102", why).failure(Failure::Unsupported).at_loc(&node.loc));
-    }
-    Ok(())
+/// Errors about control flow and open choices, which have no kernels.
+fn control(f: &Func) -> Vec<Diagnostic> {
+    let why = |op: &Op| match op {
+        Op::If(_) => {
+            let d = Diagnostic::error("B0102", "control flow does not compile to a program");
+            Some(d.failure(Failure::Unsupported))
+        }
+        Op::Choice(c) => {
+            let d = Diagnostic::error("B0101", format!("site @{} is still open", c.site));
+            Some(d.failure(Failure::Internal))
+        }
+        _ => None,
+    };
+    let nodes = f.live_nodes();
+    nodes.iter().filter_map(|&n| Some(why(&f.nodes[n].op)?.at_loc(&f.nodes[n].loc))).collect()
 }
 
 fn name_of(loc: &Loc, op: &Op) -> String {

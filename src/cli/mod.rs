@@ -6,6 +6,7 @@
 mod bench;
 mod calibrate;
 mod cat;
+mod check;
 mod compile;
 mod completions;
 mod config;
@@ -74,6 +75,8 @@ macro_rules! commands {
 commands! {
     /// Say what is in a model, what will be hard, and what it should cost.
     Inspect inspect;
+    /// Say everything that is wrong or odd about a model at once.
+    Check check;
     /// Find a plan under a budget: which alternative at which site.
     Search search;
     /// Compile a model to an artifact.

@@ -199,7 +199,7 @@ impl Printer {
         let shown = outcome.diagnostics.iter().filter(|d| d.severity >= least);
         let text: String = shown.map(|d| format!("{}\n", self.paint(d))).collect();
         err(&text);
-        out(&outcome.text);
+        out(&clean(&outcome.text));
         exit
     }
 
@@ -211,9 +211,7 @@ impl Printer {
             Color::Never => false,
             Color::Auto => auto(),
         };
-        // Names in a message may hold anything; a terminal is to see none of it as a command.
-        let clean = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.into() };
-        let text: String = d.to_string().chars().map(clean).collect();
+        let text = clean(&d.to_string());
         let code = match d.severity {
             Severity::Error => 31,
             Severity::Warning => 33,
@@ -224,6 +222,13 @@ impl Printer {
             None => text,
         }
     }
+}
+
+/// Text without control characters but ends of lines and tabs: names may hold anything, and a terminal is to see none of it as a command.
+fn clean(text: &str) -> String {
+    let one =
+        |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(one).collect()
 }
 
 /// Whoever reads may have left; that is no failure of the command.

@@ -45,7 +45,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
 }
 
 /// The model that a path names: the file, or the only model in a folder.
-fn resolve(path: &Path) -> Result<PathBuf> {
+pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
     let meta = std::fs::metadata(path).map_err(|e| vec![file_error(path, "read", &e)])?;
     if meta.is_dir() {
         let entries = std::fs::read_dir(path).map_err(|e| vec![file_error(path, "read", &e)])?;

@@ -4,6 +4,7 @@
 
 mod cache;
 mod calibrate;
+mod check;
 mod compile;
 mod data;
 mod emit;
@@ -22,6 +23,7 @@ mod watch;
 
 pub use cache::Cache;
 pub use calibrate::{Journal, Samples, batches, calibrate, calibrate_to, gather};
+pub use check::{Checked, Topic, check};
 pub use compile::{CompileOptions, Compiled, compile, source_hash, targets};
 pub(crate) use compile::{check_output, lock_path};
 pub use data::{DataSet, data_sets, from_runtime, inputs_of, outputs_of, to_runtime};

@@ -137,10 +137,16 @@ pub(super) fn handy(d: &Dim) -> bool {
     }
 }
 
-/// An error when a shape has too many axes, or extents too involved to compute with.
+/// An error when a shape has too many axes, more elements than can be counted, or extents too involved to compute with.
 pub(super) fn check(shape: &[Dim]) -> Result<(), Diagnostic> {
     if shape.len() > 32 {
         return Err(Diagnostic::error("O0009", format!("rank {} is above 32", shape.len())));
+    }
+    let known = shape.iter().filter_map(Dim::as_const);
+    if known.filter(|&n| n > 0).try_fold(1i64, i64::checked_mul).is_none() {
+        let all: Vec<String> = shape.iter().map(Dim::to_string).collect();
+        let message = format!("a tensor of extents [{}] has more elements than can be addressed", all.join(","));
+        return Err(Diagnostic::error("O0009", message));
     }
     let terms = |d: &Dim| if d.as_const().is_some() { 1 } else { d.terms().len() };
     let product = shape.iter().try_fold(1usize, |a, d| a.checked_mul(terms(d)));
@@ -178,5 +184,7 @@ mod tests {
         }
         d = d.clone() * d;
         assert!(!handy(&d) && check(&[d.clone()]).is_err());
+        let long = Dim::from(1 << 40);
+        assert!(check(&[long.clone(), "N".into()]).is_ok() && check(&[long.clone(), "N".into(), long]).is_err());
     }
 }

@@ -77,6 +77,7 @@ impl Importer<'_> {
                 Extent::Unknown => self.symbol(&format!("{}.{axis}", symbol_name(&i.name))),
             });
         }
+        super::extents::check(&shape)?;
         Ok(Type::new(dtype, shape))
     }
 

@@ -25,9 +25,11 @@ fn along(cx: &mut NodeCx, p: ValueId, axis: usize, rank: usize) -> Result<ValueI
     cx.reshape(p, shape)
 }
 
-/// Axis and block of a QDQ operator.
-fn axis_and_block(cx: &NodeCx, rank: usize) -> Result<(usize, u32)> {
-    let axis = cx.int("axis", 1).min(rank as i64 - 1);
+/// Axis and block of a QDQ operator. The axis means nothing to a single scale, and its default exceeds tensors of rank 1.
+fn axis_and_block(cx: &mut NodeCx, rank: usize) -> Result<(usize, u32)> {
+    let scale = cx.input(1)?;
+    let (single, axis) = (cx.ty(scale).elements() == Dim::Const(1), cx.int("axis", 1));
+    let axis = if single || !cx.has("axis") { axis.min(rank as i64 - 1) } else { axis };
     let axis = if rank == 0 { 0 } else { cx.axis(axis, rank)? };
     let block = u32::try_from(cx.int("block_size", 0)).map_err(|_| cx.invalid("a negative block size"))?;
     Ok((axis, block))

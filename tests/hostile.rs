@@ -1,0 +1,374 @@
+//! Files that mean harm, and files that are merely wrong, as the command meets them: the exit status, in bounded time and memory, with nothing left behind.
+
+mod support;
+
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use support::{Dir, data_set, mlp};
+use tersor_frontend::testing::{Attr, Model, field, number, tensor};
+use tersor_ir::{DType, Tensor};
+
+/// What any refusal may take; a debug program on a busy machine is slow.
+const SOON: Duration = Duration::from_secs(30);
+
+fn floats(shape: &[usize]) -> Tensor {
+    Tensor::from_f32(shape, &vec![1.0; shape.iter().product()])
+}
+
+fn numbers(v: &[i64]) -> Tensor {
+    Tensor::from_i64(DType::I64, [v.len()], v)
+}
+
+/// The model is refused with this status and these words by every command that reads it, soon, and `check` says which status that is.
+#[track_caller]
+fn refused(dir: &Dir, bytes: &[u8], exit: i32, words: &[&str]) {
+    dir.write("bad.onnx", bytes);
+    let start = Instant::now();
+    let limits = ["--max-memory", "4G"];
+    let found = dir.error(exit, &[&["opt", "bad.onnx", "-p", "lossless", "-o", "out.tir"], &limits[..]].concat());
+    let checked = dir.json(1, &[&["check", "bad.onnx"], &limits[..]].concat());
+    assert_eq!(checked["data"]["compile"], exit, "{checked}");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    let all = checked["data"]["findings"].to_string();
+    words
+        .iter()
+        .for_each(|w| assert!(found.contains(w) || all.contains(w), "{w:?} is neither in {found} nor in {all}"));
+}
+
+/// The model is accepted, soon, and its passes end.
+#[track_caller]
+fn accepted(dir: &Dir, m: &Model) -> Value {
+    dir.write("good.onnx", m.bytes());
+    let start = Instant::now();
+    let out = dir.json(0, &["opt", "good.onnx", "-p", "lossless", "-o", "good.tir", "--max-memory", "4G"]);
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    out
+}
+
+fn unary(op: &str, ty: &str, second: Option<Tensor>, attrs: &[(&str, Attr)]) -> Vec<u8> {
+    let m = Model::new(17).input("x", ty).untyped_output("y");
+    let m = match second {
+        Some(t) => m.constant("c", &t).node(op, &["x", "c"], &["y"], attrs),
+        None => m.node(op, &["x"], &["y"], attrs),
+    };
+    m.bytes()
+}
+
+/// A model that adds a weight of four elements from another file.
+fn external(entries: &[(&str, &str)]) -> Vec<u8> {
+    let mut t = vec![];
+    number(&mut t, 1, 4);
+    number(&mut t, 2, 1);
+    field(&mut t, 8, b"w");
+    for (k, v) in entries {
+        let mut e = vec![];
+        field(&mut e, 1, k.as_bytes());
+        field(&mut e, 2, v.as_bytes());
+        field(&mut t, 13, &e);
+    }
+    number(&mut t, 14, 1);
+    let m = Model::new(17).input("x", "f32[4]").raw_initializer(&t).node("Add", &["x", "w"], &["y"], &[]);
+    m.output("y", "f32[4]").bytes()
+}
+
+#[test]
+#[cfg(unix)]
+fn external_data_lead_nowhere_else() {
+    use std::os::unix::fs::symlink;
+    let dir = Dir::new();
+    let outside = tempfile::tempdir().unwrap();
+    let secret = outside.path().join("secret.bin");
+    std::fs::write(&secret, [0; 64]).unwrap();
+    symlink(&secret, dir.path("link.bin")).unwrap();
+    let fifo = std::process::Command::new("mkfifo").arg(dir.path("pipe")).status().unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path("socket")).unwrap();
+    assert!(fifo.success());
+    dir.write("w.bin", [0; 16]).write("sub/w.bin", [0; 16]);
+    let secret = secret.display().to_string();
+    for location in ["../x.bin", &secret, "sub/../../x.bin", "link.bin", "pipe", "socket", "/dev/zero", "sub", ""] {
+        refused(&dir, &external(&[("location", location)]), 3, &["\\\"w\\\""]);
+    }
+    let at = [("location", "w.bin")];
+    for more in [("length", "1125899906842624"), ("offset", "-4"), ("offset", "8"), ("surprise", "1")] {
+        refused(&dir, &external(&[at[0], more]), 3, &["\\\"w\\\""]);
+    }
+    // The layout of a hub's cache: snapshots of links into blobs.
+    std::fs::create_dir_all(dir.path("hub/snapshots/main")).unwrap();
+    dir.write("hub/blobs/1", external(&at)).write("hub/blobs/2", [0; 16]);
+    symlink("../../blobs/1", dir.path("hub/snapshots/main/model.onnx")).unwrap();
+    symlink("../../blobs/2", dir.path("hub/snapshots/main/w.bin")).unwrap();
+    dir.json(0, &["inspect", "hub/snapshots/main/model.onnx"]);
+    dir.json(0, &["inspect", "hub/snapshots/main"]);
+}
+
+#[test]
+fn damaged_files() {
+    let dir = Dir::new();
+    let whole = mlp().bytes();
+    for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
+        refused(&dir, &whole[..cut], 3, &["O000"]);
+    }
+    let with = |graph_number: u64, body: &[u8]| mlp().graph_field(graph_number, body).bytes();
+    let beyond = [&whole[..], &[0x3a, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat();
+    refused(&dir, &beyond, 3, &["O0001"]);
+    let group = [&whole[..], &[0x7b, 0x7c]].concat();
+    refused(&dir, &group, 3, &["O0001"]);
+    let padding = [&whole[..], &vec![0x80; 10 << 20]].concat();
+    refused(&dir, &padding, 3, &["O0001"]);
+    let horde: Vec<u8> = [0x0a, 0x00].repeat(1_000_000);
+    let mut many = vec![];
+    field(&mut many, 7, &horde);
+    refused(&dir, &many, 3, &["O0001"]);
+    let unknown = [&whole[..], &[0xc2, 0x3e, 0x02, b'h', b'i']].concat();
+    dir.write("unknown.onnx", unknown);
+    dir.json(0, &["inspect", "unknown.onnx"]);
+    // A sequence of sequences, 20,000 deep, as the type of a value.
+    let mut ty = vec![];
+    for _ in 0..20_000 {
+        let (mut element, mut sequence) = (vec![], vec![]);
+        field(&mut element, 1, &ty);
+        field(&mut sequence, 4, &element);
+        ty = sequence;
+    }
+    let mut info = vec![];
+    field(&mut info, 1, b"deep");
+    field(&mut info, 2, &ty);
+    refused(&dir, &with(13, &info), 3, &["O000"]);
+    // Graphs in attributes of nodes of graphs, 2,000 deep.
+    let mut graph = vec![];
+    for _ in 0..2_000 {
+        let (mut attribute, mut node, mut outer) = (vec![], vec![], vec![]);
+        field(&mut attribute, 6, &graph);
+        field(&mut node, 5, &attribute);
+        field(&mut outer, 1, &node);
+        graph = outer;
+    }
+    let mut deep = vec![];
+    field(&mut deep, 7, &graph);
+    refused(&dir, &deep, 3, &["O0001"]);
+}
+
+#[test]
+fn headers_that_name_no_version() {
+    let dir = Dir::new();
+    let of = |opset| Model::new(opset).input("x", "f32[4]").output("x", "f32[4]").bytes();
+    for opset in [0, 9999] {
+        refused(&dir, &of(opset), 3, &["ai.onnx", &opset.to_string()]);
+    }
+    let import = |domain: &str, version: u64| {
+        let mut o = vec![];
+        field(&mut o, 1, domain.as_bytes());
+        number(&mut o, 2, version);
+        let mut m = vec![];
+        field(&mut m, 8, &o);
+        m
+    };
+    refused(&dir, &[of(17), import("", 13)].concat(), 3, &["two versions"]);
+    let mut graph = vec![];
+    field(&mut graph, 7, b"");
+    refused(&dir, &[graph, import("com.corp", 1)].concat(), 3, &["no version of domain ai.onnx"]);
+}
+
+#[test]
+fn graphs_that_cannot_be() {
+    let dir = Dir::new();
+    let m = Model::new(17).input("x", "f32[4]").constant("w", &floats(&[4])).constant("w", &floats(&[4]));
+    let m = m.node("Add", &["x", "b"], &["a"], &[]).node("Relu", &["a"], &["b"], &[]);
+    let m = m.node("Relu", &["x"], &["c"], &[]).node("Relu", &["x"], &["c"], &[]).node("Relu", &["no"], &["d"], &[]);
+    let m = m.output("c", "f32[4]").output("none", "f32[4]");
+    let words =
+        ["two initializers", "written twice", "\\\"no\\\" is not defined", "cycle: ", "nothing makes the output"];
+    refused(&dir, &m.bytes(), 3, &words);
+}
+
+#[test]
+fn operators_that_cannot_be() {
+    let dir = Dir::new();
+    let image = |op, w: Option<Tensor>, attrs: &[(&str, Attr)]| unary(op, "f32[1,2,8,8]", w, attrs);
+    let kernel = || Some(floats(&[2, 2, 3, 3]));
+    let line = |op, second: Option<Tensor>, attrs: &[(&str, Attr)]| unary(op, "f32[N,8]", second, attrs);
+    refused(&dir, &image("Conv", kernel(), &[("group", 0.into())]), 3, &["n_y"]);
+    refused(&dir, &image("Conv", kernel(), &[("strides", [0, 0].into())]), 3, &["n_y"]);
+    refused(&dir, &image("Conv", kernel(), &[("pads", [i64::from(i32::MAX); 4].into())]), 3, &["n_y"]);
+    refused(&dir, &image("DepthToSpace", None, &[("blocksize", 0.into())]), 3, &["n_y"]);
+    refused(&dir, &line("Reshape", Some(numbers(&[1 << 62, 1 << 62])), &[]), 3, &["n_y"]);
+    refused(&dir, &line("Gather", Some(numbers(&[1_000_000_000])), &[("axis", 1.into())]), 3, &["n_y"]);
+    let slice = Model::new(17).input("x", "f32[N,8]").untyped_output("y").constant("z", &numbers(&[0]));
+    refused(&dir, &slice.node("Slice", &["x", "z", "z", "z", "z"], &["y"], &[]).bytes(), 3, &["step 0"]);
+    let split = Model::new(17).input("x", "f32[N,8]").untyped_output("y").constant("s", &numbers(&[-1, 9]));
+    refused(&dir, &split.node("Split", &["x", "s"], &["y", "z"], &[("axis", 1.into())]).bytes(), 3, &["n_y"]);
+    for bad in [f32::NAN, 0.0, -1.0, f32::INFINITY] {
+        refused(&dir, &line("QuantizeLinear", Some(Tensor::from_f32([], &[bad])), &[]), 3, &["n_y"]);
+    }
+    let q = |scale: &[usize], zero: Tensor, attrs: &[(&str, Attr)]| {
+        let m = Model::new(21).input("q", "u8[4,6]").constant("s", &floats(scale)).constant("z", &zero);
+        m.node("DequantizeLinear", &["q", "s", "z"], &["y"], attrs).untyped_output("y").bytes()
+    };
+    let zeros = |n: usize| Tensor::from_i64(DType::U8, [n], &vec![0; n]);
+    refused(&dir, &q(&[], Tensor::scalar(DType::I8, 3.0), &[]), 3, &["n_y"]);
+    refused(&dir, &q(&[5], zeros(5), &[("axis", 1.into())]), 3, &["n_y"]);
+    refused(&dir, &q(&[6], zeros(6), &[("axis", 7.into())]), 3, &["n_y"]);
+}
+
+#[test]
+fn terabytes_are_never_made() {
+    let dir = Dir::new();
+    // Each doubles what is before it.
+    let mut m = Model::new(17).constant("c0", &floats(&[1 << 10])).input("x", "f32[1]");
+    for i in 0..36 {
+        let (a, b) = (format!("c{i}"), format!("c{}", i + 1));
+        m = m.node("Concat", &[&a, &a], &[&b], &[("axis", 0.into())]);
+    }
+    accepted(
+        &dir,
+        &m.clone().node("ReduceSum", &["c36"], &["s"], &[]).node("Add", &["x", "s"], &["y"], &[]).untyped_output("y"),
+    );
+    let big = |op: &str, inputs: &[&str]| {
+        let m = Model::new(17).input("x", "f32[1]").constant("shape", &numbers(&[1 << 20, 1 << 20]));
+        let m = m.constant("one", &floats(&[1, 1])).constant("zero", &numbers(&[0]));
+        m.node(op, inputs, &["t"], &[])
+            .node("ReduceMax", &["t"], &["s"], &[("keepdims", 0.into())])
+            .node("Add", &["x", "s"], &["y"], &[])
+            .untyped_output("y")
+    };
+    for m in [big("ConstantOfShape", &["shape"]), big("Expand", &["one", "shape"]), big("Tile", &["one", "shape"])] {
+        accepted(&dir, &m);
+    }
+}
+
+/// A chain of this many nodes.
+fn chain(n: usize) -> Model {
+    let mut m = Model::new(17).input("v0", "f32[4]");
+    for i in 0..n {
+        m = m.node(if i % 2 == 0 { "Exp" } else { "Sin" }, &[&format!("v{i}")], &[&format!("v{}", i + 1)], &[]);
+    }
+    m.untyped_output(&format!("v{n}"))
+}
+
+#[test]
+fn long_chains_take_linear_time() {
+    let dir = Dir::new();
+    dir.write("long.onnx", chain(100_000).bytes());
+    let start = Instant::now();
+    dir.json(0, &["cat", "long.onnx"]);
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[test]
+fn names_command_nobody() {
+    let dir = Dir::new();
+    let name = "../../etc/passwd\u{1b}[2J\"'<script>#include";
+    let m = Model::new(17).input(name, "f32[N,3]").constant("w", &floats(&[3, 2]));
+    let m = m.node("MatMul", &[name, "w"], &["y\u{7}"], &[]).untyped_output("y\u{7}");
+    accepted(&dir, &m);
+    for command in ["inspect", "cat", "check"] {
+        let out = dir.tersor(&[command, "good.onnx"]);
+        let text = [out.stdout, out.stderr].concat();
+        assert!(!text.contains(&0x1b) && !text.contains(&7), "{command}: {}", String::from_utf8_lossy(&text));
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_told() {
+    let dir = Dir::new();
+    let weight = |v: f32| {
+        let mut w = vec![0.5; 64 * 64];
+        w[7] = v;
+        let m = Model::new(17).input("x", "f32[N,64]").constant("w", &Tensor::from_f32([64, 64], &w));
+        m.node("MatMul", &["x", "w"], &["y"], &[]).untyped_output("y")
+    };
+    for bad in [f32::NAN, f32::INFINITY] {
+        let out = accepted(&dir, &weight(bad));
+        assert!(out["diagnostics"].to_string().contains("O0029"), "{out}");
+        let out = dir.json(0, &["opt", "good.tir", "-p", "quantize{acts=none, skip-small=false}", "-o", "q.tir"]);
+        let all = &out["data"]["steps"][0]["decisions"];
+        assert!(all.to_string().contains("kept: "), "{out}");
+    }
+}
+
+#[test]
+fn small_things_work() {
+    let dir = Dir::new();
+    let verify = |m: &Model, x: &Tensor, y: &Tensor| {
+        dir.write("m.onnx", m.bytes());
+        dir.write("data/input_0.pb", tensor("x", x)).write("data/output_0.pb", tensor("y", y));
+        dir.json(0, &["verify", "m.onnx", "--inputs", "data", "--interp"]);
+    };
+    let relu = |ty: &str| Model::new(17).input("x", ty).node("Relu", &["x"], &["y"], &[]).untyped_output("y");
+    verify(&relu("f32[N,3]"), &Tensor::from_f32([0, 3], &[]), &Tensor::from_f32([0, 3], &[]));
+    verify(&relu("f32[]"), &Tensor::from_f32([], &[-1.0]), &Tensor::from_f32([], &[0.0]));
+    verify(&relu("f32[1]"), &Tensor::from_f32([1], &[-1.0]), &Tensor::from_f32([1], &[0.0]));
+    dir.write("same.onnx", Model::new(17).input("x", "f32[4]").output("x", "f32[4]").bytes());
+    dir.json(0, &["opt", "same.onnx", "-p", "lossless", "-o", "same.tir"]);
+    dir.write("empty.onnx", Model::new(17).bytes());
+    dir.json(0, &["opt", "empty.onnx", "-p", "lossless", "-o", "empty.tir"]);
+    // One extent, two sizes.
+    let add = Model::new(17).input("x", "f32[N]").input("z", "f32[N]").node("Add", &["x", "z"], &["y"], &[]);
+    dir.write("m.onnx", add.untyped_output("y").bytes());
+    dir.write("data/input_0.pb", tensor("x", &floats(&[3]))).write("data/input_1.pb", tensor("z", &floats(&[1])));
+    dir.write("data/output_0.pb", tensor("y", &floats(&[3])));
+    let said = dir.error(3, &["verify", "m.onnx", "--inputs", "data", "--interp"]);
+    assert!(said.contains('N'), "{said}");
+}
+
+#[test]
+fn calibration_data_that_do_not_fit() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    data_set(&dir, "good", 0.0);
+    let opt = |exit: i32, data: &str| {
+        let p = "normalize,quantize{skip-small=false}";
+        dir.json(exit, &["opt", "m.onnx", "-p", p, "--calib", data, "-o", "q.tir"])
+    };
+    opt(0, "good");
+    dir.write("none/readme.txt", "");
+    opt(2, "none");
+    let mut npy = vec![];
+    let six = tersor_runtime::Tensor::from_bytes(tersor_runtime::DType::F32, &[2, 3], &[0; 24]).unwrap();
+    tersor_runtime::data::npy::write(six.view(), &mut npy).unwrap();
+    dir.write("other/other.npy", npy);
+    opt(2, "other");
+    dir.write("wide/input_0.pb", tensor("x", &floats(&[2, 7])));
+    // Compiled code is given what it does not take; the interpreter is what the model does not take.
+    let misfit = if cfg!(feature = "mlir") { 2 } else { 3 };
+    opt(misfit, "wide");
+    dir.write("ints/input_0.pb", tensor("x", &Tensor::from_i64(DType::I64, [2, 3], &[1; 6])));
+    opt(misfit, "ints");
+    dir.write("nan/input_0.pb", tensor("x", &Tensor::from_f32([2, 3], &[f32::NAN; 6])));
+    let d = opt(0, "nan");
+    assert!(d["diagnostics"].to_string().contains("Q0102"), "{d}");
+}
+
+#[test]
+fn artifacts_that_were_tampered_with() {
+    let dir = Dir::new();
+    data_set(&dir, "data", 0.0);
+    for bytes in [&b""[..], &[0; 64], &[0xff; 4096]] {
+        dir.write("a.tsr", bytes);
+        for command in ["inspect", "cat"] {
+            dir.error(3, &[command, "a.tsr"]);
+        }
+        dir.error(3, &["run", "a.tsr", "--inputs", "data"]);
+    }
+}
+
+#[test]
+#[cfg(feature = "mlir")]
+fn every_changed_byte_of_an_artifact_is_noticed_or_harmless() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    data_set(&dir, "data", 0.0);
+    dir.json(0, &["compile", "m.onnx", "-o", "m.tsr", "--target", "x86-64-v3"]);
+    let whole = std::fs::read(dir.path("m.tsr")).unwrap();
+    for cut in [0, 100, whole.len() / 2, whole.len() - 1] {
+        dir.write("cut.tsr", &whole[..cut]);
+        dir.error(3, &["run", "cut.tsr", "--inputs", "data"]);
+    }
+    for at in (0..whole.len()).step_by(whole.len() / 64) {
+        let mut changed = whole.clone();
+        changed[at] ^= 0x10;
+        dir.write("changed.tsr", changed);
+        let out = dir.tersor(&["run", "changed.tsr", "--inputs", "data", "-o", "out"]);
+        assert!(matches!(out.status.code(), Some(0 | 3 | 6)), "byte {at}: {:?}", out.status);
+    }
+}
