@@ -236,11 +236,19 @@ fn terabytes_are_never_made() {
     }
 }
 
-/// A chain of this many nodes.
-fn chain(n: usize) -> Model {
-    let mut m = Model::new(17).input("v0", "f32[4]");
+/// A chain of this many nodes, of these operators in turn. A name with `+` takes a constant, with `*` its operand twice.
+fn chain(n: usize, ops: &[&str]) -> Model {
+    let mut m = Model::new(17).input("v0", "f32[4,4]");
+    if ops.iter().any(|o| o.ends_with('+')) {
+        m = m.constant("w", &floats(&[4, 4]));
+    }
     for i in 0..n {
-        m = m.node(if i % 2 == 0 { "Exp" } else { "Sin" }, &[&format!("v{i}")], &[&format!("v{}", i + 1)], &[]);
+        let (x, y, op) = (format!("v{i}"), format!("v{}", i + 1), ops[i % ops.len()]);
+        m = match (op.strip_suffix('+'), op.strip_suffix('*')) {
+            (Some(op), _) => m.node(op, &[&x, "w"], &[&y], &[]),
+            (_, Some(op)) => m.node(op, &[&x, &x], &[&y], &[]),
+            _ => m.node(op, &[&x], &[&y], &[]),
+        };
     }
     m.untyped_output(&format!("v{n}"))
 }
@@ -248,7 +256,22 @@ fn chain(n: usize) -> Model {
 #[test]
 fn long_chains_take_linear_time() {
     let dir = Dir::new();
-    dir.write("long.onnx", chain(100_000).bytes());
+    let chains: [&[&str]; 7] = [
+        &["Exp", "Sin"],
+        &["Transpose", "Sin"],
+        &["Softmax", "Transpose"],
+        &["MatMul+", "Relu"],
+        &["Sub+", "Exp", "Transpose", "MatMul+"],
+        &["Mul*", "Sub+"],
+        &["MatMul*", "Sigmoid"],
+    ];
+    for ops in chains {
+        dir.write("long.onnx", chain(10_000, ops).bytes());
+        let start = Instant::now();
+        dir.json(0, &["check", "long.onnx", "--target", "x86-64-v3"]);
+        assert!(start.elapsed() < SOON, "{ops:?} {:?}", start.elapsed());
+    }
+    dir.write("long.onnx", chain(100_000, chains[0]).bytes());
     let start = Instant::now();
     dir.json(0, &["cat", "long.onnx"]);
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
@@ -350,6 +373,19 @@ fn artifacts_that_were_tampered_with() {
         }
         dir.error(3, &["run", "a.tsr", "--inputs", "data"]);
     }
+}
+
+#[test]
+#[cfg(feature = "mlir")]
+fn programs_of_terabytes_reach_the_limit() {
+    let dir = Dir::new();
+    let m = Model::new(17).input("x", "f32[1]").constant("shape", &numbers(&[1 << 20, 1 << 20]));
+    let m = m.node("ConstantOfShape", &["shape"], &["t"], &[]).node("Add", &["t", "x"], &["y"], &[]);
+    dir.write("m.onnx", m.untyped_output("y").bytes());
+    let start = Instant::now();
+    let said = dir.error(7, &["compile", "m.onnx", "-o", "m.tsr", "--target", "x86-64-v3", "--max-memory", "2G"]);
+    assert!(said.contains("C0314") && said.contains("4398.05 GB"), "{said}");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
 #[test]

@@ -9,8 +9,8 @@
 
 use crate::kernel::{Group, View};
 use std::collections::{HashMap, HashSet};
-use tersor_ir::module::Def;
-use tersor_ir::{Dim, EntityId, Func, NodeId, Op, ValueId};
+use tersor_ir::module::{Def, Value};
+use tersor_ir::{Dim, EntityId, Func, NodeId, Op, ValueId, interp};
 
 /// What a function becomes: steps, and values that are only looked at differently.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +34,11 @@ pub enum Role {
     Move,
 }
 
+/// Nodes of one kernel: what emits them goes from a node to its operands by calls.
+const MAX_NODES: usize = 256;
+/// Views in a row that a reader looks through.
+const MAX_VIEWS: usize = 16;
+
 /// The role of an op. Ops that are views play it where they cannot be views.
 pub fn role(op: &Op) -> Role {
     match op {
@@ -47,7 +52,8 @@ pub fn role(op: &Op) -> Role {
 
 /// Fuses a function's body. Nothing is fused into regions: a function with control flow is refused before.
 pub fn fuse(f: &Func) -> Fusion {
-    let weights = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_))).map(|(v, _)| v).collect();
+    let bytes = |v: &Value| v.ty.static_elements().and_then(|n| v.ty.dtype.bytes(n)).unwrap_or_default();
+    let weights = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_))).map(|(v, x)| (v, bytes(x))).collect();
     let (groups, group_of, views, taken) = (vec![], HashMap::new(), HashMap::new(), HashSet::new());
     let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, weights };
     for &n in &f.body().nodes {
@@ -113,8 +119,8 @@ struct Fuser<'a> {
     views: HashMap<ValueId, View>,
     /// Views that an attention group writes itself.
     taken: HashSet<NodeId>,
-    /// Values that depend on constants alone.
-    weights: HashSet<ValueId>,
+    /// Values that are computed before a run, from constants alone, and the bytes of the largest of these.
+    weights: HashMap<ValueId, usize>,
 }
 
 impl Fuser<'_> {
@@ -142,9 +148,11 @@ impl Fuser<'_> {
     fn node(&mut self, n: NodeId) {
         let operands = &self.f.nodes[n].operands;
         let results = self.f.nodes[n].results.clone();
-        let known = results.iter().all(|&v| self.f.values[v].ty.static_elements().is_some());
-        if known && !operands.is_empty() && operands.iter().all(|v| self.weights.contains(v)) {
-            self.weights.extend(results);
+        let largest = operands.iter().map(|v| self.weights.get(v)).reduce(|a, b| Some(a?.max(b?))).flatten();
+        if let Some(&largest) = largest
+            && results.iter().all(|&v| interp::computes(&self.f.values[v].ty, largest))
+        {
+            self.weights.extend(results.into_iter().map(|v| (v, largest)));
             return;
         }
         if self.taken.contains(&n) || self.as_view(n) {
@@ -196,7 +204,7 @@ impl Fuser<'_> {
         if self.returned(y) && !(dense && self.maker(x).is_some()) {
             return false;
         }
-        if !dense && !self.uses[y.index()].iter().all(|&r| self.follows(r, y, &view)) {
+        if !dense && !self.uses[y.index()].iter().all(|&r| self.follows(r, y, &view, MAX_VIEWS)) {
             return false;
         }
         self.views.insert(y, view);
@@ -209,8 +217,9 @@ impl Fuser<'_> {
         (0..shape.len()).all(|i| shape[i] == Dim::Const(1) || view.strides[i] == dense.strides[i])
     }
 
-    /// Whether a reader takes `y` through this view.
-    fn follows(&self, reader: NodeId, y: ValueId, view: &View) -> bool {
+    /// Whether a reader takes `y` through this view, by way of no more than `steps` further views.
+    fn follows(&self, reader: NodeId, y: ValueId, view: &View, steps: usize) -> bool {
+        let Some(steps) = steps.checked_sub(1) else { return false };
         let node = &self.f.nodes[reader];
         let unit = view.strides.last().is_none_or(|s| *s == Dim::Const(1) || *s == Dim::Const(0));
         match &node.op {
@@ -224,12 +233,12 @@ impl Fuser<'_> {
                     _ => view.clone(),
                 };
                 let z = node.results[0];
-                !self.returned(z) && self.uses[z.index()].iter().all(|&r| self.follows(r, z, &inner))
+                !self.returned(z) && self.uses[z.index()].iter().all(|&r| self.follows(r, z, &inner, steps))
             }
             Op::Reshape(r) => {
                 let Some(inner) = reshape_view(view, self.shape(y), &r.shape) else { return false };
                 let z = node.results[0];
-                !self.returned(z) && self.uses[z.index()].iter().all(|&r| self.follows(r, z, &inner))
+                !self.returned(z) && self.uses[z.index()].iter().all(|&r| self.follows(r, z, &inner, steps))
             }
             Op::MatMul(m) => {
                 let left = node.operands[0] == y && node.operands[1] != y;
@@ -248,6 +257,7 @@ impl Fuser<'_> {
             && !self.views.contains_key(&v)
             && self.domain(g) == Some(self.shape(y))
             && self.operands_fit(n, g)
+            && self.groups[g].as_ref().is_some_and(|g| g.nodes.len() < MAX_NODES)
         {
             self.groups[g].as_mut().expect("alive").nodes.push(n);
             self.group_of.insert(n, g);

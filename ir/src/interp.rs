@@ -57,7 +57,19 @@ pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
     Ok(env)
 }
 
-/// The elements of a value that depends on constants alone. `None` for other values, behind a `choice`, and where the store lacks elements.
+/// Bytes that a value of constants alone may take to be computed before a run, whatever it is made of.
+const COMPUTED_BYTES: usize = 256 << 20;
+/// How many times the largest constant that it is made of it may take beyond that: codes of two bits decode to sixteen times their bytes.
+const COMPUTED_GROWTH: usize = 64;
+
+/// Whether a value of constants alone is small enough to be computed before a run. `largest` is the bytes of the largest constant that it is made of.
+pub fn computes(ty: &Type, largest: usize) -> bool {
+    let most = COMPUTED_BYTES.max(largest.saturating_mul(COMPUTED_GROWTH));
+    ty.static_elements().and_then(|n| ty.dtype.bytes(n)).is_some_and(|b| b <= most)
+}
+
+/// The elements of a value that depends on constants alone. `None` for other values, behind a `choice`, where the store lacks elements, and where
+/// a value on the way does not [`computes`].
 pub fn constant(consts: &Consts, f: &Func, v: ValueId) -> Option<Tensor> {
     let mut known = HashMap::new();
     for n in expression(consts, f, v)? {
@@ -87,12 +99,12 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
         Value(ValueId),
         Done(NodeId),
     }
-    let (mut seen, mut order, mut stack) = (HashSet::new(), vec![], vec![Visit::Value(v)]);
+    let (mut seen, mut order, mut stack, mut largest) = (HashSet::new(), vec![], vec![Visit::Value(v)], 0);
     while let Some(visit) = stack.pop() {
         match visit {
             Visit::Done(n) => order.push(n),
             Visit::Value(v) => match f.values[v].def {
-                Def::Const(c) => drop(consts[c].tensor()?),
+                Def::Const(c) => largest = largest.max(consts[c].tensor()?.bytes().len()),
                 Def::Param(..) => return None,
                 Def::Node(n, _) if !folds(&f.nodes[n]) => return None,
                 Def::Node(n, _) if seen.insert(n) => {
@@ -103,7 +115,8 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
             },
         }
     }
-    Some(order)
+    let results = |&n: &NodeId| f.nodes[n].results.iter().all(|&v| computes(&f.values[v].ty, largest));
+    order.iter().all(results).then_some(order)
 }
 
 /// Whether a node is a function of its operands alone, and has some.

@@ -79,6 +79,11 @@ impl Limits {
         &self.0.stop
     }
 
+    /// The most memory that may be taken.
+    pub fn max_memory(&self) -> Option<u64> {
+        self.0.max_memory
+    }
+
     /// An error once the run is to end; the first reason stays the reason.
     pub fn check(&self) -> Result<()> {
         self.0.look()

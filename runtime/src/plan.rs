@@ -5,7 +5,7 @@
 
 use crate::artifact::{Manifest, Variant};
 use crate::error::{Error, Kind, Result};
-use crate::program::{Place, Program, evaluate};
+use crate::program::{Buffer, Place, Program, evaluate};
 
 const ALIGN: u64 = 64;
 
@@ -145,6 +145,15 @@ pub fn plan_lives(lifetimes: &[Option<(u32, u32)>], sizes: &[u64]) -> Result<Pla
 pub fn at_hints(manifest: &Manifest, variant: &Variant) -> Result<Placement> {
     let hints: Vec<i64> = manifest.symbols.iter().map(|s| s.hint as i64).collect();
     plan(&variant.program, &variant.program.sizes(&evaluate(&manifest.extents, &hints)?)?)
+}
+
+/// Bytes that a run of a variant takes when every symbol has its hint: its arena, inputs and outputs.
+pub fn run_bytes(manifest: &Manifest, variant: &Variant) -> Result<u64> {
+    let hints: Vec<i64> = manifest.symbols.iter().map(|s| s.hint as i64).collect();
+    let sizes = variant.program.sizes(&evaluate(&manifest.extents, &hints)?)?;
+    let given = |(b, s): (&Buffer, &u64)| matches!(b.place, Some(Place::Input(_) | Place::Output(_))).then_some(*s);
+    let outside = variant.program.buffers.iter().zip(&sizes).filter_map(given).fold(0, u64::saturating_add);
+    Ok(plan(&variant.program, &sizes)?.peak.saturating_add(outside))
 }
 
 #[cfg(test)]

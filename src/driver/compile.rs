@@ -258,6 +258,15 @@ fn build(_: tersor_ir::Module, _: super::Lock, _: &CompileOptions, _: &Watch) ->
     unreachable!("refused above")
 }
 
+/// A program that no run within the limit of memory could end.
+#[cfg(feature = "mlir")]
+fn too_large(variant: &str, bytes: u64, most: u64) -> Diagnostic {
+    use tersor_runtime::cli::bytes as shown;
+    let message = format!("{variant}: a run takes {} at typical extents, more than {}", shown(bytes), shown(most));
+    let d = Diagnostic::error("C0314", message).failure(Failure::Limit);
+    d.with_help("raise --max-memory, or bind smaller extents with --dim")
+}
+
 #[cfg(feature = "mlir")]
 fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOptions, watch: &Watch) -> Result<Built> {
     use tersor_backends::compile;
@@ -281,6 +290,17 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
     let (manifest, reports) =
         compile::compile(&optimized.module, &backend, &mut writer, &mut |_| watch.check()).map_err(one)?;
     watch.check().map_err(one)?;
+    if let Some(most) = watch.max_memory() {
+        let over = |v| match tersor_runtime::plan::run_bytes(&manifest, v) {
+            Ok(bytes) if bytes <= most => None,
+            Ok(bytes) => Some(too_large(&v.name, bytes, most)),
+            Err(e) => Some(super::runtime_error(e)),
+        };
+        let errors: Vec<Diagnostic> = manifest.variants.iter().filter_map(over).collect();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+    }
     for d in reports.iter().flat_map(|r| &r.decoded) {
         let (site, weight) = (d.site.clone(), d.weight.clone());
         let decoded = super::lock::Decoded { site, weight, encoded: d.encoded, stored: d.stored };

@@ -54,6 +54,10 @@ impl<'a> Watch<'a> {
     pub fn stop(&self) -> &Arc<AtomicBool> {
         self.limits.stop()
     }
+    /// The most memory that may be taken.
+    pub fn max_memory(&self) -> Option<u64> {
+        self.limits.max_memory()
+    }
     /// Starts a step.
     pub fn begin(&self, name: &str) -> Result<Instant> {
         self.check()?;
