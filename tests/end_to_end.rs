@@ -153,7 +153,7 @@ fn artifacts_explain_themselves_and_runs_end_in_time() {
     assert_eq!((&d["data"]["site"], &d["data"]["steps"][0]["variant"]), (&"n_m".into(), &"x86-64-v3".into()));
     assert!(d["data"]["decisions"][0]["rel_l2"].is_number(), "{d}");
     if tersor_runtime::cpu::Features::detect().has("avx2") {
-        let bench = ["bench", "a.tsr", "--seconds", "60", "--timeout", "300ms"];
+        let bench = ["bench", "a.tsr", "--seconds", "60", "--timeout", "20ms"];
         assert!(dir.error(7, &bench).contains("R0402"));
         assert!(dir.error(7, &[&bench[..], &["--against", "a.tsr"]].concat()).contains("R0402"));
         dir.error(7, &["run", "a.tsr", "--inputs", "test_data_set_0", "-o", "out", "--timeout", "0s"]);

@@ -184,7 +184,7 @@ mod tests {
         }
         d = d.clone() * d;
         assert!(!handy(&d) && check(&[d.clone()]).is_err());
-        let long = Dim::from(1 << 40);
+        let long = Dim::from(1i64 << 40);
         assert!(check(&[long.clone(), "N".into()]).is_ok() && check(&[long.clone(), "N".into(), long]).is_err());
     }
 }
