@@ -39,8 +39,8 @@ fn operators_page_is_generated() {
     let mut names: Vec<&str> = tersor_frontend::operators().collect();
     names.sort_unstable();
     let text = format!(
-        "# ONNX operators\n\nGenerated from the tables in `frontend/src/import/ops`; do not edit. Operators of the domain `ai.onnx` that are imported, in every \
-         version that the supported opsets have. A form of one that is not supported is an error that names the node.\n\n{} operators:\n\n- `{}`\n",
+        "# ONNX operators\n\nGenerated from the tables in `frontend/src/import/ops`; do not edit. Operators that are imported, in every \
+         version that the supported opsets have; those of other domains than `ai.onnx` stand after their domain. A form of one that is not supported is an error that names the node.\n\n{} operators:\n\n- `{}`\n",
         names.len(),
         names.join("`\n- `")
     );

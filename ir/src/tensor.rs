@@ -252,7 +252,8 @@ impl SmallFloat {
         let sign_bit = 1u8 << (self.exponent + self.mantissa);
         let sign = if v.is_sign_negative() { sign_bit } else { 0 };
         if v.is_nan() {
-            return sign | (sign_bit - 1);
+            // A format without NaN keeps the sign that no number needs.
+            return if self.max_code == sign_bit - 1 { sign_bit } else { sign | (sign_bit - 1) };
         }
         let a = v.abs();
         let (mut best, mut error) = (0u8, f64::INFINITY);

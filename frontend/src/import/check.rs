@@ -8,7 +8,7 @@ use tersor_ir::diag::Result;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor, ValueId};
 
 /// The opset versions that operators are decoded for.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=23;
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 /// Nodes of a graph.
 pub(super) const MAX_NODES: usize = 5_000_000;
 /// Bytes of a name.
@@ -31,7 +31,8 @@ pub(super) fn header(model: &ModelProto) -> Result<i64, Vec<Diagnostic>> {
             let d = d.with_note(format!("supported are {} to {}", OPSETS.start(), OPSETS.end()));
             errors.push(if (1..=40).contains(v) { d.failure(Failure::Unsupported) } else { d });
         }
-        None if model.graph.is_some() => {
+        // A file of operators of other domains alone needs none.
+        None if model.graph.is_some() && (versions.is_empty() || model.graph.node.iter().any(super::ops::standard)) => {
             errors.push(Diagnostic::error("O0004", "the model imports no version of domain ai.onnx"));
         }
         _ => {}
@@ -42,7 +43,7 @@ pub(super) fn header(model: &ModelProto) -> Result<i64, Vec<Diagnostic>> {
         let message = format!("{} nodes are more than {MAX_NODES}", model.graph.node.len());
         errors.push(Diagnostic::error("O0007", message).failure(Failure::Limit));
     }
-    if errors.is_empty() { Ok(versions["ai.onnx"]) } else { Err(errors) }
+    if errors.is_empty() { Ok(versions.get("ai.onnx").copied().unwrap_or(*OPSETS.end())) } else { Err(errors) }
 }
 
 /// Every name is written once, and of bearable length.

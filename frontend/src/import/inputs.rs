@@ -24,6 +24,13 @@ impl Importer<'_> {
                     continue;
                 }
             };
+            if let Some(t) = self.options.values.get(&i.name) {
+                match self.given(i, &ty, t) {
+                    Ok(m) => drop(self.scope.insert(i.name.clone(), m)),
+                    Err(d) => self.errors.push(d),
+                }
+                continue;
+            }
             let v = self.b.func.add_param(body, &clean(&i.name), ty);
             self.b.func.inputs.push(i.name.as_str().into());
             self.scope.insert(i.name.clone(), Meaning { value: Some(v), known: None });
@@ -36,6 +43,10 @@ impl Importer<'_> {
             let names: Vec<&str> = self.b.func.inputs.iter().map(|n| &**n).collect();
             self.errors.push(d.failure(Failure::Usage).with_help(format!("inputs are {}", names.join(", "))));
         }
+        for name in self.options.values.keys().filter(|n| !g.input.iter().any(|i| i.name == **n)) {
+            let message = format!("a value is given for \"{}\", which is not an input", name.escape_debug());
+            self.errors.push(Diagnostic::error("O0024", message).failure(Failure::Usage));
+        }
         for name in self.options.dims.keys().filter(|n| !self.symbols.contains_key(n.as_str())) {
             let used = g.input.iter().filter_map(proto::tensor_type).filter_map(|t| t.1).flatten();
             if !used.into_iter().any(|e| matches!(e, Extent::Param(p) if symbol_name(&p) == *name || p == *name))
@@ -47,6 +58,16 @@ impl Importer<'_> {
                     .push(d.failure(Failure::Usage).with_help(format!("dynamic extents are {}", all.join(", "))));
             }
         }
+    }
+
+    /// An input that is a constant; its elements must have the declared type and number.
+    fn given(&mut self, i: &proto::ValueInfoProto, ty: &Type, t: &tersor_ir::Tensor) -> Result<Meaning> {
+        let fits = |(d, &n): (&Dim, &usize)| d.as_const().is_none_or(|d| d == n as i64);
+        if t.dtype() != ty.dtype || t.shape().len() != ty.rank() || !ty.shape.iter().zip(t.shape()).all(fits) {
+            let message = format!("input \"{}\" is {ty}, the value given for it {}", i.name.escape_debug(), t.ty());
+            return Err(Diagnostic::error("O0023", message).failure(Failure::Usage));
+        }
+        Ok(self.constant(&clean(&i.name), t))
     }
 
     fn input_type(&mut self, i: &proto::ValueInfoProto) -> Result<Type> {

@@ -1,5 +1,6 @@
 //! Graphs to functions.
 
+mod build;
 mod check;
 mod extents;
 mod inputs;
@@ -42,6 +43,8 @@ pub struct ImportOptions {
     pub dims: BTreeMap<String, DimBinding>,
     /// Shapes of inputs that override the declared ones.
     pub shapes: BTreeMap<String, Vec<i64>>,
+    /// Inputs that become constants: axes, extents and the like that a file leaves open and that decide shapes.
+    pub values: BTreeMap<String, Tensor>,
 }
 
 /// A module and where it is from.

@@ -255,6 +255,11 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     pub fn floats(&self, name: &str) -> Option<Vec<f32>> {
         self.attribute(name, AttributeKind::FLOATS).map(|a| a.floats.clone())
     }
+    /// A list of strings.
+    pub fn strings(&self, name: &str) -> Option<Vec<String>> {
+        let text = |s: &Vec<u8>| String::from_utf8_lossy(s).into_owned();
+        self.attribute(name, AttributeKind::STRINGS).map(|a| a.strings.iter().map(text).collect())
+    }
     /// A string.
     pub fn string(&self, name: &str, default: &str) -> String {
         let text = |a: &AttributeProto| String::from_utf8_lossy(&a.s).into_owned();

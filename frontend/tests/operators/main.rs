@@ -3,11 +3,20 @@
 
 #![expect(clippy::approx_constant, reason = "expected results happen to be close to constants")]
 
+mod bits;
 mod elementwise;
+mod indexing;
+mod inverse;
+mod linear_attention;
+mod loss;
 mod movement;
 mod nn;
 mod quantized;
+mod recurrent;
 mod reduce;
+mod sampling;
+mod signal;
+mod training;
 
 use tersor_frontend::import_bytes;
 use tersor_frontend::testing::{Attr, Model};

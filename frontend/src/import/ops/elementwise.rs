@@ -2,6 +2,7 @@
 
 use super::Topic;
 use crate::import::Meaning;
+use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
 use crate::tensor::dtype;
 use tersor_ir::diag::Result;
@@ -10,10 +11,6 @@ use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::unary::UnaryKind::{self, *};
 use tersor_ir::ops::{Compare, Reshape, Select};
 use tersor_ir::{DType, Dim, Tensor, ValueId};
-
-fn done(v: ValueId) -> Result<Vec<Meaning>> {
-    Ok(vec![value(v)])
-}
 
 fn map(cx: &mut NodeCx, kind: UnaryKind) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
@@ -117,7 +114,49 @@ fn cast(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     if matches!(to, DType::F8E4M3 | DType::F8E5M2) && cx.int("saturate", 1) == 0 {
         return Err(cx.unsupported("conversion without saturation"));
     }
+    // Narrow integers keep the low bits of the truncated number.
+    let from = cx.ty(x).dtype;
+    let x = if from.is_float() && to.is_int() && to.bits() < 8 { cx.cast(x, DType::I32)? } else { x };
     done(cx.cast(x, to)?)
+}
+
+/// A shift by `n` is a product with `2^n`, or a quotient. Where all bits go, that power wraps to 0, as does the product, and a quotient by 0 is 0.
+fn bit_shift(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, n) = (cx.input(0)?, cx.input(1)?);
+    let two = cx.scalar_like(x, 2.0);
+    let power = cx.binary(Pow, two, n)?;
+    match cx.string("direction", "").as_str() {
+        "LEFT" => done(cx.binary(Mul, x, power)?),
+        "RIGHT" if matches!(cx.ty(x).dtype, DType::U8 | DType::U16 | DType::U32 | DType::U64) => {
+            done(cx.binary(Div, x, power)?)
+        }
+        "RIGHT" => {
+            // Rounds down, so that the sign stays; it is all that stays beyond the last bit.
+            let widest = f64::from(cx.ty(x).dtype.bits()) - 1.0;
+            let (negative, far) =
+                (cx.compare_scalar(CompareKind::Lt, n, 0.0)?, cx.compare_scalar(CompareKind::Ge, n, widest)?);
+            let far = cx.binary(Or, negative, far)?;
+            let below = cx.compare_scalar(CompareKind::Lt, x, 0.0)?;
+            let (ones, zero) = (cx.scalar_like(x, -1.0), cx.scalar_like(x, 0.0));
+            let sign = cx.select(below, ones, zero)?;
+            let rest = cx.binary(Mod, x, power)?;
+            let even = cx.binary(Sub, x, rest)?;
+            let y = cx.binary(Div, even, power)?;
+            done(cx.select(far, sign, y)?)
+        }
+        other => Err(cx.invalid(format!("direction \"{}\"", other.escape_debug()))),
+    }
+}
+
+/// `x sigmoid(alpha x)`
+fn swish(cx: &mut NodeCx, x: ValueId) -> Result<ValueId> {
+    let alpha = cx.float("alpha", 1.0);
+    if alpha == 1.0 {
+        return cx.unary(Silu, x);
+    }
+    let s = cx.with_scalar(Mul, x, alpha)?;
+    let s = cx.unary(Sigmoid, s)?;
+    cx.binary(Mul, x, s)
 }
 
 fn gelu(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -278,6 +317,13 @@ pub(super) const OPS: Topic = &[
         let y = cx.unary(Tanh, y)?;
         done(cx.binary(Mul, x, y)?)
     }),
+    ("Swish", |cx| cx.input(0).and_then(|x| swish(cx, x)).and_then(done)),
+    ("SwiGLU", |cx| {
+        let (a, b) = (cx.input(0)?, cx.input(1)?);
+        let a = swish(cx, a)?;
+        done(cx.binary(Mul, a, b)?)
+    }),
+    ("BitShift", bit_shift),
     ("Tan", |cx| {
         let x = cx.input(0)?;
         let (s, c) = (cx.unary(Sin, x)?, cx.unary(Cos, x)?);

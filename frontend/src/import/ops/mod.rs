@@ -5,12 +5,20 @@
 mod attention;
 mod einsum;
 mod elementwise;
+mod indexing;
+mod inverse;
 mod known;
+mod linear_attention;
+mod loss;
 mod movement;
 mod nn;
 mod quantized;
+mod recurrent;
 mod reduce;
 mod resize;
+mod sampling;
+mod signal;
+mod training;
 mod transposed;
 
 use super::Meaning;
@@ -31,37 +39,55 @@ const TOPICS: &[Topic] = &[
     attention::OPS,
     einsum::OPS,
     elementwise::OPS,
+    indexing::OPS,
+    inverse::OPS,
     known::OPS,
+    linear_attention::OPS,
+    loss::OPS,
     movement::OPS,
     nn::OPS,
     quantized::OPS,
+    recurrent::OPS,
     reduce::OPS,
     resize::OPS,
+    sampling::OPS,
+    signal::OPS,
+    training::OPS,
     transposed::OPS,
 ];
 
-/// Every operator that is imported, by name.
+/// Every operator that is imported, by name; those of other domains than `ai.onnx` after their domain and a colon.
 pub fn operators() -> impl Iterator<Item = &'static str> {
     TOPICS.iter().flat_map(|t| t.iter().map(|(n, _)| *n))
 }
 
 /// What decodes a node, if anything does.
 pub(super) fn find(node: &NodeProto) -> Result<Import> {
-    if !(node.domain.is_empty() || node.domain == "ai.onnx") {
-        let message = format!("operator {} of domain {} is not supported", node.op_type, node.domain.escape_debug());
-        return Err(Diagnostic::error("O0032", message).failure(Failure::Unsupported));
-    }
     static TABLE: LazyLock<HashMap<&str, Import>> =
         LazyLock::new(|| TOPICS.iter().flat_map(|t| t.iter().copied()).collect());
-    TABLE.get(node.op_type.as_str()).copied().ok_or_else(|| {
-        let message = format!("operator {} is not supported", node.op_type.escape_debug());
+    let standard = standard(node);
+    let import = if standard {
+        TABLE.get(node.op_type.as_str())
+    } else {
+        TABLE.get(format!("{}:{}", node.domain, node.op_type).as_str())
+    };
+    import.copied().ok_or_else(|| {
+        let of = if standard { String::new() } else { format!(" of domain {}", node.domain.escape_debug()) };
+        let message = format!("operator {}{of} is not supported", node.op_type.escape_debug());
         Diagnostic::error("O0032", message).failure(Failure::Unsupported)
     })
 }
 
+/// Whether an operator is one of `ai.onnx`.
+pub(super) fn standard(node: &NodeProto) -> bool {
+    node.domain.is_empty() || node.domain == "ai.onnx"
+}
+
 /// Decodes a node.
 pub(super) fn import(cx: &mut NodeCx, import: Import) -> Result<Vec<Meaning>> {
-    if let Some(results) = known::evaluate(cx)? {
+    if standard(cx.node)
+        && let Some(results) = known::evaluate(cx)?
+    {
         return Ok(results);
     }
     import(cx)

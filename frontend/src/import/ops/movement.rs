@@ -1,6 +1,7 @@
 //! Operators that move data or change its shape.
 
 use super::Topic;
+use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
 use crate::import::{Meaning, extents};
 use tersor_ir::diag::Result;
@@ -10,10 +11,6 @@ use tersor_ir::ops::pad::PadMode;
 use tersor_ir::ops::shape::broadcast;
 use tersor_ir::ops::{Compare, Concat, CumSum, Gather, Iota, Pad, Real, Select, Slice};
 use tersor_ir::{DType, Dim, Tensor, Type, ValueId};
-
-fn done(v: ValueId) -> Result<Vec<Meaning>> {
-    Ok(vec![value(v)])
-}
 
 fn reshape(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;

@@ -2,6 +2,7 @@
 
 use super::Topic;
 use crate::import::Meaning;
+use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{Add, Div, Mul, Sub};
@@ -11,10 +12,6 @@ use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::{Rsqrt, Sqrt};
 use tersor_ir::ops::{Compare, Conv, LayerNorm, MatMul, Pool, Real, Reduce, RmsNorm, Select, Softmax};
 use tersor_ir::{Dim, ValueId};
-
-fn done(v: ValueId) -> Result<Vec<Meaning>> {
-    Ok(vec![value(v)])
-}
 
 /// NumPy's product: vectors get an axis that goes again.
 pub(super) fn product(cx: &mut NodeCx, mut a: ValueId, mut b: ValueId) -> Result<ValueId> {

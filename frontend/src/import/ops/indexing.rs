@@ -1,0 +1,225 @@
+//! Elements by computed positions: the tensor flattened, and the number of each element that the result takes.
+
+use super::Topic;
+use crate::import::Meaning;
+use crate::import::build::{done, product};
+use crate::import::node::{NodeCx, value};
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind::{Add, And, Max, Min, Mod, Mul, Or, Sub};
+use tersor_ir::ops::compare::CompareKind::{Eq, Gt, Lt};
+use tersor_ir::ops::reduce::ReduceKind;
+use tersor_ir::{DType, Dim, ValueId};
+
+/// A number of elements by which positions are stepped.
+fn times(cx: &mut NodeCx, x: ValueId, d: &Dim) -> Result<ValueId> {
+    match d.as_const() {
+        Some(1) => Ok(x),
+        Some(n) => cx.with_scalar(Mul, x, n as f64),
+        None => {
+            let e = cx.op(tersor_ir::ops::Extent { of: d.clone() }, &[])?;
+            cx.binary(Mul, x, e)
+        }
+    }
+}
+
+/// Negative positions count from the end of an axis of this extent.
+pub(super) fn wrap(cx: &mut NodeCx, index: ValueId, extent: &Dim) -> Result<ValueId> {
+    let index = cx.cast(index, DType::I64)?;
+    let negative = cx.compare_scalar(Lt, index, 0.0)?;
+    let n = cx.op(tersor_ir::ops::Extent { of: extent.clone() }, &[])?;
+    let from_end = cx.binary(Add, index, n)?;
+    cx.select(negative, from_end, index)
+}
+
+/// The number of the element of `x` that has position `index` along an axis and else the same as in `index`.
+pub(super) fn element_numbers(cx: &mut NodeCx, x: ValueId, index: ValueId, axis: usize) -> Result<ValueId> {
+    let (t, ti) = (cx.ty(x), cx.ty(index));
+    if t.rank() != ti.rank() {
+        return Err(cx.invalid(format!("positions of {ti} in {t}")));
+    }
+    let at = wrap(cx, index, &t.shape[axis])?;
+    let mut sum = times(cx, at, &product(&t.shape[axis + 1..]))?;
+    for a in (0..t.rank()).filter(|&a| a != axis) {
+        let p = cx.positions(&ti.shape[a], a, t.rank(), DType::I64)?;
+        let p = times(cx, p, &product(&t.shape[a + 1..]))?;
+        sum = cx.binary(Add, sum, p)?;
+    }
+    Ok(sum)
+}
+
+/// Elements of `x` by their position along one axis.
+pub(super) fn elements(cx: &mut NodeCx, x: ValueId, index: ValueId, axis: usize) -> Result<ValueId> {
+    let at = element_numbers(cx, x, index, axis)?;
+    cx.take(x, at)
+}
+
+fn gather_elements(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, index) = (cx.input(0)?, cx.input(1)?);
+    let axis = cx.axis(cx.int("axis", 0), cx.ty(x).rank())?;
+    done(elements(cx, x, index, axis)?)
+}
+
+fn gather_nd(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, index) = (cx.input(0)?, cx.input(1)?);
+    let (t, ti) = (cx.ty(x), cx.ty(index));
+    let batch = usize::try_from(cx.int("batch_dims", 0)).map_err(|_| cx.invalid("negative batch_dims"))?;
+    let depth = ti.shape.last().cloned().ok_or_else(|| cx.invalid("a scalar of positions"))?;
+    let depth = cx.fixed(&depth, "positions")?;
+    if batch >= ti.rank() || batch + depth > t.rank() {
+        return Err(cx.invalid(format!("positions of {ti} in {t}, {batch} axes in common")));
+    }
+    // Numbers of rows of what the positions leave.
+    let rank = ti.rank() - 1;
+    let mut sum: Option<ValueId> = None;
+    for a in 0..batch + depth {
+        let p = if a < batch {
+            cx.positions(&t.shape[a], a, rank, DType::I64)?
+        } else {
+            let p = cx.element(index, rank, Dim::from((a - batch) as i64))?;
+            wrap(cx, p, &t.shape[a])?
+        };
+        let p = times(cx, p, &product(&t.shape[a + 1..batch + depth]))?;
+        sum = Some(match sum {
+            Some(s) => cx.binary(Add, s, p)?,
+            None => p,
+        });
+    }
+    let sum = match sum {
+        Some(s) => s,
+        None => return Err(cx.unsupported("positions without coordinates")),
+    };
+    let mut rows = vec![product(&t.shape[..batch + depth])];
+    rows.extend(t.shape[batch + depth..].iter().cloned());
+    let rows = cx.reshape(x, rows)?;
+    done(cx.op(tersor_ir::ops::Gather { axis: 0 }, &[rows, sum])?)
+}
+
+/// The first `lengths[b]` elements along the time axis from the last to the first.
+fn reverse_sequence(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, lengths) = (cx.input(0)?, cx.input(1)?);
+    let t = cx.ty(x);
+    let (batch, time) = (cx.axis(cx.int("batch_axis", 1), t.rank())?, cx.axis(cx.int("time_axis", 0), t.rank())?);
+    let lengths = cx.cast(lengths, DType::I64)?;
+    let lengths = cx.along(lengths, batch, t.rank())?;
+    done(reversed(cx, x, lengths, time)?)
+}
+
+/// Elements before `lengths`, which broadcasts, from the last to the first along an axis.
+pub(super) fn reversed(cx: &mut NodeCx, x: ValueId, lengths: ValueId, time: usize) -> Result<ValueId> {
+    let t = cx.ty(x);
+    let p = cx.positions(&t.shape[time], time, t.rank(), DType::I64)?;
+    let last = cx.with_scalar(Sub, lengths, 1.0)?;
+    let from_end = cx.binary(Sub, last, p)?;
+    let inside = cx.compare(Lt, p, lengths)?;
+    let at = cx.select(inside, from_end, p)?;
+    let at = cx.broadcast(at, t.shape.to_vec())?;
+    elements(cx, x, at, time)
+}
+
+/// The cache with the update written at a position of each sequence.
+fn tensor_scatter(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (cache, update, start) = (cx.input(0)?, cx.input(1)?, cx.optional(2)?);
+    let (t, tu) = (cx.ty(cache), cx.ty(update));
+    let axis = cx.axis(cx.int("axis", -2), t.rank())?;
+    if axis == 0 || tu.rank() != t.rank() {
+        return Err(cx.invalid(format!("an update of {tu} along axis {axis} of {t}")));
+    }
+    let mut at = cx.positions(&t.shape[axis], axis, t.rank(), DType::I64)?;
+    if let Some(s) = start {
+        let s = cx.along(s, 0, t.rank())?;
+        at = cx.binary(Sub, at, s)?;
+    }
+    match cx.string("mode", "linear").as_str() {
+        "linear" => {}
+        "circular" => {
+            let n = cx.op(tersor_ir::ops::Extent { of: t.shape[axis].clone() }, &[])?;
+            at = cx.binary(Mod, at, n)?;
+        }
+        other => return Err(cx.invalid(format!("mode {}", other.escape_debug()))),
+    }
+    let last = cx.op(tersor_ir::ops::Extent { of: tu.shape[axis].clone() - 1.into() }, &[])?;
+    let low = cx.with_scalar(Max, at, 0.0)?;
+    let inside = cx.binary(Min, low, last)?;
+    let hit = cx.compare(Eq, inside, at)?;
+    let at = cx.broadcast(inside, t.shape.to_vec())?;
+    let new = elements(cx, update, at, axis)?;
+    done(cx.select(hit, new, cache)?)
+}
+
+/// Largest number of comparisons by which elements are ranked.
+const RANKED: i64 = 1 << 24;
+
+/// An element's rank is how many come before it; the result takes them in the order of ranks.
+fn top_k(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let t = cx.ty(x);
+    let axis = cx.axis(cx.int("axis", -1), t.rank())?;
+    let k = match cx.opset {
+        ..10 => vec![cx.int("k", 0)],
+        _ => cx.numbers(1)?,
+    };
+    let [k] = k[..] else { return Err(cx.invalid("k must be one number")) };
+    let n = cx.fixed(&t.shape[axis], "the largest elements along an axis")? as i64;
+    if k < 0 || k > n {
+        return Err(cx.invalid(format!("the {k} largest of {n}")));
+    }
+    cx.int("sorted", 1);
+    let largest = cx.int("largest", 1) == 1;
+    if t.elements().as_const().is_some_and(|all| all.saturating_mul(n) > RANKED) || n > 4096 {
+        return Err(cx.unsupported(format!("the largest of {n} elements")));
+    }
+    // […, candidate, other]
+    let mut perm: Vec<u8> = (0..t.rank() as u8).filter(|&a| a as usize != axis).collect();
+    perm.push(axis as u8);
+    let rows = cx.transpose(x, perm.clone())?;
+    let rank = t.rank();
+    let (one, other) = (cx.insert_axis(rows, rank)?, cx.insert_axis(rows, rank - 1)?);
+    let before = cx.compare(if largest { Gt } else { Lt }, other, one)?;
+    let equal = cx.compare(Eq, other, one)?;
+    let (i, j) = (
+        cx.positions(&t.shape[axis], rank - 1, rank + 1, DType::I64)?,
+        cx.positions(&t.shape[axis], rank, rank + 1, DType::I64)?,
+    );
+    let earlier = cx.compare(Lt, j, i)?;
+    let tie = cx.binary(And, equal, earlier)?;
+    let before = cx.binary(Or, before, tie)?;
+    let before = cx.cast(before, DType::I64)?;
+    // [candidates, 1], and for each place in the result the candidate of that rank.
+    let ranks = cx.reduce(ReduceKind::Sum, before, &[rank], true)?;
+    let places = cx.positions(&k.into(), rank, rank + 1, DType::I64)?;
+    let hit = cx.compare(Eq, ranks, places)?;
+    let none = cx.scalar_like(i, 0.0);
+    let at = cx.select(hit, i, none)?;
+    let at = cx.reduce(ReduceKind::Sum, at, &[rank - 1], false)?;
+    let mut back = vec![0; rank];
+    perm.iter().enumerate().for_each(|(i, &p)| back[p as usize] = i as u8);
+    let at = cx.transpose(at, back)?;
+    Ok(vec![value(elements(cx, x, at, axis)?), value(at)])
+}
+
+/// Elements where a constant condition holds.
+fn compress(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let mut x = cx.input(0)?;
+    let cond = cx.constant(1)?.ok_or_else(|| cx.unsupported("a condition that is not constant"))?;
+    let axis = match cx.has("axis") {
+        true => cx.axis(cx.int("axis", 0), cx.ty(x).rank())?,
+        false => {
+            let n = cx.ty(x).elements();
+            x = cx.reshape(x, vec![n])?;
+            0
+        }
+    };
+    let n = cx.fixed(&cx.ty(x).shape[axis], "elements by a condition")?;
+    let at: Vec<i64> = (0..cond.len().min(n)).filter(|&i| cond.get_i64(i) != 0).map(|i| i as i64).collect();
+    let at = cx.emit_constant(&tersor_ir::Tensor::from_i64(DType::I64, [at.len()], &at));
+    done(cx.op(tersor_ir::ops::Gather { axis: axis as u8 }, &[x, at])?)
+}
+
+pub(super) const OPS: Topic = &[
+    ("GatherElements", gather_elements),
+    ("GatherND", gather_nd),
+    ("ReverseSequence", reverse_sequence),
+    ("TensorScatter", tensor_scatter),
+    ("TopK", top_k),
+    ("Compress", compress),
+];
