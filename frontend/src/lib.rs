@@ -4,10 +4,13 @@
 //! the small op set of `tersor_ir`. Invariant: input from a file never panics, and nothing here recurses on its depth.
 
 pub mod import;
+mod message;
+mod outline;
 mod proto;
 mod tensor;
 pub mod testing;
 mod wire;
 
 pub use import::{Checked, DimBinding, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators};
+pub use outline::node_operators;
 pub use tensor::read_tensor;

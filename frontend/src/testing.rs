@@ -1,6 +1,8 @@
 //! ONNX models made in code, for tests of this and other crates. Writes the wire format itself, so that it can also write what no exporter would.
 
-use tersor_ir::{DType, Tensor, Type};
+use crate::message::{self, value_info};
+pub use crate::message::{Attr, data_type, field, number, tensor};
+use tersor_ir::{Tensor, Type};
 
 /// A model in the making.
 #[derive(Clone, Debug)]
@@ -11,39 +13,6 @@ pub struct Model {
     inputs: Vec<u8>,
     outputs: Vec<u8>,
     extra: Vec<u8>,
-}
-
-/// An attribute's value.
-#[derive(Clone, Debug)]
-pub enum Attr {
-    /// A number.
-    Int(i64),
-    /// A float.
-    Float(f32),
-    /// Text.
-    Text(String),
-    /// Numbers.
-    Ints(Vec<i64>),
-    /// Floats.
-    Floats(Vec<f32>),
-    /// A tensor.
-    Tensor(Tensor),
-}
-
-macro_rules! attr_from {
-    ($($ty:ty => $variant:ident),* $(,)?) => {
-        $(impl From<$ty> for Attr {
-            fn from(v: $ty) -> Attr {
-                Attr::$variant(v.into())
-            }
-        })*
-    };
-}
-attr_from! { i64 => Int, f32 => Float, &str => Text, Vec<i64> => Ints, &[i64] => Ints, Vec<f32> => Floats, Tensor => Tensor }
-impl<const N: usize> From<[i64; N]> for Attr {
-    fn from(v: [i64; N]) -> Attr {
-        Attr::Ints(v.into())
-    }
 }
 
 impl Model {
@@ -86,15 +55,8 @@ impl Model {
     }
     /// A node, named after its first output with an `n_` before it.
     pub fn node(mut self, op: &str, inputs: &[&str], outputs: &[&str], attrs: &[(&str, Attr)]) -> Model {
-        let mut n = vec![];
-        inputs.iter().for_each(|i| field(&mut n, 1, i.as_bytes()));
-        outputs.iter().for_each(|o| field(&mut n, 2, o.as_bytes()));
-        field(&mut n, 3, format!("n_{}", outputs.first().unwrap_or(&"")).as_bytes());
-        let (domain, op) = op.rsplit_once(':').unwrap_or(("", op));
-        field(&mut n, 4, op.as_bytes());
-        attrs.iter().for_each(|(name, a)| field(&mut n, 5, &attribute(name, a)));
-        field(&mut n, 7, domain.as_bytes());
-        field(&mut self.nodes, 1, &n);
+        let name = format!("n_{}", outputs.first().unwrap_or(&""));
+        field(&mut self.nodes, 1, &message::node(&name, op, inputs, outputs, attrs));
         self
     }
     /// The file.
@@ -115,96 +77,4 @@ impl Model {
 
 fn parse(ty: &str) -> Type {
     tersor_ir::text::parse_type(ty).expect("a type")
-}
-
-fn varint(out: &mut Vec<u8>, mut v: u64) {
-    while v >= 0x80 {
-        out.push(v as u8 | 0x80);
-        v >>= 7;
-    }
-    out.push(v as u8);
-}
-
-/// Appends a length-delimited field.
-pub fn field(out: &mut Vec<u8>, number: u64, body: &[u8]) {
-    varint(out, number << 3 | 2);
-    varint(out, body.len() as u64);
-    out.extend_from_slice(body);
-}
-
-/// Appends an integer field.
-pub fn number(out: &mut Vec<u8>, number: u64, v: u64) {
-    varint(out, number << 3);
-    varint(out, v);
-}
-
-/// The number of an element type in `TensorProto.DataType`.
-pub fn data_type(dtype: DType) -> u64 {
-    (0..64).find(|&n| crate::tensor::dtype(n) == Some(dtype)).expect("every dtype has a number") as u64
-}
-
-/// A `TensorProto` with raw data.
-pub fn tensor(name: &str, t: &Tensor) -> Vec<u8> {
-    let mut out = vec![];
-    t.shape().iter().for_each(|&d| number(&mut out, 1, d as u64));
-    number(&mut out, 2, data_type(t.dtype()));
-    field(&mut out, 8, name.as_bytes());
-    field(&mut out, 9, t.bytes());
-    out
-}
-
-fn value_info(name: &str, ty: &Type) -> Vec<u8> {
-    let (mut shape, mut t, mut boxed, mut out) = (vec![], vec![], vec![], vec![]);
-    for d in &ty.shape {
-        let mut dim = vec![];
-        match d.as_const() {
-            Some(c) => number(&mut dim, 1, c as u64),
-            None if d.to_string() == "_" => {}
-            None => field(&mut dim, 2, d.to_string().as_bytes()),
-        }
-        field(&mut shape, 1, &dim);
-    }
-    number(&mut t, 1, data_type(ty.dtype));
-    field(&mut t, 2, &shape);
-    field(&mut boxed, 1, &t);
-    field(&mut out, 1, name.as_bytes());
-    field(&mut out, 2, &boxed);
-    out
-}
-
-fn attribute(name: &str, a: &Attr) -> Vec<u8> {
-    let mut out = vec![];
-    field(&mut out, 1, name.as_bytes());
-    let kind = match a {
-        Attr::Float(v) => {
-            varint(&mut out, 2 << 3 | 5);
-            out.extend(v.to_le_bytes());
-            1
-        }
-        Attr::Int(v) => {
-            number(&mut out, 3, *v as u64);
-            2
-        }
-        Attr::Text(v) => {
-            field(&mut out, 4, v.as_bytes());
-            3
-        }
-        Attr::Tensor(t) => {
-            field(&mut out, 5, &tensor("", t));
-            4
-        }
-        Attr::Floats(v) => {
-            for f in v {
-                varint(&mut out, 7 << 3 | 5);
-                out.extend(f.to_le_bytes());
-            }
-            6
-        }
-        Attr::Ints(v) => {
-            v.iter().for_each(|&i| number(&mut out, 8, i as u64));
-            7
-        }
-    };
-    number(&mut out, 20, kind);
-    out
 }

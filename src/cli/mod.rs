@@ -10,6 +10,7 @@ mod check;
 mod compile;
 mod completions;
 mod config;
+mod conformance;
 mod diff;
 mod explain;
 mod globals;
@@ -103,6 +104,8 @@ commands! {
     Reduce reduce;
     /// Run `.tir` cases.
     Test test;
+    /// Run a folder of ONNX cases: models with inputs and expected outputs.
+    Conformance conformance;
     /// Print the IR of a model, IR file or artifact.
     Cat cat;
     /// Print the JSON schema of a command's document.

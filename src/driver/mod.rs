@@ -6,6 +6,7 @@ mod cache;
 mod calibrate;
 mod check;
 mod compile;
+pub mod conformance;
 mod data;
 mod emit;
 mod evaluate;
