@@ -63,6 +63,8 @@ pub struct Collector<'m> {
     how: Gathering,
     prepared: Box<dyn Prepared>,
     taps: Vec<ValueId>,
+    /// Extents of the samples that are of one whole input.
+    whole: HashMap<ValueId, Vec<usize>>,
     consumers: HashMap<ValueId, NodeId>,
     samples: u64,
     /// In the order of the taps, without their Gram matrices.
@@ -79,6 +81,8 @@ impl<'m> Collector<'m> {
         for t in taps {
             wanted.entry(t.value).or_default().extend(&t.gram);
         }
+        let whole = wanted.keys().copied().filter(|v| taps.iter().any(|t| t.whole && t.value == *v));
+        let whole = whole.filter_map(|v| Some((v, sample::whole(m, f, v)?))).collect();
         let (mut values, mut sums) = (vec![], vec![]);
         for (tap, (&v, kinds)) in wanted.iter().enumerate() {
             let first = matches!(consumers.get(&v).map(|n| &f.nodes[*n].op), Some(Op::Conv(c)) if !c.channels_last);
@@ -107,7 +111,7 @@ impl<'m> Collector<'m> {
         };
         let sums = sums.into_iter().map(zero).collect();
         let prepared = evaluate.prepare(&with_taps(m, &taps)?)?;
-        Ok(Collector { m, f, how, prepared, taps, consumers, samples: 0, values, sums })
+        Ok(Collector { m, f, how, prepared, taps, whole, consumers, samples: 0, values, sums })
     }
     /// Samples seen.
     pub fn samples(&self) -> u64 {
@@ -135,15 +139,18 @@ impl<'m> Collector<'m> {
     pub fn add(&mut self, batch: &[Tensor]) -> Result<()> {
         let tensors = self.prepared.run(batch)?;
         self.samples += batch.first().and_then(|t| t.shape().first()).map_or(1, |&n| n as u64);
-        let (m, f, taps, consumers) = (self.m, self.f, &self.taps, &self.consumers);
+        let (m, f, taps, whole, consumers) = (self.m, self.f, &self.taps, &self.whole, &self.consumers);
         let inputs: Vec<Rows> = self.sums.iter().map(|s| Rows::of(&tensors[s.tap], &s.rows)).collect();
         // With about what each costs: the longest are done first, so that no thread is left with one at the end.
         let mut jobs: Vec<(usize, Job)> = vec![];
         for ((s, t), v) in self.values.iter_mut().zip(&tensors).zip(taps) {
             let job = move || {
                 s.add(t);
-                if let (None, Some(&n)) = (&s.sample, consumers.get(v)) {
-                    s.sample = cut(m, f, n, t);
+                if s.sample.is_none() {
+                    s.sample = match whole.get(v) {
+                        Some(shape) => sample::crop(t, shape),
+                        None => consumers.get(v).and_then(|&n| cut(m, f, n, t)),
+                    };
                 }
             };
             jobs.push((t.len() * 16, Box::new(job)));

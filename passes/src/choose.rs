@@ -2,16 +2,15 @@
 
 use crate::coupling::{exact_nodes, reads};
 use crate::manager::PassCx;
-use crate::propose::{Alternative, ConstNames, Editor, Propose, Site};
-use crate::sample;
+use crate::measure;
+use crate::propose::{Alternative, ConstNames, Editor, Narrowed, Propose, Site};
 use crate::statistics::Statistics;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::choice::Choice;
 use tersor_ir::plan::{Plan, resolve_only};
 use tersor_ir::target::Target;
-use tersor_ir::testing::rel_l2;
-use tersor_ir::{Def, Diagnostic, Func, FuncId, Module, NodeId, Op, Result, Tensor, Type, ValueId};
+use tersor_ir::{Def, Diagnostic, Func, FuncId, Module, NodeId, Op, Result, Type, ValueId};
 
 /// The name of the exact op among alternatives.
 pub const EXACT: &str = "exact";
@@ -95,6 +94,8 @@ pub struct Offer {
     pub alternatives: Vec<Alternative>,
     /// Nodes of all alternatives so far, in order.
     nodes: Vec<NodeId>,
+    /// What takes the place of values that only the exact op's part reads.
+    narrowed: Vec<Narrowed>,
 }
 
 /// Asks a pass for alternatives and puts them under `choice` ops, one for each site; a site that has a choice gets further alternatives.
@@ -134,8 +135,11 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
                     let first = f.regions[region].nodes.len();
                     let (loc, name) = (f.nodes[n].loc.made_by(cx.pass()), f.values[site.value].name.to_string());
                     let (consts, names, choice) = (&mut *consts, &mut names, chosen_by.map(|_| n));
-                    let mut b = Editor { consts, func: &mut *f, region, loc: loc.clone(), name, choice, names };
+                    let narrowed = vec![];
+                    let mut b =
+                        Editor { consts, func: &mut *f, region, loc: loc.clone(), name, choice, narrowed, names };
                     let mut alternatives = pass.propose(&site, &mut b, cx)?;
+                    let narrowed = b.narrowed;
                     if alternatives.is_empty() {
                         f.regions[region].nodes.truncate(first);
                     } else {
@@ -161,7 +165,7 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
                             owner.insert(c, site.value);
                             site.name.clone()
                         };
-                        offers.push(Offer { site, choice, alternatives, nodes });
+                        offers.push(Offer { site, choice, alternatives, nodes, narrowed });
                     }
                 }
                 if chosen_by.is_some() {
@@ -256,6 +260,7 @@ pub(crate) fn run_proposal(
         let Held { plan, offers, .. } = std::mem::take(held);
         resolve_only(m, &plan).map_err(|mut e| e.remove(0).failure(Failure::Internal))?;
         name_picked(m, &offers, &plan);
+        named_narrowed(m, &offers, cx);
     }
     let mut all = std::mem::take(&mut cx.refusals);
     all.extend(decided);
@@ -278,6 +283,17 @@ pub(crate) fn run_proposal(
     Ok(decisions)
 }
 
+/// Notes which values stand narrowed in place of others.
+fn named_narrowed(m: &Module, offers: &[Offer], cx: &mut PassCx) {
+    for o in offers {
+        let f = &m.funcs[o.site.func];
+        let live: HashSet<NodeId> = f.live_nodes().into_iter().collect();
+        let stands = |n: &&Narrowed| matches!(f.values[n.new].def, Def::Node(n, _) if live.contains(&n));
+        let named = o.narrowed.iter().filter(stands).map(|n| (f.values[n.new].name.to_string(), n.kept.clone()));
+        cx.narrowed.extend(named);
+    }
+}
+
 /// Resolves choices at which the exact op stands, and leaves of the others that op and what stands.
 fn narrow(m: &mut Module, standing: &Plan) -> Result<()> {
     let exact: BTreeMap<_, _> =
@@ -298,14 +314,17 @@ fn narrow(m: &mut Module, standing: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// What stands at a site bears its name.
+/// What stands at a site bears its name, and what takes the place of a value that is gone the name of that.
 fn name_picked(m: &mut Module, offers: &[Offer], plan: &Plan) {
     for o in offers {
         if let Some(a) = o.alternatives.iter().find(|a| plan.picks.get(&o.choice) == Some(&a.name)) {
-            let values = &mut m.funcs[o.site.func].values;
-            let (site, own) = (values[o.site.value].name.clone(), values[a.value].name.clone());
-            values[o.site.value].name = own;
-            values[a.value].name = site;
+            let f = &mut m.funcs[o.site.func];
+            let live: HashSet<ValueId> = f.live_nodes().iter().flat_map(|&n| f.nodes[n].results.to_vec()).collect();
+            let moved = o.narrowed.iter().filter(|n| live.contains(&n.new) && !live.contains(&n.old));
+            for (old, new) in moved.map(|n| (n.old, n.new)).chain([(o.site.value, a.value)]) {
+                let (was, own) = (f.values[old].name.clone(), f.values[new].name.clone());
+                (f.values[old].name, f.values[new].name) = (own, was);
+            }
         }
     }
 }
@@ -365,10 +384,9 @@ fn costs(m: &Module, o: &Offer, a: &Alternative, target: &dyn Target) -> (usize,
 
 /// The error of an alternative at its site.
 fn site_error(m: &Module, o: &Offer, a: &Alternative, statistics: Option<&Statistics>) -> Result<Option<f64>> {
-    let Def::Node(exact, _) = m.funcs[o.site.func].values[o.site.value].def else {
-        unreachable!("offers stand at results")
-    };
-    error(m, o, exact, &slice(m, o, a.value), a.value, statistics)
+    let nodes = slice(m, o, a.value);
+    let exact: Vec<NodeId> = replaced(m, o, &nodes).into_iter().rev().collect();
+    measure::error(m, &o.site, &exact, &nodes, a.value, statistics)
 }
 
 /// The exact op and all alternatives of an offer with their costs, and the errors of those whose position is `measured`.
@@ -460,47 +478,6 @@ fn slice(m: &Module, o: &Offer, value: ValueId) -> Vec<NodeId> {
     }
     out.reverse();
     out
-}
-
-/// The alternative's error on sample inputs; `None` when a constant's elements are missing.
-fn error(
-    m: &Module,
-    o: &Offer,
-    exact: NodeId,
-    nodes: &[NodeId],
-    value: ValueId,
-    statistics: Option<&Statistics>,
-) -> Result<Option<f64>> {
-    let f = &m.funcs[o.site.func];
-    let mut known: HashMap<ValueId, Tensor> = HashMap::new();
-    let shapes = sample::shapes(m, f, exact);
-    for (&v, shape) in f.nodes[exact].operands.iter().zip(shapes) {
-        if f.def_const(v).is_none() {
-            known.insert(v, sample::tensor(f, v, &shape, statistics));
-        }
-    }
-    // Extents are those of the samples.
-    let mut env = m.hints();
-    for (&v, t) in &known {
-        for (d, &n) in f.values[v].ty.shape.iter().zip(t.shape()) {
-            if let Some(symbol) = d.as_symbol() {
-                env.insert(symbol.clone(), n as i64);
-            }
-        }
-    }
-    for &n in std::iter::once(&exact).chain(nodes) {
-        let node = &f.nodes[n];
-        let mut x = vec![];
-        for &v in &node.operands {
-            match f.def_const(v).map_or_else(|| known.get(&v), |c| m.consts[c].tensor()) {
-                Some(t) => x.push(t),
-                None => return Ok(None),
-            }
-        }
-        let y = node.op.eval(&x, &env).map_err(|d| d.at_loc(&node.loc))?;
-        known.extend(node.results.iter().copied().zip(y));
-    }
-    Ok(Some(rel_l2(&known[&value], &known[&o.site.value])))
 }
 
 #[cfg(test)]

@@ -64,8 +64,16 @@ pub fn change<C: Change>(
         let rest = f.regions[body].nodes.split_off(first);
         let loc = f.nodes[rest[0]].loc.made_by(cx.pass());
         let name = f.values[x].name.to_string();
-        let mut b =
-            Editor { consts: &mut *consts, func: &mut *f, region: body, loc, name, choice: None, names: &mut names };
+        let mut b = Editor {
+            consts: &mut *consts,
+            func: &mut *f,
+            region: body,
+            loc,
+            name,
+            choice: None,
+            narrowed: vec![],
+            names: &mut names,
+        };
         let layers: Result<Vec<Layer>, String> = sites.iter().map(|s| Layer::of(&b, s, cx.statistics)).collect();
         // A layer that cannot be read keeps the value for all.
         if let Ok(layers) = layers

@@ -11,7 +11,7 @@ use crate::solve::{Affine, Mat};
 use crate::statistics::{Statistics, ValueStatistics};
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::{Reduce, ReduceKind};
-use tersor_ir::ops::{Cast, DecodeAffine, DecodeCodebook, DecodeSparse, MatMul, Reshape};
+use tersor_ir::ops::{Cast, Conv, DecodeAffine, DecodeCodebook, DecodeSparse, MatMul, Reshape};
 use tersor_ir::types::DTypeClass;
 use tersor_ir::{DType, Def, Func, Module, NodeId, Op, Result, Tensor, ValueId};
 
@@ -287,7 +287,19 @@ impl<'a> Layer<'a> {
     }
     /// A dense weight of f32, rounded from these elements.
     pub fn dense(&self, b: &mut Editor, suffix: &str, w: &Mat) -> ValueId {
-        self.constant(b, suffix, DType::F32, self.place(&w.data, w.cols, false))
+        b.constant(&format!("{}.{suffix}", self.name), &self.tensor(w))
+    }
+    /// A weight of the constant's shape, rounded to f32 from these elements.
+    pub fn tensor(&self, w: &Mat) -> Tensor {
+        let (shape, values) = self.place(&w.data, w.cols, false);
+        Tensor::from_f64(DType::F32, shape, &values)
+    }
+    /// The axis of the op's result along which its output channels lie.
+    pub fn output_axis(&self, rank: usize) -> usize {
+        match &self.op {
+            Op::Conv(c) => Conv::axes(c.channels_last, rank).1,
+            _ => rank - 1,
+        }
     }
     /// The weight's op on an input and a weight of the constant's shape.
     pub fn apply(&self, b: &mut Editor, x: ValueId, w: ValueId) -> Result<ValueId> {
@@ -319,12 +331,9 @@ impl<'a> Layer<'a> {
     }
     /// Adds a number to each output channel.
     pub fn shifted(&self, b: &mut Editor, y: ValueId, by: &[f64]) -> Result<ValueId> {
-        let mut shape = vec![by.len()];
-        if let Op::Conv(c) = &self.op
-            && !c.channels_last
-        {
-            shape.resize(1 + c.strides.len(), 1);
-        }
+        let rank = b.ty(y).rank();
+        let mut shape = vec![1; rank - self.output_axis(rank)];
+        shape[0] = by.len();
         let t = b.constant(&format!("{}.shift", self.name), &Tensor::from_f64(DType::F32, shape, by));
         b.op(Binary { kind: BinaryKind::Add }, &[y, t])
     }

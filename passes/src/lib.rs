@@ -15,6 +15,7 @@ pub mod gram;
 pub mod inputs;
 pub mod layer;
 pub mod manager;
+pub(crate) mod measure;
 pub mod parallel;
 pub mod patches;
 pub mod pipeline;
@@ -42,6 +43,7 @@ pub mod microscale;
 pub mod normalize;
 pub mod power;
 pub mod precision;
+pub mod prune;
 pub mod quantize;
 pub mod rotate;
 pub mod smooth;
@@ -68,4 +70,5 @@ pub const PASSES: &[&PassSpec] = &[
     &lowrank::LowRank::SPEC,
     &embedding::Embedding::SPEC,
     &compensate::Compensate::SPEC,
+    &prune::Prune::SPEC,
 ];

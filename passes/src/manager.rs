@@ -1,12 +1,14 @@
 //! Runs pipelines: verifies between passes, times them, gathers what they say, and turns proposals into choices, measurements and a plan.
 
 use crate::choose::{Decision, Held, NO_SITE, Offer, offer, run_proposal, settle};
+use crate::coupling::Group;
+use crate::coupling::region::Region;
 use crate::declare::{Kind, Pass, PassSpec};
 use crate::patches::Tap;
 use crate::pipeline::Pipeline;
 use crate::propose::Site;
 use crate::selector::Selector;
-use crate::sequential::{self, Outcome};
+use crate::sequential::{self, Outcome, Source};
 use crate::statistics::Statistics;
 use crate::suggest::did_you_mean;
 use std::collections::BTreeMap;
@@ -131,6 +133,12 @@ pub struct PassCx<'a> {
     pub(crate) refusals: Vec<((FuncId, ValueId), Decision)>,
     pub(crate) allow_empty_selector: bool,
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Names of values that lost positions, and those that are left of each axis.
+    pub(crate) narrowed: Vec<(String, Vec<Option<Vec<usize>>>)>,
+    /// Sites are decided one after another.
+    pub(crate) in_turn: bool,
+    /// Groups of coupled channels by the names of their sites, and what their removal rewrites.
+    pub(crate) coupled: BTreeMap<String, (Group, Region)>,
     spec: &'static PassSpec,
     interrupt: Option<&'a AtomicBool>,
 }
@@ -150,6 +158,9 @@ impl<'a> PassCx<'a> {
             refusals: vec![],
             allow_empty_selector: cx.options.allow_empty_selector,
             counts: BTreeMap::new(),
+            narrowed: vec![],
+            in_turn: false,
+            coupled: BTreeMap::new(),
             spec: pass.spec,
             interrupt: cx.interrupt,
         }
@@ -329,7 +340,7 @@ fn gather(pass: &Pass, taps: &[Tap], m: &Module, cx: &Context, state: &mut Pendi
     if taps.is_empty() || state.statistics.as_ref().is_some_and(|s| s.cover(f, taps)) {
         return Ok(vec![]);
     }
-    let mut behind: Vec<Tap> = taps.iter().map(|t| Tap { value: exact(t.value), gram: t.gram.clone() }).collect();
+    let mut behind: Vec<Tap> = taps.iter().map(|t| Tap { value: exact(t.value), ..t.clone() }).collect();
     behind.sort_unstable();
     behind.dedup();
     let mut found = cx.calibrate(pass, state.exact.as_ref().unwrap_or(m), &behind)?;
@@ -345,7 +356,7 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
     let taps = pass.taps(m);
     if let (Kind::Propose(p), true) = (&pass.kind, cx.options.sequential && !taps.is_empty()) {
         let start = Instant::now();
-        let out = sequential::run(pass, &**p, m, cx)?;
+        let out = sequential::run(pass, &**p, m, cx, Source::Anew)?;
         let time = start.elapsed().saturating_sub(out.calibration);
         return Ok(step(pass, m, cx, out, time));
     }
@@ -357,9 +368,18 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
         remarks = gather(pass, &taps, m, cx, state)?;
         calibration = start.elapsed();
     }
+    let start = Instant::now();
+    if let (Kind::Propose(p), true) = (&pass.kind, each)
+        && p.in_turn()
+    {
+        // What comes after is of another program, and calibrates it anew.
+        let mut out = sequential::run(pass, &**p, m, cx, Source::Exact(state.statistics.take()))?;
+        out.remarks.splice(0..0, remarks);
+        out.calibration = calibration;
+        return Ok(step(pass, m, cx, out, start.elapsed()));
+    }
     let mut pass_cx = PassCx::new(pass, cx, state.statistics.as_ref(), remarks);
     pass_cx.check_interrupt()?;
-    let start = Instant::now();
     let decisions = match &pass.kind {
         Kind::Rewrite(p) => {
             p.run(m, &mut pass_cx)?;

@@ -11,6 +11,8 @@ pub struct Tap {
     pub value: ValueId,
     /// The rows of the Gram matrix that is needed too.
     pub gram: Option<Patches>,
+    /// Its sample is to have all elements of one input, not only those that one op needs: see [`crate::sample::whole`].
+    pub whole: bool,
 }
 
 /// What a row of a Gram matrix is.
@@ -42,7 +44,11 @@ pub struct Window {
 impl Tap {
     /// A value without a Gram matrix.
     pub fn of(value: ValueId) -> Tap {
-        Tap { value, gram: None }
+        Tap { value, gram: None, whole: false }
+    }
+    /// A value with a sample of one whole input.
+    pub fn whole(value: ValueId) -> Tap {
+        Tap { whole: true, ..Tap::of(value) }
     }
     /// The inputs of all products and convolutions of f32 by constants in `@main`'s body, with their Gram matrices.
     pub fn all(m: &Module) -> Result<Vec<Tap>> {
@@ -62,7 +68,7 @@ impl Tap {
         let f = &m.funcs[func];
         let n = &f.nodes[node];
         let weight = n.operands.get(1).and_then(|w| f.values[*w].ty.static_shape());
-        Tap { value: n.operands[0], gram: weight.and_then(|w| Patches::of(&n.op, &w)) }
+        Tap { gram: weight.and_then(|w| Patches::of(&n.op, &w)), ..Tap::of(n.operands[0]) }
     }
 }
 
@@ -113,6 +119,24 @@ impl Window {
             padded.checked_sub(reach).map_or(0, |n| n / self.strides[i] + 1)
         };
         (0..spatial).map(extent).collect()
+    }
+    /// The part of all places at which each tap of the kernel sees an element and no padding, of an input with these extents along the spatial axes.
+    pub fn coverage(&self, extents: &[usize]) -> Vec<f64> {
+        let along = |i: usize| -> Vec<f64> {
+            let mut shape = vec![1; 2 + extents.len()];
+            let first = Conv::axes(self.channels_last, shape.len()).2;
+            shape[first..first + extents.len()].copy_from_slice(extents);
+            let places = self.outputs(&shape)[i];
+            let inside = |k: usize, o: usize| {
+                let at = (o * self.strides[i] + k * self.dilations[i]).checked_sub(self.pads[i]);
+                at.is_some_and(|at| at < extents[i])
+            };
+            let part = |k| (0..places).filter(|&o| inside(k, o)).count() as f64 / places.max(1) as f64;
+            (0..self.kernel[i]).map(part).collect()
+        };
+        (0..extents.len())
+            .map(along)
+            .fold(vec![1.0], |all, parts| all.iter().flat_map(|a| parts.iter().map(move |p| a * p)).collect())
     }
     /// Rows that an input of this shape gives, for each group.
     pub fn places(&self, shape: &[usize]) -> usize {

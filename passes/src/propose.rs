@@ -20,6 +20,14 @@ pub trait Propose {
     }
     /// Where it applies. Selectors that match nothing are errors; sites that it declines are told to `cx`, with the reason.
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>>;
+    /// The values whose statistics it needs for one site.
+    fn reads(&self, m: &Module, site: &Site) -> Vec<ValueId> {
+        m.funcs[site.func].def_node(site.value).map_or(vec![], |n| n.operands.to_vec())
+    }
+    /// Whether its sites overlap: each is decided before the next is offered, on what the module has become.
+    fn in_turn(&self) -> bool {
+        false
+    }
     /// Builds alternatives for a site, from the operands of the op that makes it. `b` stands right after that op.
     fn propose(&self, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>>;
 }
@@ -77,6 +85,17 @@ impl Site {
     }
 }
 
+/// A value that takes the place of one that lost positions.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Narrowed {
+    /// The value as it was.
+    pub old: ValueId,
+    /// What takes its place.
+    pub new: ValueId,
+    /// The positions that are left of each axis; `None` for all.
+    pub kept: Vec<Option<Vec<usize>>>,
+}
+
 /// Names of constants taken in a module.
 pub struct ConstNames(HashSet<Arc<str>>);
 
@@ -110,6 +129,8 @@ pub struct Editor<'m> {
     pub name: String,
     /// The `choice` that stands at the site already.
     pub choice: Option<NodeId>,
+    /// What takes the place of values that nothing else reads: it gets their names where it stands.
+    pub narrowed: Vec<Narrowed>,
     pub(crate) names: &'m mut ConstNames,
 }
 

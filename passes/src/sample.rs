@@ -2,11 +2,15 @@
 
 use crate::statistics::Statistics;
 use tersor_ir::constant::{Distribution, Rng};
+use tersor_ir::dim::{Bindings, SymbolInfo};
+use tersor_ir::ops::shape::{for_each_index, strides};
 use tersor_ir::{Func, Module, NodeId, Op, Tensor, ValueId};
 
 /// Rows of a product, and results of a convolution along each spatial axis.
 const ROWS: usize = 8;
 const SPATIAL: usize = 2;
+/// The most of an extent that is not fixed.
+const POSITIONS: i64 = 16;
 
 /// Extents for each operand of a node: those that it contracts whole, the others cut short.
 pub fn shapes(m: &Module, f: &Func, node: NodeId) -> Vec<Vec<usize>> {
@@ -40,18 +44,50 @@ pub fn shapes(m: &Module, f: &Func, node: NodeId) -> Vec<Vec<usize>> {
     n.operands.iter().enumerate().map(|(i, &v)| cut(i, v)).collect()
 }
 
+/// Extents of a sample of a value with all elements of one input: the first extent of a parameter of `@main`, the batch, is 1, and other extents that are not fixed
+/// are short. Samples of all values that have them fit each other. `None` where an extent has no value.
+pub fn whole(m: &Module, f: &Func, v: ValueId) -> Option<Vec<usize>> {
+    let bindings = whole_extents(m, f);
+    f.values[v].ty.shape.iter().map(|d| d.eval(&bindings).and_then(|d| usize::try_from(d).ok())).collect()
+}
+
+/// The extents with which [`whole`] samples are taken.
+pub fn whole_extents(m: &Module, f: &Func) -> Bindings {
+    let batch = |s: &str| {
+        let first = |v: &ValueId| f.values[*v].ty.shape.first().and_then(|d| d.as_symbol().cloned());
+        f.body().params.iter().filter_map(first).any(|b| &*b == s)
+    };
+    let short = |s: &str, i: &SymbolInfo| i.hint.min(if batch(s) { 1 } else { POSITIONS }).max(i.min);
+    m.symbols.iter().map(|(s, i)| (s.clone(), short(s, i))).collect()
+}
+
 /// The part of a tensor around its middle that has these extents; `None` when the tensor is smaller.
 pub fn crop(t: &Tensor, shape: &[usize]) -> Option<Tensor> {
     if t.shape().len() != shape.len() || t.shape().iter().zip(shape).any(|(a, b)| a < b) {
         return None;
     }
-    let strides = tersor_ir::ops::shape::strides(t.shape());
+    let strides = strides(t.shape());
     let start: usize = t.shape().iter().zip(shape).zip(&strides).map(|((a, b), s)| (a - b) / 2 * s).sum();
     let mut at = Vec::with_capacity(shape.iter().product());
-    tersor_ir::ops::shape::for_each_index(shape, |ix| {
-        at.push(start + ix.iter().zip(&strides).map(|(i, s)| i * s).sum::<usize>())
-    });
+    for_each_index(shape, |ix| at.push(start + ix.iter().zip(&strides).map(|(i, s)| i * s).sum::<usize>()));
     Some(t.gathered(shape.to_vec(), &at))
+}
+
+/// These positions of each axis; `None` where the tensor has not as many.
+pub fn part(t: &Tensor, kept: &[Option<Vec<usize>>]) -> Option<Tensor> {
+    let fits = |(n, k): (&usize, &Option<Vec<usize>>)| k.iter().flatten().all(|i| i < n);
+    if t.shape().len() != kept.len() || !t.shape().iter().zip(kept).all(fits) {
+        return None;
+    }
+    let extents = t.shape().iter().zip(kept).map(|(&n, k)| k.as_ref().map_or(n, Vec::len));
+    let shape: Vec<usize> = extents.collect();
+    let steps = strides(t.shape());
+    let mut at = Vec::with_capacity(shape.iter().product());
+    for_each_index(&shape, |ix| {
+        let position = |(axis, &i): (usize, &usize)| kept[axis].as_ref().map_or(i, |k| k[i]) * steps[axis];
+        at.push(ix.iter().enumerate().map(position).sum());
+    });
+    Some(t.gathered(shape, &at))
 }
 
 /// A sample of a value: from calibration where there is one of at most these extents, else normal numbers seeded by the value's name.

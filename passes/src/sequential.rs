@@ -1,16 +1,19 @@
-//! Sequential calibration: each site's inputs are those that the sites before it give once they are replaced.
+//! Proposals block by block: the alternatives of one block are proposed, decided and resolved before the next is looked at.
 //!
-//! Sites that read the same value are one block: first query, key and value, then the projection of attention, then gate and up, then down. A block's taps are
-//! gathered from the module as it stands, its alternatives are proposed, decided and resolved, and only then comes the next block.
+//! In sequential calibration each site's inputs are those that the sites before it give once they are replaced. Sites that read the same value are one block: first query,
+//! key and value, then the projection of attention, then gate and up, then down. A block's taps are gathered from the module as it stands.
+//!
+//! Sites that overlap are blocks of their own. Without sequential calibration their statistics are those of the exact model, of the positions that are left.
 
 use crate::choose::{Decision, Held, run_proposal};
 use crate::declare::Pass;
 use crate::manager::{Context, PassCx};
 use crate::patches::Tap;
 use crate::propose::{Alternative, Editor, Propose, Site};
+use crate::statistics::Statistics;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use tersor_ir::{Def, Diagnostic, Module, Result, ValueId};
+use tersor_ir::{Diagnostic, Module, Result, ValueId};
 
 /// What became of all blocks.
 #[derive(Default)]
@@ -41,37 +44,58 @@ impl Propose for Only<'_> {
     }
 }
 
+/// Where a block's statistics come from.
+pub(crate) enum Source {
+    /// Calibration on what the module has become.
+    Anew,
+    /// The exact model, where any are needed.
+    Exact(Option<Statistics>),
+}
+
 /// Runs a proposal block by block.
-pub(crate) fn run(pass: &Pass, p: &dyn Propose, m: &mut Module, cx: &Context) -> Result<Outcome> {
+pub(crate) fn run(pass: &Pass, p: &dyn Propose, m: &mut Module, cx: &Context, from: Source) -> Result<Outcome> {
     let mut out = Outcome::default();
+    let (anew, mut given) = match from {
+        Source::Anew => (true, None),
+        Source::Exact(statistics) => (false, statistics),
+    };
     let (mut done, mut all) = (BTreeSet::new(), None);
     loop {
         // Once sites are replaced, a selector may match none of those that are left.
         let allow_empty = cx.options.allow_empty_selector || all.is_some();
         let mut listing = PassCx::new(pass, cx, None, vec![]);
+        listing.in_turn = true;
         listing.allow_empty_selector = allow_empty;
         let sites = p.sites(m, &mut listing)?;
         let first = all.is_none();
-        let known: &BTreeSet<String> = all.get_or_insert_with(|| sites.iter().map(|s| s.name.clone()).collect());
-        let left: Vec<&Site> = sites.iter().filter(|s| known.contains(&s.name) && !done.contains(&s.name)).collect();
+        let known: &Vec<String> = all.get_or_insert_with(|| sites.iter().map(|s| s.name.clone()).collect());
+        let place = |s: &Site| known.iter().position(|k| *k == s.name);
+        let mut left: Vec<&Site> = sites.iter().filter(|s| place(s).is_some() && !done.contains(&s.name)).collect();
+        left.sort_by_key(|s| place(s));
         if left.is_empty() && !first {
             return Ok(out);
         }
         let input = |s: &Site| input(m, s);
-        let block: Vec<&Site> =
+        let mut block: Vec<&Site> =
             left.iter().filter(|s| input(s) == left.first().and_then(|f| input(f))).copied().collect();
+        if p.in_turn() {
+            block = left.into_iter().take(1).collect();
+        }
         let only = Only { pass: p, sites: block.iter().map(|s| s.name.clone()).collect() };
-        let read: BTreeSet<ValueId> = block.iter().flat_map(|s| operands(m, s)).collect();
-        let taps: Vec<Tap> = p.taps(m).into_iter().filter(|t| read.contains(&t.value)).collect();
-        cx.tell(&format!("calibrate {}/{}", done.len() + only.sites.len(), known.len()));
         let mut statistics = None;
-        if !taps.is_empty() {
-            let start = Instant::now();
-            statistics = Some(cx.calibrate(pass, m, &taps)?);
-            out.calibration += start.elapsed();
+        if anew {
+            let read: BTreeSet<ValueId> = block.iter().flat_map(|s| p.reads(m, s)).collect();
+            let taps: Vec<Tap> = p.taps(m).into_iter().filter(|t| read.contains(&t.value)).collect();
+            cx.tell(&format!("calibrate {}/{}", done.len() + only.sites.len(), known.len()));
+            if !taps.is_empty() {
+                let start = Instant::now();
+                statistics = Some(cx.calibrate(pass, m, &taps)?);
+                out.calibration += start.elapsed();
+            }
         }
         let remarks = statistics.as_ref().map_or(vec![], |s| s.warnings());
-        let mut block_cx = PassCx::new(pass, cx, statistics.as_ref(), remarks);
+        let mut block_cx = PassCx::new(pass, cx, statistics.as_ref().or(given.as_ref()), remarks);
+        block_cx.in_turn = true;
         block_cx.allow_empty_selector = allow_empty;
         block_cx.check_interrupt()?;
         let decisions = run_proposal(&only, m, &mut block_cx, cx.options.measure, &mut Held::default(), false)?;
@@ -89,22 +113,17 @@ pub(crate) fn run(pass: &Pass, p: &dyn Propose, m: &mut Module, cx: &Context) ->
             }
         }
         out.details.append(&mut block_cx.details);
+        let narrowed = std::mem::take(&mut block_cx.narrowed);
+        if let Some(statistics) = &mut given {
+            narrowed.iter().for_each(|(name, kept)| statistics.narrow(name, kept));
+        }
         done.extend(only.sites);
-    }
-}
-
-/// What a site's op reads.
-fn operands(m: &Module, s: &Site) -> Vec<ValueId> {
-    let f = &m.funcs[s.func];
-    match f.values[s.value].def {
-        Def::Node(n, _) => f.nodes[n].operands.to_vec(),
-        _ => vec![],
     }
 }
 
 /// The value whose readers are one block.
 fn input(m: &Module, s: &Site) -> Option<(tersor_ir::FuncId, ValueId)> {
-    Some((s.func, *operands(m, s).first()?))
+    Some((s.func, *m.funcs[s.func].def_node(s.value)?.operands.first()?))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use super::remove::{Removal, scaled};
 use super::{Group, exact_nodes, reads};
-use crate::propose::Editor;
+use crate::propose::{Editor, Narrowed};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::{Def, Func, NodeId, Op, Result, Tensor, ValueId};
 
 /// A part of a function's body.
@@ -13,6 +14,15 @@ pub struct Region {
     pub nodes: Vec<NodeId>,
     /// The result of its last node: the only value of it that the rest of the program reads.
     pub exit: ValueId,
+}
+
+/// What changes in a region beside what goes.
+#[derive(Clone, Default)]
+pub struct Changes {
+    /// What stands for constants of these nodes' operands, as they are when the channels are gone.
+    pub weights: BTreeMap<(NodeId, usize), Tensor>,
+    /// What is added to the first results of these nodes, as it is when the channels are gone.
+    pub shifts: BTreeMap<NodeId, Tensor>,
 }
 
 impl Region {
@@ -62,8 +72,15 @@ impl Region {
         Err("what its channels do gets out at several places".into())
     }
 
-    /// Appends the region over what stays when channels go, and gives its exit. `weights` replace constants of these nodes' operands, as they are when the channels are gone.
-    pub fn without(&self, b: &mut Editor, r: Removal, weights: &BTreeMap<(NodeId, usize), Tensor>) -> Result<ValueId> {
+    /// The values that it reads and does not make, in the order of their first use; constants are not among them.
+    pub fn inputs(&self, f: &Func) -> Vec<ValueId> {
+        let mut seen: HashSet<ValueId> = self.nodes.iter().flat_map(|&n| f.nodes[n].results.iter().copied()).collect();
+        let read = self.nodes.iter().flat_map(|&n| reads(f, n).iter().copied());
+        read.filter(|&v| f.def_const(v).is_none() && seen.insert(v)).collect()
+    }
+
+    /// Appends the region over what stays when channels go, and gives its exit.
+    pub fn without(&self, b: &mut Editor, r: Removal, changes: &Changes) -> Result<ValueId> {
         let mut map: HashMap<ValueId, ValueId> = HashMap::new();
         let base = b.name.clone();
         for &n in &self.nodes {
@@ -78,7 +95,7 @@ impl Region {
             let mut new = vec![];
             for (i, &v) in operands.iter().enumerate() {
                 let factor = gain.filter(|_| i == 1).unwrap_or(1.0);
-                let weight = weights.get(&(n, i));
+                let weight = changes.weights.get(&(n, i));
                 new.push(match b.func.values[v].def {
                     Def::Const(_) if weight.is_some() || factor != 1.0 || r.touches(b.func, v) => {
                         let Some((name, old)) = b.tensor(v) else { continue };
@@ -90,8 +107,18 @@ impl Region {
                 });
             }
             b.name = b.func.values[results[0]].name.to_string();
-            let made = b.ops(op, &new)?;
-            map.extend(results.into_iter().zip(made));
+            let mut made = b.ops(op, &new)?;
+            if let (Some(shift), Some(first)) = (changes.shifts.get(&n), made.first_mut()) {
+                let shift = b.constant(&format!("{}.shift", b.name), shift);
+                *first = b.op(Binary { kind: BinaryKind::Add }, &[*first, shift])?;
+            }
+            for (old, new) in results.into_iter().zip(made) {
+                map.insert(old, new);
+                if old != self.exit {
+                    let rank = b.ty(old).rank();
+                    b.narrowed.push(Narrowed { old, new, kept: r.positions(old, rank) });
+                }
+            }
         }
         b.name = base;
         Ok(map.get(&self.exit).copied().unwrap_or(self.exit))

@@ -2,10 +2,10 @@
 
 use super::Group;
 use super::relations::Slot;
+use crate::sample;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tersor_ir::diag::Failure;
-use tersor_ir::ops::shape::{for_each_index, strides};
 use tersor_ir::ops::{Conv, Real};
 use tersor_ir::{Constant, Def, Diagnostic, Dim, Func, Module, NodeId, Op, Result, Tensor, ValueId};
 
@@ -52,17 +52,12 @@ impl Removal<'_> {
 
     /// What stays of a constant.
     pub fn sliced(&self, value: ValueId, t: &Tensor) -> Tensor {
-        let keep: Vec<Vec<usize>> = t
-            .shape()
-            .iter()
-            .enumerate()
-            .map(|(axis, &n)| self.kept(Slot { value, axis }).unwrap_or_else(|| (0..n).collect()))
-            .collect();
-        let shape: Vec<usize> = keep.iter().map(Vec::len).collect();
-        let steps = strides(t.shape());
-        let mut at = Vec::with_capacity(shape.iter().product());
-        for_each_index(&shape, |ix| at.push(ix.iter().enumerate().map(|(a, &i)| keep[a][i] * steps[a]).sum()));
-        t.gathered(shape, &at)
+        sample::part(t, &self.positions(value, t.shape().len())).expect("the positions are the constant's")
+    }
+
+    /// What stays of each axis of a value; `None` for one that is not the group's.
+    pub fn positions(&self, value: ValueId, rank: usize) -> Vec<Option<Vec<usize>>> {
+        (0..rank).map(|axis| self.kept(Slot { value, axis })).collect()
     }
 
     /// The node's op over what stays, with the factor by which the scale of a norm makes up for channels that went.

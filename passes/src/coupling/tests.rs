@@ -349,6 +349,7 @@ fn replaced(m: &Module, r: Removal, region: &Region) -> Module {
         loc: Default::default(),
         name: "kept".into(),
         choice: None,
+        narrowed: vec![],
         names: &mut names,
     };
     let exit = region.without(&mut b, r, &Default::default()).unwrap();

@@ -12,6 +12,7 @@ pub mod lowrank;
 pub mod mask;
 pub mod mat;
 pub mod obs;
+pub mod predict;
 #[cfg(test)]
 pub(crate) mod problems;
 pub mod scale;

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use tersor_ir::constant::ContentHash;
 use tersor_ir::diag::Failure;
 use tersor_ir::text::{PrintOptions, print_with};
-use tersor_ir::{DType, Diagnostic, Func, Module, Result};
+use tersor_ir::{DType, Diagnostic, Func, Module, Result, Tensor};
 
 /// Fewer samples than this are warned about.
 const FEW_SAMPLES: u64 = 8;
@@ -45,6 +45,12 @@ impl Statistics {
     pub fn get(&self, name: &str) -> Option<&ValueStatistics> {
         self.values.get(name)
     }
+    /// Those of a value that lost positions: of each axis these are left, all where it says `None`.
+    pub fn narrow(&mut self, name: &str, kept: &[Option<Vec<usize>>]) {
+        if let Some(v) = self.values.get_mut(name) {
+            v.narrow(kept);
+        }
+    }
     /// Knows the statistics of one value by a second name too.
     pub fn alias(&mut self, name: &str, other: &str) {
         if let Some(s) = self.get(name).cloned().filter(|_| self.get(other).is_none()) {
@@ -70,7 +76,14 @@ impl Statistics {
     pub fn cover(&self, f: &Func, taps: &[Tap]) -> bool {
         taps.iter().all(|t| {
             let found = self.get(&f.values[t.value].name);
-            found.is_some_and(|v| t.gram.as_ref().is_none_or(|g| v.grams(g).is_some()))
+            let fixed = |s: &Tensor| {
+                let mut extents = f.values[t.value].ty.shape.iter().zip(s.shape());
+                extents.all(|(d, &n)| d.as_const().is_none_or(|d| d == n as i64))
+            };
+            found.is_some_and(|v| {
+                t.gram.as_ref().is_none_or(|g| v.grams(g).is_some())
+                    && (!t.whole || v.sample.as_ref().is_some_and(fixed))
+            })
         })
     }
     /// Bytes of all Gram matrices.

@@ -3,6 +3,7 @@
 use super::Histogram;
 use crate::gram::Gram;
 use crate::patches::{Patches, Window};
+use crate::sample;
 use tersor_ir::Tensor;
 
 /// Elements that are looked at in one go, in whole rows: they stay in a core's own cache.
@@ -125,6 +126,25 @@ impl ValueStatistics {
     /// Mean square of each channel.
     pub fn second_moment(&self) -> Vec<f64> {
         self.square_sum.iter().map(|s| s / self.per_channel().max(1.0)).collect()
+    }
+    /// Keeps these positions of each axis, all where it says `None`. The distribution stays that of all, and so does the range.
+    pub fn narrow(&mut self, kept: &[Option<Vec<usize>>]) {
+        let rank = kept.len();
+        let of = |axis: usize| kept.get(axis).and_then(Option::as_ref);
+        if let Some(k) = of(self.channel_axis).filter(|k| k.iter().all(|&i| i < self.absmax.len())) {
+            let part = |n: u64, all: usize| n / all.max(1) as u64 * k.len() as u64;
+            (self.count, self.not_finite) =
+                (part(self.count, self.absmax.len()), part(self.not_finite, self.absmax.len()));
+            self.absmax = k.iter().map(|&i| self.absmax[i]).collect();
+            for sums in [&mut self.sum, &mut self.abs_sum, &mut self.square_sum] {
+                *sums = k.iter().map(|&i| sums[i]).collect();
+            }
+        }
+        self.sample = self.sample.take().and_then(|t| sample::part(&t, kept));
+        let rows = of(rank.saturating_sub(1));
+        let part = |g: Gram| rows.map_or_else(|| Some(g.clone()), |k| k.iter().all(|&i| i < g.dim).then(|| g.part(k)));
+        self.gram = self.gram.take().and_then(part);
+        self.windows.retain(|(w, _)| of(Patches::Windows(w.clone()).axis(rank)).is_none());
     }
     fn widen(&mut self, channels: usize) {
         let n = channels.max(self.absmax.len());

@@ -113,7 +113,7 @@ impl Process {
         let (input, output) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
         let (tell, answers) = channel();
         std::thread::spawn(move || {
-            let lines = BufReader::new(output).lines();
+            let mut lines = BufReader::new(output).lines();
             lines.map_while(std::result::Result::ok).try_for_each(|l| tell.send(l))
         });
         Ok(Process { child, input, answers, errors })
@@ -172,8 +172,8 @@ fn last_line(file: &mut File) -> Option<String> {
     let mut bytes = vec![];
     file.take(MOST).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-    lines.filter(|l| !l.starts_with("help")).last().map(str::to_string)
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    lines.rfind(|l| !l.starts_with("help")).map(str::to_string)
 }
 
 #[cfg(all(test, unix))]

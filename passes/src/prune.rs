@@ -1,0 +1,420 @@
+//! `prune`: fewer channels of convolutions, heads of attention and inner features.
+//!
+//! Channels that are coupled go together ([`crate::coupling`]); the alternative is the whole region that they run through, at its exit. Which stay is told by scores, and what
+//! the others contributed is made good in the weights that read them ([`crate::solve::predict`]). Regions overlap: a residual stream runs around the channels inside its
+//! branches. So each group is decided before the next is offered.
+
+use crate::coupling::region::{Changes, Region};
+use crate::coupling::relations::Slot;
+use crate::coupling::remove::Removal;
+use crate::coupling::{Group, Unit, Weight, groups};
+use crate::gram::Gram;
+use crate::layer::{Layer, WEIGHT, tapped};
+use crate::manager::PassCx;
+use crate::patches::{Patches, Tap};
+use crate::propose::{Alternative, Editor, Propose, Site};
+use crate::sample;
+use crate::selector::Selector;
+use crate::solve::predict::{Inputs, Refit, plain, refit};
+use crate::weights::Several;
+use std::collections::{BTreeSet, HashSet};
+use tersor_ir::diag::Failure;
+use tersor_ir::ops::Real;
+use tersor_ir::{DType, Diagnostic, Module, Op, Result, Tensor, ValueId};
+
+tersor_ir::attr_enum! {
+    /// What tells which channels stay.
+    pub enum Score {
+        /// what they contribute to what reads them, over calibration data
+        Activation = "activation",
+        /// the squares of their weights
+        Magnitude = "magnitude",
+    }
+}
+
+tersor_ir::attr_enum! {
+    /// How what reads the channels makes up for those that went.
+    pub enum Recover {
+        /// not at all
+        None = "none",
+        /// their means are added to its outputs
+        Bias = "bias",
+        /// they are predicted from those that stay: least squares over calibration data
+        Ls = "ls",
+    }
+}
+
+tersor_ir::attr_enum! {
+    /// Which groups.
+    pub enum Units {
+        /// all
+        All = "all",
+        /// channels of images
+        Channels = "channels",
+        /// heads of attention
+        Heads = "heads",
+        /// inner features between products
+        Features = "features",
+    }
+}
+
+pass! {
+    /// Removes output channels of convolutions, heads of attention and inner features of products, with all that is coupled with them; what reads them makes up for it.
+    ///
+    /// Channels that are added to each other, heads of keys and values with the queries that read them, and channels that are concatenated or flattened go together: they
+    /// are one group, and one site, named by the first weight that makes them. Groups are decided one after another; where something else decides, those whose parts of the program overlap
+    /// with an earlier one are left alone.
+    pub struct Prune = "prune": Propose {
+        options {
+            /// The part of each group's channels that goes; several as 0.3|0.5, an alternative each.
+            remove: Several<Real> = Several(vec![Real(0.25)]),
+            /// What stays are multiples of so many elements, the nearest to what is asked for.
+            multiple: u32 = 8,
+            /// What tells which channels stay.
+            score: Score = Score::Activation,
+            /// How what reads the channels makes up for those that went.
+            recover: Recover = Recover::Ls,
+            /// Damping of least squares, times the mean square of an input.
+            damp: Real = Real(0.001),
+            /// Which groups.
+            units: Units = Units::All,
+            /// Which sites.
+            select: Selector = Selector::all(),
+            /// Which sites not.
+            exclude: Selector = Selector::none(),
+        }
+        stats { "sites": "groups offered with fewer channels", "channels": "channels that the smallest alternatives leave out" }
+    }
+}
+
+/// A group with its site, and its region or why there is none.
+struct Candidate {
+    site: Site,
+    group: Group,
+    region: Result<Region, String>,
+}
+
+impl Prune {
+    fn check(&self) -> Result<()> {
+        let wrong = |message: String| Err(Diagnostic::error("S0133", message).failure(Failure::Usage));
+        if let Some(r) = self.remove.0.iter().find(|r| !(0.0..1.0).contains(&r.0)) {
+            return wrong(format!("prune: remove={:?} is not from 0 up to below 1", r.0));
+        }
+        if self.multiple == 0 {
+            return wrong("prune: `multiple` is at least 1".into());
+        }
+        if !(self.damp.0 >= 0.0 && self.damp.0.is_finite()) {
+            return wrong(format!("prune: damp={:?} is no damping", self.damp.0));
+        }
+        Ok(())
+    }
+    /// Whether it looks at calibration data.
+    fn calibrated(&self) -> bool {
+        self.score == Score::Activation || self.recover != Recover::None
+    }
+    /// The groups of all functions that begin at a weight.
+    fn candidates(&self, m: &Module) -> Vec<Candidate> {
+        let of = |(func, f): (_, &tersor_ir::Func)| {
+            let wanted = |g: &Group| {
+                let unit = match g.unit {
+                    Unit::Channel => Units::Channels,
+                    Unit::Head => Units::Heads,
+                    Unit::Feature => Units::Features,
+                };
+                self.units == Units::All || self.units == unit
+            };
+            let one = |group: Group| {
+                let first = group.producers.first()?;
+                let mut site = Site::at(m, func, first.node, first.operand);
+                let region = match group.reason().filter(|_| group.free().is_empty()) {
+                    Some(reason) => Err(format!("none of {} can go: {reason}", count(&group, group.channels.len()))),
+                    None => Region::around(f, &group),
+                };
+                if let Ok(r) = &region {
+                    site.value = r.exit;
+                }
+                site.name = format!("{}.{}s", site.name, noun(&group));
+                let seen = !self.calibrated() || tapped(m, &site, first.node);
+                let untapped = "it needs a tap, and there is none inside a region or function";
+                Some(Candidate { site, group, region: region.and_then(|r| seen.then_some(r).ok_or(untapped.into())) })
+            };
+            groups(m, func).into_iter().filter(wanted).filter_map(one).collect::<Vec<_>>()
+        };
+        m.funcs.iter().flat_map(of).collect()
+    }
+    /// What it needs to know for one group.
+    fn taps_of(&self, m: &Module, c: &Candidate) -> Vec<Tap> {
+        let (Ok(region), true) = (&c.region, self.calibrated()) else { return vec![] };
+        let f = &m.funcs[c.site.func];
+        let gram = self.score == Score::Activation || self.recover == Recover::Ls;
+        let read = |w: &&Weight| is_layer(&f.nodes[w.node].op, w) && f.values[w.value].ty.dtype == DType::F32;
+        let tap = |w: &Weight| match gram {
+            true => Tap::with_gram(m, c.site.func, w.node),
+            false => Tap::of(f.nodes[w.node].operands[0]),
+        };
+        let inputs = region.inputs(f).into_iter().filter(|&v| f.values[v].ty.dtype == DType::F32);
+        let inputs = inputs.filter(|&v| sample::whole(m, f, v).is_some()).map(Tap::whole);
+        c.group.consumers.iter().filter(read).map(tap).chain(inputs).collect()
+    }
+    /// The channels that go when this part is asked for, of channels with these scores; why none where none does.
+    fn gone(&self, group: &Group, part: f64, scores: &[f64]) -> Result<BTreeSet<usize>, String> {
+        let all = group.channels.len();
+        let each = group.producers.first().map_or(1, |w| positions(group, w).len() / all.max(1)).max(1);
+        let step = self.multiple as usize / gcd(self.multiple as usize, each);
+        let asked = all as f64 * (1.0 - part);
+        let stay = ((asked / step as f64).round() as usize * step).max(step).min(all);
+        if stay >= all {
+            let (some, whole) = (count(group, (all as f64 * part).floor() as usize), count(group, all));
+            return Err(format!("{part} of {whole} is {some}, and what stays are multiples of {step}"));
+        }
+        let mut order = group.free();
+        order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));
+        let mut gone = BTreeSet::new();
+        for c in order {
+            if gone.len() == all - stay {
+                break;
+            }
+            gone.insert(c);
+            if group.slots.keys().any(|&s| group.kept(s, &gone).is_some_and(|k| k.is_empty())) {
+                gone.remove(&c);
+            }
+        }
+        if gone.len() < all - stay {
+            let why = group.reason().unwrap_or("an axis would be left without positions");
+            let (most, asked) = (gone.len(), all - stay);
+            return Err(format!("{most} of {} can go, {asked} are asked for: {why}", count(group, all)));
+        }
+        Ok(gone)
+    }
+}
+
+impl Propose for Prune {
+    fn taps(&self, m: &Module) -> Vec<Tap> {
+        let Ok(main) = m.main() else { return vec![] };
+        let wanted =
+            |c: &Candidate| c.site.func == main && self.select.matches(&c.site) && !self.exclude.matches(&c.site);
+        let all = self.candidates(m);
+        let mut taps: Vec<Tap> = all.iter().filter(|c| wanted(c)).flat_map(|c| self.taps_of(m, c)).collect();
+        taps.sort_unstable();
+        taps.dedup();
+        taps
+    }
+
+    fn reads(&self, m: &Module, site: &Site) -> Vec<ValueId> {
+        let all = self.candidates(m);
+        let own = all.iter().find(|c| c.site.name == site.name);
+        own.map_or(vec![], |c| self.taps_of(m, c).into_iter().map(|t| t.value).collect())
+    }
+
+    fn in_turn(&self) -> bool {
+        true
+    }
+
+    fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {
+        self.check()?;
+        let all = self.candidates(m);
+        let selected = cx.select(all.iter().map(|c| c.site.clone()).collect(), &self.select, &self.exclude)?;
+        let mut taken = HashSet::new();
+        let mut out = vec![];
+        for Candidate { site, group, region } in all.into_iter().filter(|c| selected.contains(&c.site)) {
+            let region = match region {
+                Ok(region) => region,
+                Err(reason) => {
+                    cx.decline(&site, reason);
+                    continue;
+                }
+            };
+            if !cx.in_turn && region.nodes.iter().any(|n| taken.contains(&(site.func, *n))) {
+                cx.decline(&site, "its part of the program overlaps with that of an earlier group");
+                continue;
+            }
+            taken.extend(region.nodes.iter().map(|&n| (site.func, n)));
+            cx.coupled.insert(site.name.clone(), (group, region));
+            out.push(site);
+        }
+        Ok(out)
+    }
+
+    fn propose(&self, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>> {
+        let Some((group, region)) = cx.coupled.get(&site.name).cloned() else {
+            let message = format!("prune: no group is known at {}", site.name);
+            return Err(Diagnostic::error("S0134", message).failure(Failure::Internal));
+        };
+        let mut readers: Vec<Reader> = vec![];
+        for w in group.consumers.iter().filter(|w| is_layer(&b.func.nodes[w.node].op, w)) {
+            let result = b.func.nodes[w.node].results[0];
+            if let Ok(layer) = Layer::of(b, &Site { value: result, ..site.clone() }, cx.statistics) {
+                readers.push(Reader::new(b, *w, &group, layer));
+            }
+        }
+        if self.calibrated() && readers.iter().any(|r| r.gram.is_none() && r.mean.is_none()) {
+            cx.decline(site, "calibration saw no finite input of what reads its channels");
+            return Ok(vec![]);
+        }
+        let scores = match self.score {
+            Score::Activation => contributions(&group, &readers),
+            Score::Magnitude => magnitudes(b, &group),
+        };
+        let mut out: Vec<Alternative> = vec![];
+        let (mut reason, mut most) = (String::new(), 0);
+        for part in &self.remove.0 {
+            cx.check_interrupt()?;
+            let gone = match self.gone(&group, part.0, &scores) {
+                Ok(gone) => gone,
+                Err(why) => {
+                    reason = why;
+                    continue;
+                }
+            };
+            let r = Removal { group: &group, gone: &gone };
+            r.check(b.func)?;
+            let mut changes = Changes::default();
+            for reader in &readers {
+                reader.recover(b, r, self, &mut changes);
+            }
+            let value = region.without(b, r, &changes)?;
+            cx.detail(format!("{}: {} of {} go", site.name, gone.len(), count(&group, group.channels.len())));
+            most = most.max(gone.len());
+            out.push(Alternative { name: format!("less-{}", part.0), value });
+        }
+        match out.is_empty() {
+            true => cx.decline(site, reason),
+            false => {
+                cx.count("sites", 1);
+                cx.count("channels", most as u64);
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn noun(group: &Group) -> &'static str {
+    match group.unit {
+        Unit::Channel => "channel",
+        Unit::Head => "head",
+        Unit::Feature => "feature",
+    }
+}
+
+fn count(group: &Group, n: usize) -> String {
+    format!("{n} {}{}", noun(group), if n == 1 { "" } else { "s" })
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Whether a weight is that of a layer: the second operand of a product of two axes or of a convolution.
+fn is_layer(op: &Op, w: &Weight) -> bool {
+    w.operand == WEIGHT && (matches!(op, Op::Conv(_)) || matches!(op, Op::MatMul(m) if !m.trans_a && w.axis < 2))
+}
+
+/// The channel at each position of a weight's axis.
+fn positions<'g>(group: &'g Group, w: &Weight) -> &'g [usize] {
+    group.slots.get(&Slot { value: w.value, axis: w.axis }).map_or(&[], |of| of)
+}
+
+/// What reads the channels of a group, and what calibration saw of its inputs.
+struct Reader<'a> {
+    weight: Weight,
+    layer: Layer<'a>,
+    /// The channel of each column of the layer's weight.
+    channel: Vec<usize>,
+    gram: Option<&'a Gram>,
+    /// The mean of each column's input, padding included.
+    mean: Option<Vec<f64>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(b: &Editor, weight: Weight, group: &Group, layer: Layer<'a>) -> Reader<'a> {
+        let of = positions(group, &weight);
+        let taps = layer.w.cols / of.len().max(1);
+        let channel: Vec<usize> = of.iter().flat_map(|&c| std::iter::repeat_n(c, taps)).collect();
+        let shape = b.ty(b.func.nodes[weight.node].operands[WEIGHT]).static_shape().unwrap_or_default();
+        let patches = Patches::of(&layer.op, &shape);
+        let grams = layer.inputs.zip(patches.as_ref()).and_then(|(i, p)| i.grams(p));
+        let gram = grams.and_then(<[Gram]>::first).filter(|g| g.dim == layer.w.cols && g.rows > 0);
+        let seen = layer.inputs.filter(|i| i.count > 0 && i.mean().len() == of.len());
+        let mean = seen.map(|_| {
+            let coverage = match &patches {
+                Some(Patches::Windows(w)) => image(b, &layer).map(|extents| w.coverage(&extents)),
+                _ => None,
+            };
+            let part = |j: usize| coverage.as_ref().map_or(1.0, |c| c[j % c.len()]);
+            layer.mean().iter().enumerate().map(|(j, m)| m * part(j)).collect()
+        });
+        Reader { weight, layer, channel, gram, mean }
+    }
+
+    /// Adds the reader's weight over what stays, and what is added to its outputs.
+    fn recover(&self, b: &Editor, r: Removal, how: &Prune, changes: &mut Changes) {
+        let kept: Vec<usize> = (0..self.channel.len()).filter(|&j| !r.gone.contains(&self.channel[j])).collect();
+        let w = &self.layer.w;
+        let mean = self.mean.as_deref().filter(|_| how.recover != Recover::None);
+        let best = match (how.recover, self.gram) {
+            (Recover::Ls, Some(gram)) => refit(w, &Inputs { gram, mean }, &kept, how.damp.0)
+                .or_else(|| refit(w, &Inputs { gram, mean: None }, &kept, how.damp.0)),
+            _ => None,
+        };
+        let Refit { w: part, shift } = best.unwrap_or_else(|| plain(w, mean, &kept));
+        let mut whole = w.clone();
+        for i in 0..w.rows {
+            kept.iter().zip(part.row(i)).for_each(|(&j, v)| whole.row_mut(i)[j] = *v);
+        }
+        let node = self.weight.node;
+        changes.weights.insert((node, WEIGHT), r.sliced(self.weight.value, &self.layer.tensor(&whole)));
+        if shift.iter().any(|&s| s != 0.0) {
+            let value = b.func.nodes[node].results[0];
+            let rank = b.ty(value).rank();
+            let axis = self.layer.output_axis(rank);
+            let rows = r.kept(Slot { value, axis }).unwrap_or_else(|| (0..w.rows).collect());
+            let mut shape = vec![1; rank - axis];
+            shape[0] = rows.len();
+            let shift: Vec<f64> = rows.iter().map(|&i| shift[i]).collect();
+            changes.shifts.insert(node, Tensor::from_f64(DType::F32, shape, &shift));
+        }
+    }
+}
+
+/// The spatial extents of a convolution's input, where they are fixed.
+fn image(b: &Editor, layer: &Layer) -> Option<Vec<usize>> {
+    let Op::Conv(c) = &layer.op else { return None };
+    let shape = &b.ty(layer.x).shape;
+    let first = tersor_ir::ops::Conv::axes(c.channels_last, shape.len()).2;
+    shape[first..first + shape.len() - 2].iter().map(|d| usize::try_from(d.as_const()?).ok()).collect()
+}
+
+/// What each channel contributes to the squared outputs of its readers, `Σ G_jj ‖W_:j‖²` over its columns, each reader's in units of all of them.
+fn contributions(group: &Group, readers: &[Reader]) -> Vec<f64> {
+    let mut out = vec![0.0; group.channels.len()];
+    for r in readers {
+        let square = |j: usize| match (r.gram, &r.layer.inputs) {
+            (Some(g), _) => g.sum[j * g.dim + j] / g.rows as f64,
+            (None, Some(i)) => i.second_moment().get(j * i.absmax.len() / r.channel.len()).copied().unwrap_or(0.0),
+            (None, None) => 0.0,
+        };
+        let columns: Vec<f64> = (0..r.channel.len())
+            .map(|j| square(j) * (0..r.layer.w.rows).map(|i| r.layer.w.at(i, j).powi(2)).sum::<f64>())
+            .collect();
+        let all: f64 = columns.iter().sum();
+        for (&c, energy) in r.channel.iter().zip(&columns) {
+            out[c] += energy / if all > 0.0 { all } else { 1.0 };
+        }
+    }
+    out
+}
+
+/// The squares of each channel's weights, each weight's in units of all of them.
+fn magnitudes(b: &Editor, group: &Group) -> Vec<f64> {
+    let mut out = vec![0.0; group.channels.len()];
+    for w in group.producers.iter().chain(&group.consumers) {
+        let Some((_, t)) = b.tensor(w.value) else { continue };
+        let (of, values) = (positions(group, w), t.to_f64());
+        let inner: usize = t.shape()[w.axis + 1..].iter().product();
+        let all: f64 = values.iter().map(|v| v * v).sum();
+        for (at, v) in values.iter().enumerate() {
+            out[of[at / inner % of.len()]] += v * v / if all > 0.0 { all } else { 1.0 };
+        }
+    }
+    out
+}
