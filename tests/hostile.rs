@@ -164,8 +164,10 @@ fn headers_that_name_no_version() {
         m
     };
     refused(&dir, &[of(17), import("", 13)].concat(), 3, &["two versions"]);
-    let mut graph = vec![];
-    field(&mut graph, 7, b"");
+    let (mut node, mut body, mut graph) = (vec![], vec![], vec![]);
+    field(&mut node, 4, b"Relu");
+    field(&mut body, 1, &node);
+    field(&mut graph, 7, &body);
     refused(&dir, &[graph, import("com.corp", 1)].concat(), 3, &["no version of domain ai.onnx"]);
 }
 

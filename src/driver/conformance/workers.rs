@@ -113,7 +113,7 @@ impl Process {
         let (input, output) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
         let (tell, answers) = channel();
         std::thread::spawn(move || {
-            let mut lines = BufReader::new(output).lines();
+            let lines = BufReader::new(output).lines();
             lines.map_while(std::result::Result::ok).try_for_each(|l| tell.send(l))
         });
         Ok(Process { child, input, answers, errors })
