@@ -8,8 +8,8 @@ use support::{Dir, data_set, mlp};
 use tersor_frontend::testing::{Attr, Model, field, number, tensor};
 use tersor_ir::{DType, Tensor};
 
-/// What any refusal may take; a debug program on a busy machine is slow.
-const SOON: Duration = Duration::from_secs(30);
+/// What any of this may take, far from what it should: a debug program on a busy machine is slow.
+const SOON: Duration = Duration::from_secs(120);
 
 fn floats(shape: &[usize]) -> Tensor {
     Tensor::from_f32(shape, &vec![1.0; shape.iter().product()])
@@ -146,6 +146,44 @@ fn damaged_files() {
     let mut deep = vec![];
     field(&mut deep, 7, &graph);
     refused(&dir, &deep, 3, &["O0001"]);
+}
+
+#[test]
+fn no_changed_byte_breaks_what_comes_after_the_import() {
+    let dir = Dir::new();
+    let m =
+        Model::new(17).input("x", "f32[1,4,6,6]").constant("w", &floats(&[4, 4, 3, 3])).constant("c", &floats(&[4]));
+    let m = m.constant("s", &floats(&[])).constant("shape", &numbers(&[1, -1])).constant("m", &floats(&[64, 5]));
+    let m = m.node("Conv", &["x", "w"], &["a"], &[("group", 1.into()), ("strides", [1, 1].into())]);
+    let m = m.node("InstanceNormalization", &["a", "c", "c"], &["b"], &[("epsilon", 1e-3.into())]);
+    let m = m.node("QuantizeLinear", &["b", "s"], &["q"], &[]).node("DequantizeLinear", &["q", "s"], &["d"], &[]);
+    let m = m.node("Transpose", &["d"], &["t"], &[("perm", [0, 2, 3, 1].into())]).node(
+        "Reshape",
+        &["t", "shape"],
+        &["r"],
+        &[],
+    );
+    let m = m.node("MatMul", &["r", "m"], &["l"], &[]).node("Softmax", &["l"], &["y"], &[("axis", 1.into())]);
+    let whole = m.output("y", "f32[1,5]").bytes();
+    let targets = tersor::driver::targets(Some("x86-64-v3")).unwrap();
+    let options = Default::default();
+    let check = |bytes: &[u8]| {
+        dir.write("m.onnx", bytes);
+        tersor::driver::check(&dir.path("m.onnx"), &options, &targets, &Default::default())
+    };
+    assert_eq!(check(&whole).unwrap().count(), 0);
+    let weights: Vec<usize> =
+        whole.windows(16).enumerate().filter(|w| w.1 == [0, 0, 128, 63].repeat(4)).map(|w| w.0).collect();
+    let structure = (0..whole.len()).filter(|i| weights.binary_search(i).is_err());
+    for at in structure {
+        let change = [0x01, 0x08, 0x80][at % 3];
+        let mut bytes = whole.clone();
+        bytes[at] ^= change;
+        let found =
+            check(&bytes).map(|c| c.findings.into_iter().map(|f| f.1).collect()).unwrap_or_else(|errors| errors);
+        let broken = found.iter().find(|d| d.failure == tersor_ir::Failure::Internal);
+        assert!(broken.is_none(), "byte {at} ^ {change}: {broken:?}");
+    }
 }
 
 #[test]

@@ -111,6 +111,12 @@ fn operators_with_bad_arguments() {
     for bad in [f32::NAN, 0.0, -1.0, f32::INFINITY] {
         invalid(one("QuantizeLinear", Some(Tensor::from_f32([], &[bad])), &[]), &["positive and finite"]);
     }
+    let q = Model::new(21).input("q", "u8[]").constant("s", &floats(&[2])).output("y", "f32[_]");
+    invalid(q.node("DequantizeLinear", &["q", "s"], &["y"], &[]), &["tensor of rank 0", "n_y"]);
+    let eye = Model::new(17).input("x", "f32[8]").output("y", "f32[_]");
+    refused(eye.node("EyeLike", &["x"], &["y"], &[]), Failure::Unsupported, &["two known extents"]);
+    let norm = Model::new(17).input("x", "f32[8]").constant("c", &floats(&[8])).output("y", "f32[_]");
+    invalid(norm.node("InstanceNormalization", &["x", "c", "c"], &["y"], &[]), &["rank 1 has no channels"]);
     let q = Model::new(17).input("q", "u8[4]").constant("s", &floats(&[])).output("y", "f32[4]");
     let q = q.constant("z", &Tensor::scalar(DType::I8, 3.0));
     invalid(q.node("DequantizeLinear", &["q", "s", "z"], &["y"], &[]), &["zero point is i8", "u8"]);

@@ -385,8 +385,7 @@ fn one_hot(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn eye_like(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let t = cx.ty(x);
-    let Some([r, c]) = t.static_shape().as_deref().map(|s| [s[0], *s.get(1).unwrap_or(&0)]).filter(|_| t.rank() == 2)
-    else {
+    let Some(&[r, c]) = t.static_shape().as_deref().and_then(|s| <&[usize; 2]>::try_from(s).ok()) else {
         return Err(cx.unsupported("a shape that is not two known extents"));
     };
     let dtype = match cx.int("dtype", 0) {
@@ -397,7 +396,8 @@ fn eye_like(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         return Err(cx.unsupported("more than 2^24 elements"));
     }
     let k = cx.int("k", 0);
-    let values: Vec<f64> = (0..r * c).map(|i| f64::from(u8::from((i % c) as i64 == (i / c) as i64 + k))).collect();
+    let on = |i: usize| (i % c) as i128 == (i / c) as i128 + i128::from(k);
+    let values: Vec<f64> = (0..r * c).map(|i| f64::from(u8::from(on(i)))).collect();
     let eye = Tensor::from_f64(dtype, [r, c], &values);
     done(cx.emit_constant(&eye))
 }

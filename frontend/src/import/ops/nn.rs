@@ -234,8 +234,11 @@ fn per_channel(cx: &mut NodeCx, y: ValueId, first: usize) -> Result<ValueId> {
 
 fn instance_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
-    let axes = (2..cx.ty(x).rank() as u8).collect();
-    let y = normalize(cx, x, axes, cx.float("epsilon", 1e-5))?;
+    let rank = cx.ty(x).rank();
+    if rank < 2 {
+        return Err(cx.invalid(format!("a tensor of rank {rank} has no channels")));
+    }
+    let y = normalize(cx, x, (2..rank as u8).collect(), cx.float("epsilon", 1e-5))?;
     done(per_channel(cx, y, 1)?)
 }
 

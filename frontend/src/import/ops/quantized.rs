@@ -21,7 +21,10 @@ fn along(cx: &mut NodeCx, p: ValueId, axis: usize, rank: usize) -> Result<ValueI
         return Ok(p);
     }
     let mut shape = vec![Dim::from(1); rank];
-    shape[axis] = t.shape[0].clone();
+    let at = shape
+        .get_mut(axis)
+        .ok_or_else(|| cx.invalid(format!("a parameter {t} along axis {axis} of a tensor of rank {rank}")))?;
+    *at = t.shape[0].clone();
     cx.reshape(p, shape)
 }
 
