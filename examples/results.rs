@@ -171,7 +171,8 @@ fn table(task: &Task, dir: &Path, table: &Path, page: &mut String) -> Result<boo
             }
             _ => return Err(format!("{}: give `times` and `of`, or `points`", must.row)),
         };
-        let holds = is <= most;
+        // Figures that are equal but for rounding hold.
+        let holds = is <= most + 1e-9;
         all &= holds;
         let _ = writeln!(page, "| {what} | {most} | {is:.3} | {} |", if holds { "holds" } else { "**missed**" });
     }
