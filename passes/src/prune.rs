@@ -20,7 +20,7 @@ use crate::weights::Several;
 use std::collections::{BTreeSet, HashSet};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::Real;
-use tersor_ir::{DType, Diagnostic, Module, Op, Result, Tensor, ValueId};
+use tersor_ir::{DType, Diagnostic, Func, Module, Op, Result, Tensor, ValueId};
 
 tersor_ir::attr_enum! {
     /// What tells which channels stay.
@@ -114,7 +114,7 @@ impl Prune {
     }
     /// The groups of all functions that begin at a weight.
     fn candidates(&self, m: &Module) -> Vec<Candidate> {
-        let of = |(func, f): (_, &tersor_ir::Func)| {
+        let of = |(func, f): (_, &Func)| {
             let wanted = |g: &Group| {
                 let unit = match g.unit {
                     Unit::Channel => Units::Channels,
@@ -147,7 +147,7 @@ impl Prune {
         let (Ok(region), true) = (&c.region, self.calibrated()) else { return vec![] };
         let f = &m.funcs[c.site.func];
         let gram = self.score == Score::Activation || self.recover == Recover::Ls;
-        let read = |w: &&Weight| is_layer(&f.nodes[w.node].op, w) && f.values[w.value].ty.dtype == DType::F32;
+        let read = |w: &&Weight| is_layer(f, w) && f.values[w.value].ty.dtype == DType::F32;
         let tap = |w: &Weight| match gram {
             true => Tap::with_gram(m, c.site.func, w.node),
             false => Tap::of(f.nodes[w.node].operands[0]),
@@ -241,10 +241,10 @@ impl Propose for Prune {
             return Err(Diagnostic::error("S0134", message).failure(Failure::Internal));
         };
         let mut readers: Vec<Reader> = vec![];
-        for w in group.consumers.iter().filter(|w| is_layer(&b.func.nodes[w.node].op, w)) {
+        for w in group.consumers.iter().filter(|w| is_layer(b.func, w)) {
             let result = b.func.nodes[w.node].results[0];
             if let Ok(layer) = Layer::of(b, &Site { value: result, ..site.clone() }, cx.statistics) {
-                readers.push(Reader::new(b, *w, &group, layer));
+                readers.extend(Reader::new(b, *w, &group, layer));
             }
         }
         if self.calibrated() && readers.iter().any(|r| r.gram.is_none() && r.mean.is_none()) {
@@ -304,9 +304,15 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Whether a weight is that of a layer: the second operand of a product of two axes or of a convolution.
-fn is_layer(op: &Op, w: &Weight) -> bool {
-    w.operand == WEIGHT && (matches!(op, Op::Conv(_)) || matches!(op, Op::MatMul(m) if !m.trans_a && w.axis < 2))
+/// Whether a weight is that of a layer: the second operand of a convolution or of a product with a matrix.
+fn is_layer(f: &Func, w: &Weight) -> bool {
+    let matrix = f.values[w.value].ty.rank() == 2;
+    w.operand == WEIGHT
+        && match &f.nodes[w.node].op {
+            Op::Conv(_) => true,
+            Op::MatMul(m) => !m.trans_a && matrix,
+            _ => false,
+        }
 }
 
 /// The channel at each position of a weight's axis.
@@ -326,11 +332,15 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(b: &Editor, weight: Weight, group: &Group, layer: Layer<'a>) -> Reader<'a> {
+    /// `None` where the columns are not the group's.
+    fn new(b: &Editor, weight: Weight, group: &Group, layer: Layer<'a>) -> Option<Reader<'a>> {
         let of = positions(group, &weight);
         let taps = layer.w.cols / of.len().max(1);
         let channel: Vec<usize> = of.iter().flat_map(|&c| std::iter::repeat_n(c, taps)).collect();
-        let shape = b.ty(b.func.nodes[weight.node].operands[WEIGHT]).static_shape().unwrap_or_default();
+        if channel.len() != layer.w.cols {
+            return None;
+        }
+        let shape = b.ty(weight.value).static_shape()?;
         let patches = Patches::of(&layer.op, &shape);
         let grams = layer.inputs.zip(patches.as_ref()).and_then(|(i, p)| i.grams(p));
         let gram = grams.and_then(<[Gram]>::first).filter(|g| g.dim == layer.w.cols && g.rows > 0);
@@ -343,7 +353,7 @@ impl<'a> Reader<'a> {
             let part = |j: usize| coverage.as_ref().map_or(1.0, |c| c[j % c.len()]);
             layer.mean().iter().enumerate().map(|(j, m)| m * part(j)).collect()
         });
-        Reader { weight, layer, channel, gram, mean }
+        Some(Reader { weight, layer, channel, gram, mean })
     }
 
     /// Adds the reader's weight over what stays, and what is added to its outputs.
@@ -410,6 +420,9 @@ fn magnitudes(b: &Editor, group: &Group) -> Vec<f64> {
     for w in group.producers.iter().chain(&group.consumers) {
         let Some((_, t)) = b.tensor(w.value) else { continue };
         let (of, values) = (positions(group, w), t.to_f64());
+        if of.len() != t.shape()[w.axis] {
+            continue;
+        }
         let inner: usize = t.shape()[w.axis + 1..].iter().product();
         let all: f64 = values.iter().map(|v| v * v).sum();
         for (at, v) in values.iter().enumerate() {
