@@ -15,6 +15,7 @@ use crate::patches::{Patches, Tap};
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::sample;
 use crate::selector::Selector;
+use crate::solve::eliminate::{Reading, eliminate};
 use crate::solve::predict::{Inputs, Refit, plain, refit};
 use crate::weights::Several;
 use std::collections::{BTreeSet, HashSet};
@@ -25,6 +26,8 @@ use tersor_ir::{DType, Diagnostic, Func, Module, Op, Result, Tensor, ValueId};
 tersor_ir::attr_enum! {
     /// What tells which channels stay.
     pub enum Score {
+        /// how little is lost without them once what stays makes up for it, one channel after another
+        Elimination = "elimination",
         /// what they contribute to what reads them, over calibration data
         Activation = "activation",
         /// the squares of their weights
@@ -71,7 +74,7 @@ pass! {
             /// What stays are multiples of so many elements, the nearest to what is asked for.
             multiple: u32 = 8,
             /// What tells which channels stay.
-            score: Score = Score::Activation,
+            score: Score = Score::Elimination,
             /// How what reads the channels makes up for those that went.
             recover: Recover = Recover::Ls,
             /// Damping of least squares, times the mean square of an input.
@@ -110,7 +113,7 @@ impl Prune {
     }
     /// Whether it looks at calibration data.
     fn calibrated(&self) -> bool {
-        self.score == Score::Activation || self.recover != Recover::None
+        self.score != Score::Magnitude || self.recover != Recover::None
     }
     /// The groups of all functions that begin at a weight.
     fn candidates(&self, m: &Module) -> Vec<Candidate> {
@@ -146,7 +149,7 @@ impl Prune {
     fn taps_of(&self, m: &Module, c: &Candidate) -> Vec<Tap> {
         let (Ok(region), true) = (&c.region, self.calibrated()) else { return vec![] };
         let f = &m.funcs[c.site.func];
-        let gram = self.score == Score::Activation || self.recover == Recover::Ls;
+        let gram = self.score != Score::Magnitude || self.recover == Recover::Ls;
         let read = |w: &&Weight| is_layer(f, w) && f.values[w.value].ty.dtype == DType::F32;
         let tap = |w: &Weight| match gram {
             true => Tap::with_gram(m, c.site.func, w.node),
@@ -155,6 +158,21 @@ impl Prune {
         let inputs = region.inputs(f).into_iter().filter(|&v| f.values[v].ty.dtype == DType::F32);
         let inputs = inputs.filter(|&v| sample::whole(m, f, v).is_some()).map(Tap::whole);
         c.group.consumers.iter().filter(read).map(tap).chain(inputs).collect()
+    }
+    /// How soon each channel goes, as far as the largest part asks for; `None` where a reader has no Gram matrix.
+    fn order(&self, group: &Group, readers: &[Reader]) -> Option<Vec<f64>> {
+        let mut readings = vec![];
+        for r in readers {
+            let inputs = Inputs { gram: r.gram?, mean: r.mean.as_deref().filter(|_| self.recover != Recover::None) };
+            readings.push(Reading { w: &r.layer.w, inputs, channel: &r.channel });
+        }
+        if readings.is_empty() {
+            return None;
+        }
+        let (all, most) = (group.channels.len(), self.remove.0.iter().map(|r| r.0).fold(0.0, f64::max));
+        // What stays is rounded to a multiple, down as well as up.
+        let count = (all as f64 * most).ceil() as usize + self.multiple as usize;
+        eliminate(&readings, all, &group.free(), count, self.damp.0)
     }
     /// The channels that go when this part is asked for, of channels with these scores; why none where none does.
     fn gone(&self, group: &Group, part: f64, scores: &[f64]) -> Result<BTreeSet<usize>, String> {
@@ -252,6 +270,7 @@ impl Propose for Prune {
             return Ok(vec![]);
         }
         let scores = match self.score {
+            Score::Elimination => self.order(&group, &readers).unwrap_or_else(|| contributions(&group, &readers)),
             Score::Activation => contributions(&group, &readers),
             Score::Magnitude => magnitudes(b, &group),
         };

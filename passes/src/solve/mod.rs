@@ -3,6 +3,7 @@
 //!
 //! Everything is computed in `f64`. Rows are shared among threads in blocks of fixed size, so that results do not depend on the number of threads.
 
+pub mod eliminate;
 pub mod formats;
 pub mod grid;
 pub mod hadamard;
