@@ -17,6 +17,8 @@ pub enum Attr {
     Floats(Vec<f32>),
     /// A tensor.
     Tensor(Tensor),
+    /// The bytes of a `GraphProto`.
+    Graph(Vec<u8>),
 }
 
 macro_rules! attr_from {
@@ -125,6 +127,10 @@ pub fn attribute(name: &str, a: &Attr) -> Vec<u8> {
         Attr::Tensor(t) => {
             field(&mut out, 5, &tensor("", t));
             4
+        }
+        Attr::Graph(bytes) => {
+            field(&mut out, 6, bytes);
+            5
         }
         Attr::Floats(v) => {
             for f in v {

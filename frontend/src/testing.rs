@@ -61,17 +61,30 @@ impl Model {
     }
     /// The file.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut graph = self.nodes.clone();
-        field(&mut graph, 2, b"test");
-        for part in [&self.initializers, &self.inputs, &self.outputs, &self.extra] {
-            graph.extend(part);
-        }
+        let graph = self.graph();
         let (mut opset, mut model) = (vec![], vec![]);
         number(&mut opset, 2, self.opset as u64);
         number(&mut model, 1, 8);
         field(&mut model, 7, &graph);
         field(&mut model, 8, &opset);
         model
+    }
+}
+
+impl From<Model> for Attr {
+    fn from(m: Model) -> Attr {
+        Attr::Graph(m.graph())
+    }
+}
+
+impl Model {
+    fn graph(&self) -> Vec<u8> {
+        let mut graph = self.nodes.clone();
+        field(&mut graph, 2, b"test");
+        for part in [&self.initializers, &self.inputs, &self.outputs, &self.extra] {
+            graph.extend(part);
+        }
+        graph
     }
 }
 

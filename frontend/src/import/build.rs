@@ -105,6 +105,10 @@ impl NodeCx<'_, '_, '_> {
         let n = d.as_const().and_then(|n| usize::try_from(n).ok());
         n.ok_or_else(|| self.unsupported(format!("{what} of an extent that is not known ({d})")))
     }
+    /// Whether result `i` is asked for.
+    pub fn wants(&self, i: usize) -> bool {
+        self.node.output.get(i).is_some_and(|o| !o.is_empty())
+    }
     /// An element type that an attribute names; `default` where it is absent or 0.
     pub fn dtype_attr(&self, name: &str, default: DType) -> Result<DType> {
         match self.int(name, 0) {

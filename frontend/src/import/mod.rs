@@ -9,6 +9,7 @@ mod lint;
 mod node;
 mod ops;
 mod order;
+mod region;
 
 use crate::proto::{self, GraphProto, ModelProto, NodeProto};
 use crate::tensor::{self, Sources};
@@ -213,8 +214,16 @@ struct Importer<'a> {
     absent: HashMap<String, Loc>,
     /// Constants and parameters that are not to be had; why not is among the errors.
     broken: HashSet<String>,
+    inlined: Inlined,
     errors: Vec<Diagnostic>,
     notes: Vec<Diagnostic>,
+}
+
+/// What nested graphs come to.
+#[derive(Default)]
+struct Inlined {
+    nodes: usize,
+    depth: usize,
 }
 
 /// Constants of at most this many elements are looked into for shape arithmetic.
@@ -246,6 +255,7 @@ impl Importer<'_> {
             scope: HashMap::new(),
             absent: HashMap::new(),
             broken: HashSet::new(),
+            inlined: Inlined::default(),
             errors: vec![],
             notes: vec![],
         };

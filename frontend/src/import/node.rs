@@ -1,7 +1,7 @@
 //! What an operator's importer sees of its node.
 
 use super::{Importer, Known, Meaning};
-use crate::proto::{self, AttributeKind, AttributeProto, NodeProto};
+use crate::proto::{self, AttributeKind, AttributeProto, GraphProto, NodeProto};
 use std::cell::{Cell, RefCell};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
@@ -190,8 +190,12 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     /// A constant input's elements.
     pub fn constant(&mut self, i: usize) -> Result<Option<Tensor>> {
         let v = self.input(i)?;
+        Ok(self.constant_of(v))
+    }
+    /// The elements of a value that is a constant.
+    pub fn constant_of(&self, v: ValueId) -> Option<Tensor> {
         let b = &self.importer.b;
-        Ok(b.func.def_const(v).and_then(|c| b.consts[c].tensor().cloned()))
+        b.func.def_const(v).and_then(|c| b.consts[c].tensor().cloned())
     }
     /// A constant one-element input as a float.
     pub fn constant_scalar(&mut self, i: usize) -> Result<Option<f64>> {
@@ -271,6 +275,11 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         let of = super::node_name(self.node);
         self.importer.sources.tensor(t, of).map(Some)
     }
+    /// A nested graph, which must be there.
+    pub fn graph(&self, name: &str) -> Result<&'n GraphProto> {
+        let g = self.attribute(name, AttributeKind::GRAPH).and_then(|a| a.g.as_ref());
+        g.ok_or_else(|| self.invalid(format!("no graph {name}")))
+    }
     /// Axes from an attribute, or from input `i` since an opset.
     pub fn axes_arg(&self, i: usize, since: i64) -> Result<Option<Vec<i64>>> {
         if self.opset >= since { self.optional_numbers(i) } else { Ok(self.ints("axes")) }
@@ -278,6 +287,14 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
 
     // ---- results
 
+    /// The results of a nested graph for these arguments.
+    pub(super) fn inline(&mut self, g: &GraphProto, arguments: Vec<Meaning>) -> Result<Vec<Meaning>> {
+        self.importer.inline(g, arguments)
+    }
+    /// The value of a meaning.
+    pub(super) fn value_of(&mut self, m: &Meaning) -> Result<ValueId> {
+        self.importer.value_of(m)
+    }
     /// Appends an op with one result.
     pub fn op(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
         Ok(self.importer.op(op.into(), operands)?[0])

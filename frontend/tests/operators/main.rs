@@ -3,7 +3,9 @@
 
 #![expect(clippy::approx_constant, reason = "expected results happen to be close to constants")]
 
+mod attention;
 mod bits;
+mod control;
 mod elementwise;
 mod indexing;
 mod inverse;

@@ -1,13 +1,15 @@
-//! `Attention` and `RotaryEmbedding` (opset 23).
+//! `Attention` and `RotaryEmbedding` (since opset 23).
 
 use super::Topic;
 use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
-use tersor_ir::ops::binary::BinaryKind::{Add, Div, Mul};
+use tersor_ir::ops::binary::BinaryKind::{Add, And, Div, Mul, Sub};
 use tersor_ir::ops::compare::CompareKind;
+use tersor_ir::ops::pad::PadMode;
+use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::Tanh;
-use tersor_ir::ops::{Attention, Compare, Concat, Gather, Iota, MatMul, Real, Rope, Select, Slice, Softmax};
+use tersor_ir::ops::{Attention, Concat, Extent, Gather, Pad, Real, Rope, Select, Slice, Softmax};
 use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 /// `[B, S, H*D]` as `[B, H, S, D]`; four axes stay.
@@ -43,72 +45,165 @@ fn hide(cx: &mut NodeCx, keep: ValueId, dtype: DType) -> Result<ValueId> {
     cx.op(Select {}, &[keep, zero, hidden])
 }
 
-/// The mask under which position `s` sees `t <= s`.
-fn lower_triangle(cx: &mut NodeCx, rows: Dim, columns: Dim, dtype: DType) -> Result<ValueId> {
-    let row = cx.op(Iota { len: rows.clone(), dtype: DType::I64 }, &[])?;
-    let row = cx.reshape(row, vec![rows, 1.into()])?;
-    let column = cx.op(Iota { len: columns, dtype: DType::I64 }, &[])?;
-    let keep = cx.op(Compare { kind: CompareKind::Le }, &[column, row])?;
-    hide(cx, keep, dtype)
+/// What each query sees: bounds on `query + offset - key`.
+struct Bounds {
+    causal: bool,
+    left: i64,
+    right: i64,
+}
+
+impl Bounds {
+    fn none(&self) -> bool {
+        !self.causal && self.left < 0 && self.right < 0
+    }
+
+    /// The mask of the bounds, `[S, T]` or with a batch axis of the offset before it.
+    fn mask(&self, cx: &mut NodeCx, rows: &Dim, columns: &Dim, offset: ValueId, dtype: DType) -> Result<ValueId> {
+        let rank = cx.ty(offset).rank().max(2);
+        let row = cx.positions(rows, rank - 2, rank, DType::I64)?;
+        let row = cx.binary(Add, row, offset)?;
+        let column = cx.positions(columns, rank - 1, rank, DType::I64)?;
+        let ahead = cx.binary(Sub, row, column)?;
+        let mut keep: Option<ValueId> = None;
+        let least = if self.causal { Some(0) } else { (self.right >= 0).then_some(-self.right) };
+        let bounds = [(CompareKind::Ge, least), (CompareKind::Le, (self.left >= 0).then_some(self.left))];
+        for (kind, bound) in bounds.into_iter().filter_map(|(k, b)| Some((k, b?))) {
+            let holds = cx.compare_scalar(kind, ahead, bound as f64)?;
+            keep = Some(match keep {
+                Some(k) => cx.binary(And, k, holds)?,
+                None => holds,
+            });
+        }
+        let keep = keep.ok_or_else(|| cx.invalid("no bounds"))?;
+        hide(cx, keep, dtype)
+    }
+}
+
+/// The mask as what is added to scores, as wide as the keys: what it does not reach is hidden.
+fn additive(cx: &mut NodeCx, mask: ValueId, columns: &Dim, dtype: DType) -> Result<ValueId> {
+    let mask = if cx.ty(mask).dtype == DType::Bool { hide(cx, mask, dtype)? } else { mask };
+    let t = cx.ty(mask);
+    let Some(last) = t.shape.last() else { return Ok(mask) };
+    if last == columns || *last == Dim::from(1) {
+        return Ok(mask);
+    }
+    let (Some(have), Some(n)) = (last.as_const(), columns.as_const()) else { return Ok(mask) };
+    if have > n {
+        return Err(cx.invalid(format!("a mask of {t} for {columns} keys")));
+    }
+    let mut hi = vec![0; t.rank()];
+    hi[t.rank() - 1] = n - have;
+    let pad = Pad { lo: vec![0; t.rank()], hi, mode: PadMode::Constant, value: Real(f64::NEG_INFINITY) };
+    cx.op(pad, &[mask])
+}
+
+fn plus(cx: &mut NodeCx, a: Option<ValueId>, b: ValueId) -> Result<ValueId> {
+    match a {
+        Some(a) => cx.binary(Add, a, b),
+        None => Ok(b),
+    }
+}
+
+/// Rows of which a mask shows nothing become 0.
+fn guard(cx: &mut NodeCx, y: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
+    let Some(m) = mask else { return Ok(y) };
+    let m = if cx.ty(m).rank() == 0 { cx.reshape(m, vec![1.into()])? } else { m };
+    let last = cx.ty(m).rank() - 1;
+    let best = cx.reduce(ReduceKind::Max, m, &[last], true)?;
+    let empty = cx.compare_scalar(CompareKind::Eq, best, f64::NEG_INFINITY)?;
+    let zero = cx.scalar_like(y, 0.0);
+    cx.select(empty, zero, y)
 }
 
 fn attention(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (q, k, v, mask) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.optional(3)?);
     let (past_k, past_v) = (cx.optional(4)?, cx.optional(5)?);
-    let rank = cx.ty(q).rank();
-    let dtype = cx.ty(q).dtype;
+    let valid = if cx.opset >= 24 { cx.optional(6)? } else { None };
+    let (rank, dtype) = (cx.ty(q).rank(), cx.ty(q).dtype);
     let q = to_heads(cx, q, "q_num_heads")?;
     let (mut k, mut v) = (to_heads(cx, k, "kv_num_heads")?, to_heads(cx, v, "kv_num_heads")?);
-    if let (Some(pk), Some(pv)) = (past_k, past_v) {
-        (k, v) = (cx.op(Concat { axis: 2 }, &[pk, k])?, cx.op(Concat { axis: 2 }, &[pv, v])?);
+    let mut before = Dim::from(0);
+    match (past_k, past_v) {
+        (Some(pk), Some(pv)) => {
+            if cx.ty(pk).rank() != 4 || valid.is_some() {
+                return Err(cx.invalid("a cache that is not of four axes, or beside lengths of another one"));
+            }
+            before = cx.ty(pk).shape[2].clone();
+            (k, v) = (cx.op(Concat { axis: 2 }, &[pk, k])?, cx.op(Concat { axis: 2 }, &[pv, v])?);
+        }
+        (None, None) => {}
+        _ => return Err(cx.invalid("one of past_key and past_value without the other")),
     }
     let (rows, columns) = (cx.ty(q).shape[2].clone(), cx.ty(k).shape[2].clone());
     let width = cx.ty(q).shape[3].as_const().ok_or_else(|| cx.unsupported("heads of unknown width"))?;
     let scale = if cx.has("scale") { cx.float("scale", 1.0) } else { 1.0 / (width as f64).sqrt() };
-    let mut mask = match mask {
-        Some(m) if cx.ty(m).dtype == DType::Bool => Some(hide(cx, m, dtype)?),
-        m => m,
-    };
-    // The op's own rule aligns the last query with the last key, which is what follows a cache; otherwise both start at 0.
-    let mut causal = cx.int("is_causal", 0) == 1;
-    if causal && past_k.is_none() && rows != columns {
-        let triangle = lower_triangle(cx, rows.clone(), columns.clone(), dtype)?;
-        mask = Some(match mask {
-            Some(m) => cx.binary(Add, m, triangle)?,
-            None => triangle,
-        });
-        causal = false;
-    }
     let softcap = cx.float("softcap", 0.0);
-    let y = if softcap == 0.0 {
-        let operands: Vec<ValueId> = [q, k, v].into_iter().chain(mask).collect();
-        cx.op(Attention { scale: Real(scale), causal }, &operands)?
-    } else {
-        let (k, v) = (repeat_heads(cx, k, q)?, repeat_heads(cx, v, q)?);
-        let scores = cx.op(MatMul { trans_a: false, trans_b: true, wide: false }, &[q, k])?;
-        let scores = cx.with_scalar(Mul, scores, scale)?;
+    let mode = cx.int("qk_matmul_output_mode", 0);
+    let bounds = Bounds {
+        causal: cx.int("is_causal", 0) == 1,
+        left: cx.int("left_window_size", -1),
+        right: cx.int("right_window_size", -1),
+    };
+    let offset = match valid {
+        Some(n) => {
+            let n = cx.along(n, 0, 4)?;
+            let s = cx.op(Extent { of: rows.clone() }, &[])?;
+            cx.binary(Sub, n, s)?
+        }
+        None => cx.op(Extent { of: before.clone() }, &[])?,
+    };
+    // The op's own rule aligns the last query with the last key.
+    let whole = softcap == 0.0 && !cx.wants(3);
+    let only_causal = bounds.causal && bounds.left < 0 && bounds.right < 0;
+    let own = whole && only_causal && valid.is_none() && columns.clone() - rows.clone() == before;
+    let mut hidden = match mask {
+        Some(m) => Some(additive(cx, m, &columns, dtype)?),
+        None => None,
+    };
+    if let Some(n) = valid {
+        let n = cx.along(n, 0, 4)?;
+        let key = cx.positions(&columns, 3, 4, DType::I64)?;
+        let keep = cx.compare(CompareKind::Lt, key, n)?;
+        let padding = hide(cx, keep, dtype)?;
+        hidden = Some(plus(cx, hidden, padding)?);
+    }
+    // All that hides, for rows of which nothing is left; causality alone leaves each query its own key.
+    let mut all = hidden;
+    if !bounds.none() && (!own || hidden.is_some()) {
+        let m = bounds.mask(cx, &rows, &columns, offset, dtype)?;
+        all = Some(plus(cx, hidden, m)?);
+    }
+    if whole {
+        let added = if own { hidden } else { all };
+        let operands: Vec<ValueId> = [q, k, v].into_iter().chain(added).collect();
+        let y = cx.op(Attention { scale: Real(scale), causal: own }, &operands)?;
+        let y = guard(cx, y, all)?;
+        return Ok(vec![value(from_heads(cx, y, rank)?), value(k), value(v)]);
+    }
+    let (wide_k, wide_v) = (repeat_heads(cx, k, q)?, repeat_heads(cx, v, q)?);
+    let scores = cx.matmul(q, wide_k, true)?;
+    let mut scores = cx.with_scalar(Mul, scores, scale)?;
+    let mut shown = scores;
+    if softcap != 0.0 {
         // What the mask hides must stay hidden, so the cap comes first.
         let small = cx.with_scalar(Div, scores, softcap)?;
         let capped = cx.unary(Tanh, small)?;
-        let mut scores = cx.with_scalar(Mul, capped, softcap)?;
-        if let Some(m) = mask {
-            scores = cx.binary(Add, scores, m)?;
-        }
-        if causal && past_k.is_some() {
-            return Err(cx.unsupported("softcap with is_causal and a cache"));
-        }
-        if causal {
-            let triangle = lower_triangle(cx, rows, columns, dtype)?;
-            scores = cx.binary(Add, scores, triangle)?;
-        }
-        let p = cx.op(Softmax { axis: 3, log: false }, &[scores])?;
-        cx.op(MatMul { trans_a: false, trans_b: false, wide: false }, &[p, v])?
-    };
-    Ok(vec![value(from_heads(cx, y, rank)?), value(k), value(v)])
+        scores = cx.with_scalar(Mul, capped, softcap)?;
+    }
+    shown = if mode == 1 { scores } else { shown };
+    if let Some(m) = all {
+        scores = cx.binary(Add, scores, m)?;
+    }
+    shown = if mode == 2 { scores } else { shown };
+    let p = cx.op(Softmax { axis: 3, log: false }, &[scores])?;
+    let p = guard(cx, p, all)?;
+    shown = if mode == 3 { p } else { shown };
+    let y = cx.matmul(p, wide_v, false)?;
+    Ok(vec![value(from_heads(cx, y, rank)?), value(k), value(v), value(shown)])
 }
 
 /// Keys or values with as many heads as the queries.
-fn repeat_heads(cx: &mut NodeCx, x: ValueId, like: ValueId) -> Result<ValueId> {
+pub(super) fn repeat_heads(cx: &mut NodeCx, x: ValueId, like: ValueId) -> Result<ValueId> {
     let (t, heads) = (cx.ty(x), cx.ty(like).shape[1].clone());
     if t.shape[1] == heads {
         return Ok(x);

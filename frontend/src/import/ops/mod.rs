@@ -3,6 +3,7 @@
 //! To add an operator that is a composition of existing ops, add one entry to the topic file that it belongs to.
 
 mod attention;
+mod control;
 mod einsum;
 mod elementwise;
 mod indexing;
@@ -37,6 +38,7 @@ type Topic = &'static [(&'static str, Import)];
 
 const TOPICS: &[Topic] = &[
     attention::OPS,
+    control::OPS,
     einsum::OPS,
     elementwise::OPS,
     indexing::OPS,

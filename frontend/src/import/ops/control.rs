@@ -1,0 +1,207 @@
+//! Control flow that is decided at import: branches of known conditions, repetitions of known number.
+
+use super::Topic;
+use crate::import::Meaning;
+use crate::import::node::{NodeCx, value};
+use crate::proto::GraphProto;
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind::Mul;
+use tersor_ir::{DType, Dim, Tensor, ValueId};
+
+/// Most repetitions of a loop.
+const REPETITIONS: i64 = 4096;
+
+/// Of a condition that is not known both branches are computed, since nothing in them has an effect, and one is selected.
+fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let cond = cx.input(0)?;
+    let (then, other) = (cx.graph("then_branch")?, cx.graph("else_branch")?);
+    if let Some(t) = cx.constant(0)? {
+        if t.len() != 1 {
+            return Err(cx.invalid(format!("a condition of {} elements", t.len())));
+        }
+        return cx.inline(if t.get_i64(0) != 0 { then } else { other }, vec![]);
+    }
+    let (a, b) = (cx.inline(then, vec![])?, cx.inline(other, vec![])?);
+    if a.len() != b.len() {
+        return Err(cx.invalid(format!("branches of {} and {} results", a.len(), b.len())));
+    }
+    let cond = cx.reshape(cond, vec![])?;
+    let mut results = vec![];
+    for (a, b) in a.iter().zip(&b) {
+        let (a, b) = (cx.value_of(a)?, cx.value_of(b)?);
+        if cx.ty(a) != cx.ty(b) {
+            return Err(cx.unsupported(format!("branches of types {} and {}", cx.ty(a), cx.ty(b))));
+        }
+        results.push(value(cx.select(cond, a, b)?));
+    }
+    Ok(results)
+}
+
+/// Whether a loop goes on; it must be known.
+fn goes_on(cx: &mut NodeCx, cond: &Meaning) -> Result<bool> {
+    let v = cx.value_of(cond)?;
+    let t = cx.constant_of(v).filter(|t| t.len() == 1);
+    t.map(|t| t.get_i64(0) != 0)
+        .ok_or_else(|| cx.unsupported("a condition that is not known when the model is compiled"))
+}
+
+fn repetition(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let most = cx.optional_numbers(0)?.and_then(|n| n.first().copied());
+    let body = cx.graph("body")?;
+    let mut cond = match cx.optional(1)? {
+        Some(_) => cx.meaning(1)?,
+        None => cx.constant_meaning(&Tensor::scalar(DType::Bool, 1.0)),
+    };
+    let mut state = (2..cx.input_count()).map(|i| cx.meaning(i)).collect::<Result<Vec<_>>>()?;
+    let scans = (body.output.len()).checked_sub(1 + state.len());
+    let scans = scans.ok_or_else(|| cx.invalid(format!("a body of {} results", body.output.len())))?;
+    let mut parts = vec![vec![]; scans];
+    let mut i = 0;
+    while most.is_none_or(|m| i < m) && goes_on(cx, &cond)? {
+        if i >= REPETITIONS {
+            return Err(cx.unsupported(format!("more than {REPETITIONS} repetitions")));
+        }
+        let count = cx.constant_meaning(&Tensor::from_i64(DType::I64, [], &[i]));
+        let mut results = cx.inline(body, [count, cond].into_iter().chain(state.clone()).collect())?.into_iter();
+        cond = results.next().ok_or_else(|| cx.invalid("a body without results"))?;
+        state = results.by_ref().take(state.len()).collect();
+        for (part, m) in parts.iter_mut().zip(results) {
+            part.push(cx.value_of(&m)?);
+        }
+        i += 1;
+    }
+    for part in parts {
+        if part.is_empty() {
+            return Err(cx.unsupported("the collected results of no repetition"));
+        }
+        state.push(value(cx.stack(&part, 0)?));
+    }
+    Ok(state)
+}
+
+/// Axis and direction of each operand or result that is taken apart.
+fn sides(cx: &NodeCx, axes: &str, directions: &str, n: usize) -> Result<Vec<(i64, bool)>> {
+    let list = |name: &str| {
+        let v = cx.ints(name).unwrap_or_else(|| vec![0; n]);
+        if v.len() == n { Ok(v) } else { Err(cx.invalid(format!("{} {name} for {n}", v.len()))) }
+    };
+    Ok(list(axes)?.into_iter().zip(list(directions)?.into_iter().map(|d| d == 1)).collect())
+}
+
+fn scan_once(cx: &mut NodeCx, body: &GraphProto, mut state: Vec<Meaning>, xs: &[ValueId]) -> Result<Vec<Meaning>> {
+    let (n, scans) = (xs.len(), body.output.len().checked_sub(state.len()));
+    let scans = scans.ok_or_else(|| cx.invalid(format!("a body of {} results", body.output.len())))?;
+    let ins = sides(cx, "scan_input_axes", "scan_input_directions", n)?;
+    let outs = sides(cx, "scan_output_axes", "scan_output_directions", scans)?;
+    let mut places = vec![];
+    for (&x, (axis, _)) in xs.iter().zip(&ins) {
+        let t = cx.ty(x);
+        let axis = cx.axis(*axis, t.rank())?;
+        places.push((axis, cx.fixed(&t.shape[axis], "a scan")? as i64));
+    }
+    let steps = places.first().map_or(0, |p| p.1);
+    if places.iter().any(|p| p.1 != steps) {
+        return Err(cx.invalid("operands of unlike length are scanned"));
+    }
+    if steps > REPETITIONS || steps == 0 {
+        return Err(cx.unsupported(format!("{steps} repetitions, from 1 to {REPETITIONS} are")));
+    }
+    let mut parts = vec![vec![]; scans];
+    for i in 0..steps {
+        let mut arguments = state;
+        for ((&x, (_, back)), (axis, _)) in xs.iter().zip(&ins).zip(&places) {
+            let at = if *back { steps - 1 - i } else { i };
+            arguments.push(value(cx.element(x, *axis, at.into())?));
+        }
+        let carried = arguments.len() - n;
+        let mut results = cx.inline(body, arguments)?.into_iter();
+        state = results.by_ref().take(carried).collect();
+        for (part, m) in parts.iter_mut().zip(results) {
+            part.push(cx.value_of(&m)?);
+        }
+    }
+    for (mut part, (axis, back)) in parts.into_iter().zip(outs) {
+        if back {
+            part.reverse();
+        }
+        let rank = part.first().map_or(0, |&p| cx.ty(p).rank());
+        let axis = cx.axis(axis, rank + 1)?;
+        state.push(value(cx.stack(&part, axis)?));
+    }
+    Ok(state)
+}
+
+/// Opset 8 has a batch axis before all others.
+fn scan(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let body = cx.graph("body")?;
+    let batched = cx.opset < 9;
+    if batched && cx.optional(0)?.is_some() {
+        return Err(cx.unsupported("lengths of sequences"));
+    }
+    let all = (usize::from(batched)..cx.input_count()).map(|i| cx.input(i)).collect::<Result<Vec<_>>>()?;
+    let n = usize::try_from(cx.int("num_scan_inputs", 0)).ok().filter(|n| (1..=all.len()).contains(n));
+    let n = n.ok_or_else(|| cx.invalid(format!("num_scan_inputs of {} operands", all.len())))?;
+    let (state, xs) = all.split_at(all.len() - n);
+    if !batched {
+        return scan_once(cx, body, state.iter().map(|&v| value(v)).collect(), xs);
+    }
+    let batch = cx.ty(xs[0]).shape.first().cloned().unwrap_or(Dim::from(1));
+    let batch = cx.fixed(&batch, "a scan of batches")? as i64;
+    if !(1..=REPETITIONS).contains(&batch) {
+        return Err(cx.unsupported(format!("a batch of {batch}")));
+    }
+    let mut parts: Vec<Vec<ValueId>> = vec![vec![]; body.output.len()];
+    for i in 0..batch {
+        let one =
+            |cx: &mut NodeCx, v: &[ValueId]| v.iter().map(|&v| cx.element(v, 0, i.into())).collect::<Result<Vec<_>>>();
+        let (state, xs) = (one(cx, state)?, one(cx, xs)?);
+        for (part, m) in parts.iter_mut().zip(scan_once(cx, body, state.into_iter().map(value).collect(), &xs)?) {
+            part.push(cx.value_of(&m)?);
+        }
+    }
+    parts.iter().map(|p| cx.stack(p, 0).map(value)).collect()
+}
+
+/// Attention with graphs that change scores and probabilities.
+fn flex_attention(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (q, k, v) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let t = cx.ty(q);
+    if t.rank() != 4 || cx.ty(k).rank() != 4 || cx.ty(v).rank() != 4 {
+        return Err(cx.invalid(format!("an operand of {t}, expected four axes")));
+    }
+    let wide = cx.dtype_attr("softmax_precision", if t.dtype == DType::F64 { DType::F64 } else { DType::F32 })?;
+    let scale = match cx.has("scale") {
+        true => cx.float("scale", 1.0),
+        false => 1.0 / (cx.fixed(&t.shape[3], "heads")? as f64).sqrt(),
+    };
+    let (k, v) = (super::attention::repeat_heads(cx, k, q)?, super::attention::repeat_heads(cx, v, q)?);
+    let (q, k) = (cx.cast(q, wide)?, cx.cast(k, wide)?);
+    let scores = cx.matmul(q, k, true)?;
+    let mut scores = cx.with_scalar(Mul, scores, scale)?;
+    if cx.has("score_mod") {
+        let g = cx.graph("score_mod")?;
+        scores = modified(cx, g, scores)?;
+    }
+    let mut p = cx.op(tersor_ir::ops::Softmax { axis: 3, log: false }, &[scores])?;
+    if cx.has("prob_mod") {
+        let g = cx.graph("prob_mod")?;
+        p = modified(cx, g, p)?;
+    }
+    let v = cx.cast(v, wide)?;
+    let y = cx.matmul(p, v, false)?;
+    Ok(vec![value(cx.cast(y, t.dtype)?)])
+}
+
+fn modified(cx: &mut NodeCx, g: &GraphProto, x: ValueId) -> Result<ValueId> {
+    let results = cx.inline(g, vec![value(x)])?;
+    let [y] = &results[..] else { return Err(cx.invalid(format!("a modifier of {} results", results.len()))) };
+    let y = cx.value_of(y)?;
+    if cx.ty(y) == cx.ty(x) {
+        Ok(y)
+    } else {
+        Err(cx.invalid(format!("a modifier gives {} for {}", cx.ty(y), cx.ty(x))))
+    }
+}
+
+pub(super) const OPS: Topic =
+    &[("If", branches), ("Loop", repetition), ("Scan", scan), ("ai.onnx.preview:FlexAttention", flex_attention)];

@@ -1,0 +1,70 @@
+//! Graphs inside of nodes, imported where the node stands.
+
+use super::node::UNDEFINED_OPERAND;
+use super::{Importer, Meaning, clean, order::order};
+use crate::proto::GraphProto;
+use tersor_ir::diag::Result;
+use tersor_ir::{Diagnostic, Failure};
+
+/// Nested graphs.
+const DEPTH: usize = 64;
+/// Nodes that all repetitions of nested graphs may come to.
+const NODES: usize = 1 << 18;
+
+impl Importer<'_> {
+    /// The results of a nested graph for these arguments. It sees the values around it; its own names go again.
+    pub(super) fn inline(&mut self, g: &GraphProto, arguments: Vec<Meaning>) -> Result<Vec<Meaning>> {
+        if g.input.len() != arguments.len() {
+            let message = format!("a nested graph has {} inputs, expected {}", g.input.len(), arguments.len());
+            return Err(Diagnostic::error("O0030", message));
+        }
+        self.inlined.nodes += g.node.len() + 1;
+        if self.inlined.depth >= DEPTH || self.inlined.nodes > NODES {
+            let message = format!("nested graphs come to more than {DEPTH} levels or {NODES} nodes");
+            return Err(Diagnostic::error("O0033", message).failure(Failure::Limit));
+        }
+        let own: Vec<&String> = (g.input.iter().map(|i| &i.name))
+            .chain(g.initializer.iter().map(|t| &t.name))
+            .chain(g.node.iter().flat_map(|n| &n.output))
+            .collect();
+        let hidden: Vec<_> = own.iter().map(|&name| (name.clone(), self.scope.remove(name))).collect();
+        let place = (self.b.loc.clone(), self.b.name.clone());
+        self.inlined.depth += 1;
+        let results = self.nested(g, arguments);
+        self.inlined.depth -= 1;
+        (self.b.loc, self.b.name) = place;
+        own.iter().for_each(|&name| drop(self.scope.remove(name)));
+        // The first removal of a name found what it meant outside.
+        self.scope.extend(hidden.into_iter().filter_map(|(name, m)| Some((name, m?))));
+        results
+    }
+
+    fn nested(&mut self, g: &GraphProto, arguments: Vec<Meaning>) -> Result<Vec<Meaning>> {
+        for (i, m) in g.input.iter().zip(arguments) {
+            self.scope.insert(i.name.clone(), m);
+        }
+        for t in &g.initializer {
+            let tensor = self.sources.tensor(t, &t.name)?;
+            let m = self.constant(&clean(&t.name), &tensor);
+            self.scope.insert(t.name.clone(), m);
+        }
+        let before = self.errors.len();
+        let (nodes, errors) = order(g, |n| self.scope.contains_key(n) || self.broken.contains(n));
+        self.errors.extend(errors);
+        for node in nodes {
+            self.node(node);
+        }
+        let known = |o: &crate::proto::ValueInfoProto| match self.scope.get(&o.name) {
+            Some(m) => Ok(m.clone()),
+            // Where a node failed, that was said already.
+            None if self.errors.len() > before || self.equal.again => {
+                Err(Diagnostic::error(UNDEFINED_OPERAND, "undefined result of a nested graph"))
+            }
+            None => {
+                let message = format!("nothing makes the output \"{}\" of a nested graph", o.name.escape_debug());
+                Err(Diagnostic::error("O0022", message))
+            }
+        };
+        g.output.iter().map(known).collect()
+    }
+}
