@@ -288,9 +288,16 @@ fn named_narrowed(m: &Module, offers: &[Offer], cx: &mut PassCx) {
     for o in offers {
         let f = &m.funcs[o.site.func];
         let live: HashSet<NodeId> = f.live_nodes().into_iter().collect();
-        let stands = |n: &&Narrowed| matches!(f.values[n.new].def, Def::Node(n, _) if live.contains(&n));
-        let named = o.narrowed.iter().filter(stands).map(|n| (f.values[n.new].name.to_string(), n.kept.clone()));
-        cx.narrowed.extend(named);
+        let stands = |v: ValueId| matches!(f.values[v].def, Def::Node(n, _) if live.contains(&n));
+        let own = o.alternatives.iter().filter(|a| o.narrowed.iter().any(|n| n.old == o.site.value && stands(a.value)));
+        let own = own.map(|a| (o.site.value, a.value, vec![]));
+        let inner = o.narrowed.iter().map(|n| (n.old, n.new, n.kept.clone()));
+        let mut first: HashMap<ValueId, String> = HashMap::new();
+        for (old, new, kept) in inner.chain(own).filter(|n| stands(n.1)) {
+            let name = f.values[new].name.to_string();
+            let was = first.entry(old).or_insert_with(|| name.clone()).clone();
+            cx.narrowed.push((was, name, kept));
+        }
     }
 }
 

@@ -133,8 +133,8 @@ pub struct PassCx<'a> {
     pub(crate) refusals: Vec<((FuncId, ValueId), Decision)>,
     pub(crate) allow_empty_selector: bool,
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// Names of values that lost positions, and those that are left of each axis.
-    pub(crate) narrowed: Vec<(String, Vec<Option<Vec<usize>>>)>,
+    /// Names of values that lost positions, before and after, and those that are left of each axis.
+    pub(crate) narrowed: Vec<(String, String, Vec<Option<Vec<usize>>>)>,
     /// Sites are decided one after another.
     pub(crate) in_turn: bool,
     /// Groups of coupled channels by the names of their sites, and what their removal rewrites.

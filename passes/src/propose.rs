@@ -129,7 +129,7 @@ pub struct Editor<'m> {
     pub name: String,
     /// The `choice` that stands at the site already.
     pub choice: Option<NodeId>,
-    /// What takes the place of values that nothing else reads: it gets their names where it stands.
+    /// What takes the place of values that nothing else reads: it gets their names where it stands, the first of several for one value that value's.
     pub narrowed: Vec<Narrowed>,
     pub(crate) names: &'m mut ConstNames,
 }

@@ -450,3 +450,52 @@ fn magnitudes(b: &Editor, group: &Group) -> Vec<f64> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Prune;
+    use crate::coupling::tests::model;
+    use crate::filetest::{difference, run_passes};
+    use proptest::prelude::*;
+    use tersor_ir::text::{parse, print};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn all_groups_go_in_one_run(seed in 1u64..1 << 40, recover in prop_oneof![Just("none"), Just("bias"), Just("ls")]) {
+            let before = model(seed);
+            let mut after = before.clone();
+            let steps = run_passes(&format!("prune{{remove=0.5, multiple=1, recover={recover}}}"), &mut after).unwrap();
+            let decisions = &steps[0].decisions;
+            prop_assert!(decisions.iter().all(|d| d.picked.is_some() || d.reason.is_some()));
+            let picked = decisions.iter().filter(|d| d.picked.is_some()).count();
+            prop_assert_eq!(steps[0].counts[0], ("sites", picked as u64));
+            // No group is forgotten because an earlier one has renamed its values.
+            prop_assert_eq!(decisions.len(), Prune::default().candidates(&before).len());
+            prop_assert!(picked == 0 || after.constant_bytes() < before.constant_bytes());
+            prop_assert!(difference(&before, &after).unwrap().is_finite());
+        }
+
+        #[test]
+        fn nothing_removed_is_the_model_itself(seed in 1u64..1 << 40) {
+            let before = model(seed);
+            let mut after = before.clone();
+            run_passes("prune{remove=0, multiple=1}", &mut after).unwrap();
+            after.pipeline.clear();
+            prop_assert_eq!(print(&after), print(&before));
+        }
+    }
+
+    #[test]
+    fn a_stream_and_the_branches_inside_it_go_together() {
+        let text = include_str!("../../tests/passes/prune/streams_overlap_branches.tir");
+        let mut m = parse(text, &Default::default()).unwrap();
+        let steps = run_passes("prune{remove=0.5, multiple=2}", &mut m).unwrap();
+        let picked: Vec<&str> =
+            steps[0].decisions.iter().filter(|d| d.picked.is_some()).map(|d| d.site.as_str()).collect();
+        assert_eq!(picked, ["s.channels", "h.channels", "v.channels"]);
+        let extents: Vec<Vec<usize>> =
+            m.consts.values().filter(|c| c.name.ends_with(".kept")).map(|c| c.shape()).collect();
+        assert!(extents.contains(&vec![4, 3, 3, 3]), "{extents:?}");
+    }
+}

@@ -115,7 +115,12 @@ pub(crate) fn run(pass: &Pass, p: &dyn Propose, m: &mut Module, cx: &Context, fr
         out.details.append(&mut block_cx.details);
         let narrowed = std::mem::take(&mut block_cx.narrowed);
         if let Some(statistics) = &mut given {
-            narrowed.iter().for_each(|(name, kept)| statistics.narrow(name, kept));
+            for (was, name, kept) in &narrowed {
+                match was == name {
+                    true => statistics.narrow(name, kept),
+                    false => statistics.alias(was, name),
+                }
+            }
         }
         done.extend(only.sites);
     }

@@ -11,7 +11,7 @@ pub mod relations;
 pub mod remove;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use relations::{Bar, Fold, Map, Relations, Slot, Tie, extent, relations};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};

@@ -109,6 +109,9 @@ impl Region {
             b.name = b.func.values[results[0]].name.to_string();
             let mut made = b.ops(op, &new)?;
             if let (Some(shift), Some(first)) = (changes.shifts.get(&n), made.first_mut()) {
+                // What bears a group's name is what its weight makes: the shifted value comes second.
+                let (old, rank) = (results[0], b.ty(results[0]).rank());
+                b.narrowed.push(Narrowed { old, new: *first, kept: r.positions(old, rank) });
                 let shift = b.constant(&format!("{}.shift", b.name), shift);
                 *first = b.op(Binary { kind: BinaryKind::Add }, &[*first, shift])?;
             }

@@ -194,7 +194,7 @@ impl Maker<'_> {
 }
 
 /// A random convolutional network or transformer.
-fn model(seed: u64) -> Module {
+pub(crate) fn model(seed: u64) -> Module {
     let mut m = Module::new("random");
     let mut f = Func::new("main");
     let body = f.body_id();
