@@ -1,8 +1,9 @@
-//! ONNX models into IR modules.
+//! ONNX models into IR modules, and back.
 //!
 //! `wire` walks the file, `proto` decodes what is left of it, `tensor` finds the bytes of constants, and `import` translates operators, each by the version of its opset, into
 //! the small op set of `tersor_ir`. Invariant: input from a file never panics, and nothing here recurses on its depth.
 
+pub mod export;
 pub mod import;
 mod message;
 mod outline;
@@ -11,6 +12,7 @@ mod tensor;
 pub mod testing;
 mod wire;
 
+pub use export::{ExportOptions, Exported, export};
 pub use import::{Checked, DimBinding, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators};
 pub use outline::node_operators;
 pub use tensor::read_tensor;

@@ -17,7 +17,7 @@ pub enum Attr {
     Floats(Vec<f32>),
     /// A tensor.
     Tensor(Tensor),
-    /// The bytes of a `GraphProto`.
+    /// A `GraphProto`.
     Graph(Vec<u8>),
 }
 
@@ -58,9 +58,14 @@ pub fn number(out: &mut Vec<u8>, number: u64, v: u64) {
     varint(out, v);
 }
 
-/// The number of an element type in `TensorProto.DataType`.
+/// The number of an element type in `TensorProto.DataType`, if ONNX has it.
+pub fn element(dtype: DType) -> Option<u64> {
+    (0..64).find(|&n| crate::tensor::dtype(n) == Some(dtype)).map(|n| n as u64)
+}
+
+/// The number of an element type that ONNX has.
 pub fn data_type(dtype: DType) -> u64 {
-    (0..64).find(|&n| crate::tensor::dtype(n) == Some(dtype)).expect("every dtype has a number") as u64
+    element(dtype).expect("a dtype that ONNX has")
 }
 
 /// A `TensorProto` with raw data.
@@ -70,6 +75,23 @@ pub fn tensor(name: &str, t: &Tensor) -> Vec<u8> {
     number(&mut out, 2, data_type(t.dtype()));
     field(&mut out, 8, name.as_bytes());
     field(&mut out, 9, t.bytes());
+    out
+}
+
+/// A `TensorProto` whose elements are in a file beside the model, from `offset` on.
+pub fn external_tensor(name: &str, t: &Tensor, file: &str, offset: usize) -> Vec<u8> {
+    let mut out = vec![];
+    t.shape().iter().for_each(|&d| number(&mut out, 1, d as u64));
+    number(&mut out, 2, data_type(t.dtype()));
+    field(&mut out, 8, name.as_bytes());
+    for (key, value) in [("location", file), ("offset", &offset.to_string()), ("length", &t.bytes().len().to_string())]
+    {
+        let mut entry = vec![];
+        field(&mut entry, 1, key.as_bytes());
+        field(&mut entry, 2, value.as_bytes());
+        field(&mut out, 13, &entry);
+    }
+    number(&mut out, 14, 1);
     out
 }
 
@@ -128,8 +150,8 @@ pub fn attribute(name: &str, a: &Attr) -> Vec<u8> {
             field(&mut out, 5, &tensor("", t));
             4
         }
-        Attr::Graph(bytes) => {
-            field(&mut out, 6, bytes);
+        Attr::Graph(g) => {
+            field(&mut out, 6, g);
             5
         }
         Attr::Floats(v) => {

@@ -1,0 +1,357 @@
+//! Modules into ONNX models.
+//!
+//! Every op says its ONNX form in `ops`, once; this file has what they write with: names, initializers, extents as values. Values keep their names, nodes those of
+//! the ONNX nodes that they come from, inputs and outputs their outside names. What has no ONNX form is an error that names the op; all are found in one go.
+
+mod ops;
+mod quantized;
+
+use crate::message::{self, Attr, field, number};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+use tersor_ir::blob::Blob;
+use tersor_ir::diag::Result;
+use tersor_ir::dim::{Atom, Bindings};
+use tersor_ir::module::{Def, RegionId};
+use tersor_ir::{DType, Diagnostic, Dim, Failure, Func, Module, NodeId, Tensor, ValueId};
+
+/// `ai.onnx` version that is written: the first with blocks in `DequantizeLinear`.
+const OPSET: i64 = 21;
+/// The version with `Attention` and `RMSNormalization`, written where one is needed.
+const OPSET_23: i64 = 23;
+/// Version of the file format, the one of both opsets.
+const IR_VERSION: u64 = 10;
+/// Where parts of the data file begin.
+const ALIGN: usize = 64;
+
+/// How to write a model.
+#[derive(Clone, Debug, Default)]
+pub struct ExportOptions {
+    /// Store weights as floats even where they are encoded.
+    pub plain: bool,
+    /// The name of the file beside the model that holds tensors of at least so many bytes; none means all are in the model.
+    pub external: Option<(String, usize)>,
+}
+
+/// A model as bytes.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// The `ModelProto`.
+    pub model: Vec<u8>,
+    /// Remarks: what is stored otherwise than the module has it.
+    pub notes: Vec<Diagnostic>,
+    data: Vec<(usize, Blob)>,
+}
+
+impl Exported {
+    /// Whether there is a data file to write.
+    pub fn has_data(&self) -> bool {
+        !self.data.is_empty()
+    }
+    /// Writes the data file.
+    pub fn write_data(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut at = 0;
+        for (offset, blob) in &self.data {
+            out.write_all(&vec![0; offset - at])?;
+            out.write_all(blob)?;
+            at = offset + blob.len();
+        }
+        Ok(())
+    }
+}
+
+/// Writes a resolved module. Errors name every op that has no ONNX form.
+pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagnostic>> {
+    let f = &m.funcs[m.main().map_err(|d| vec![d])?];
+    let mut e = Exporter::new(m, f, options);
+    let graph = e.graph(&m.name, f.body_id(), true);
+    if !e.errors.is_empty() {
+        return Err(e.errors);
+    }
+    let (mut opset, mut model) = (vec![], vec![]);
+    number(&mut opset, 2, e.opset as u64);
+    number(&mut model, 1, IR_VERSION);
+    field(&mut model, 2, b"tersor");
+    field(&mut model, 3, env!("CARGO_PKG_VERSION").as_bytes());
+    field(&mut model, 7, &graph);
+    field(&mut model, 8, &opset);
+    if !m.pipeline.is_empty() {
+        let mut entry = vec![];
+        field(&mut entry, 1, b"tersor.pipeline");
+        field(&mut entry, 2, m.pipeline.join(",").as_bytes());
+        field(&mut model, 14, &entry);
+    }
+    Ok(Exported { model, notes: e.notes, data: e.data })
+}
+
+struct Exporter<'m> {
+    m: &'m Module,
+    f: &'m Func,
+    options: &'m ExportOptions,
+    /// Node fields of the graph that is being written.
+    nodes: Vec<u8>,
+    initializers: Vec<u8>,
+    data: Vec<(usize, Blob)>,
+    end: usize,
+    names: HashMap<ValueId, String>,
+    /// Values whose elements were computed here.
+    folded: HashMap<ValueId, Tensor>,
+    taken: HashSet<String>,
+    /// Extents that are values already.
+    dims: HashMap<Dim, String>,
+    opset: i64,
+    notes: Vec<Diagnostic>,
+    errors: Vec<Diagnostic>,
+}
+
+impl<'m> Exporter<'m> {
+    fn new(m: &'m Module, f: &'m Func, options: &'m ExportOptions) -> Exporter<'m> {
+        let mut e = Exporter {
+            m,
+            f,
+            options,
+            nodes: vec![],
+            initializers: vec![],
+            data: vec![],
+            end: 0,
+            names: HashMap::new(),
+            folded: HashMap::new(),
+            taken: f.inputs.iter().chain(&f.outputs).map(|n| n.to_string()).collect(),
+            dims: HashMap::new(),
+            opset: OPSET,
+            notes: vec![],
+            errors: vec![],
+        };
+        for (&p, name) in f.body().params.iter().zip(&f.inputs) {
+            e.names.insert(p, name.to_string());
+        }
+        // A result that a node of the body makes takes the output's name; another is copied to it.
+        for (&r, name) in f.body().results.iter().zip(&f.outputs) {
+            let own = matches!(f.values[r].def, Def::Node(n, _) if f.body().nodes.contains(&n));
+            if own && !f.inputs.contains(name) {
+                e.names.entry(r).or_insert_with(|| name.to_string());
+            }
+        }
+        e
+    }
+
+    /// A region as a `GraphProto`; all initializers go to the outermost.
+    fn graph(&mut self, name: &str, region: RegionId, outermost: bool) -> Vec<u8> {
+        let (nodes, dims) = (std::mem::take(&mut self.nodes), self.dims.clone());
+        let f = self.f;
+        for &n in &f.regions[region].nodes {
+            let node = &f.nodes[n];
+            if let Err(d) = self.op(n) {
+                let at = node.results.iter().map(|&v| format!("%{}", f.values[v].name)).collect::<Vec<_>>().join(", ");
+                self.errors.push(d.at_loc(&node.loc).at_op(format!("{at} = {}", node.op.mnemonic())));
+                // Later nodes are still looked at.
+                for &v in &node.results {
+                    self.name_result(v);
+                }
+            }
+        }
+        let mut infos = vec![];
+        for (i, &r) in f.regions[region].results.iter().enumerate() {
+            let wanted = if outermost { f.outputs[i].to_string() } else { self.fresh("out") };
+            match self.name(r) {
+                Ok(made) if made == wanted => {}
+                Ok(made) => self.emit("Identity", &[&made], std::slice::from_ref(&wanted), &[]),
+                Err(d) => self.errors.push(d),
+            }
+            match self.element(f.values[r].ty.dtype) {
+                Ok(_) => field(&mut infos, 12, &message::value_info(&wanted, &f.values[r].ty)),
+                Err(d) => self.errors.push(d),
+            }
+        }
+        let mut graph = std::mem::replace(&mut self.nodes, nodes);
+        field(&mut graph, 2, name.as_bytes());
+        if outermost {
+            graph.extend(std::mem::take(&mut self.initializers));
+            for (&p, name) in f.body().params.iter().zip(&f.inputs) {
+                match self.element(f.values[p].ty.dtype) {
+                    Ok(_) => field(&mut graph, 11, &message::value_info(name, &f.values[p].ty)),
+                    Err(d) => self.errors.push(d),
+                }
+            }
+        }
+        graph.extend(infos);
+        self.dims = dims;
+        graph
+    }
+
+    fn fresh(&mut self, base: &str) -> String {
+        let mut name = base.to_string();
+        let mut n = 1;
+        while !self.taken.insert(name.clone()) {
+            n += 1;
+            name = format!("{base}.{n}");
+        }
+        name
+    }
+
+    /// The name of a node's result, from now on.
+    fn name_result(&mut self, v: ValueId) -> String {
+        if let Some(name) = self.names.get(&v) {
+            return name.clone();
+        }
+        let name = self.fresh(&self.f.values[v].name.clone());
+        self.names.insert(v, name.clone());
+        name
+    }
+
+    /// The name of a value that is there; constants become initializers when they are first named.
+    fn name(&mut self, v: ValueId) -> Result<String> {
+        if let Some(name) = self.names.get(&v) {
+            return Ok(name.clone());
+        }
+        let t = self.tensor(v).ok_or_else(|| {
+            let message = format!("the elements of %{} are not there", self.f.values[v].name);
+            Diagnostic::error("O0201", message).with_help("export the model or .tir that has the weights")
+        })?;
+        let name = self.initializer(&self.f.values[v].name.clone(), &t)?;
+        self.names.insert(v, name.clone());
+        Ok(name)
+    }
+
+    /// The elements of a constant, or of what was computed from some.
+    fn tensor(&self, v: ValueId) -> Option<Tensor> {
+        let constant = || self.f.def_const(v).and_then(|c| self.m.consts[c].tensor()).cloned();
+        self.folded.get(&v).cloned().or_else(constant)
+    }
+
+    fn element(&self, dtype: DType) -> Result<u64> {
+        message::element(dtype).ok_or_else(|| unsupported(format!("ONNX has no element type {dtype}")))
+    }
+
+    fn initializer(&mut self, base: &str, t: &Tensor) -> Result<String> {
+        self.element(t.dtype())?;
+        let name = self.fresh(base);
+        let external = self.options.external.as_ref().filter(|(_, least)| t.bytes().len() >= (*least).max(1));
+        let proto = match external {
+            None => message::tensor(&name, t),
+            Some((file, _)) => {
+                let offset = self.end.next_multiple_of(ALIGN);
+                self.end = offset + t.bytes().len();
+                self.data.push((offset, t.blob().clone()));
+                message::external_tensor(&name, t, file, offset)
+            }
+        };
+        field(&mut self.initializers, 5, &proto);
+        Ok(name)
+    }
+
+    fn numbers(&mut self, values: &[i64]) -> Result<String> {
+        self.initializer("n", &Tensor::from_i64(DType::I64, [values.len()], values))
+    }
+
+    fn scalar(&mut self, dtype: DType, v: f64) -> Result<String> {
+        self.initializer("c", &Tensor::scalar(dtype, v))
+    }
+
+    fn emit(&mut self, op: &str, inputs: &[&str], outputs: &[String], attrs: &[(&str, Attr)]) {
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        field(&mut self.nodes, 1, &message::node(&format!("{op}:{}", outputs[0]), op, inputs, &outputs, attrs));
+    }
+
+    /// A node with one result that the module does not have.
+    fn temp(&mut self, op: &str, inputs: &[&str], attrs: &[(&str, Attr)]) -> String {
+        let name = self.fresh(&op.to_lowercase());
+        self.emit(op, inputs, std::slice::from_ref(&name), attrs);
+        name
+    }
+
+    /// The node that makes the only result of `n`.
+    fn last(&mut self, n: NodeId, op: &str, inputs: &[&str], attrs: &[(&str, Attr)]) -> Result<()> {
+        let name = self.name_result(self.f.nodes[n].results[0]);
+        self.emit(op, inputs, &[name], attrs);
+        Ok(())
+    }
+
+    /// An extent as a list of one number.
+    fn dim(&mut self, d: &Dim) -> Result<String> {
+        if let Some(name) = self.dims.get(d) {
+            return Ok(name.clone());
+        }
+        let mut sum: Option<String> = None;
+        for (atoms, c) in d.terms() {
+            let mut product = if c == 1 && !atoms.is_empty() { None } else { Some(self.numbers(&[c])?) };
+            for a in &atoms {
+                let a = self.atom(a)?;
+                product = Some(match product {
+                    None => a,
+                    Some(p) => self.temp("Mul", &[&p, &a], &[]),
+                });
+            }
+            let product = product.expect("a factor");
+            sum = Some(match sum {
+                None => product,
+                Some(s) => self.temp("Add", &[&s, &product], &[]),
+            });
+        }
+        let name = match sum {
+            Some(s) => s,
+            None => self.numbers(&[0])?,
+        };
+        self.dims.insert(d.clone(), name.clone());
+        Ok(name)
+    }
+
+    fn atom(&mut self, a: &Atom) -> Result<String> {
+        match a {
+            Atom::Symbol(s) => {
+                let f = self.f;
+                let place = f
+                    .body()
+                    .params
+                    .iter()
+                    .find_map(|&p| Some((p, f.values[p].ty.shape.iter().position(|d| d.as_symbol() == Some(s))?)));
+                let (p, i) = place.ok_or_else(|| unsupported(format!("no input has the extent {s}")))?;
+                let input = self.name(p)?;
+                let i = i as i64;
+                Ok(self.temp("Shape", &[&input], &[("start", i.into()), ("end", (i + 1).into())]))
+            }
+            Atom::FloorDiv(x, y) => self.pair("Div", x, y),
+            Atom::Max(x, y) => self.pair("Max", x, y),
+        }
+    }
+
+    fn pair(&mut self, op: &str, x: &Dim, y: &Dim) -> Result<String> {
+        let (x, y) = (self.dim(x)?, self.dim(y)?);
+        Ok(self.temp(op, &[&x, &y], &[]))
+    }
+
+    /// Extents as a list of numbers.
+    fn extents(&mut self, dims: &[Dim]) -> Result<String> {
+        if let Some(numbers) = dims.iter().map(Dim::as_const).collect::<Option<Vec<_>>>() {
+            return self.numbers(&numbers);
+        }
+        let parts = dims.iter().map(|d| self.dim(d)).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        Ok(if let [one] = parts[..] { one.to_string() } else { self.temp("Concat", &parts, &[("axis", 0.into())]) })
+    }
+
+    /// Another shape of a value.
+    fn reshaped(&mut self, x: &str, shape: &[Dim]) -> Result<String> {
+        let shape = self.extents(shape)?;
+        Ok(self.temp("Reshape", &[x, &shape], &[("allowzero", 1.into())]))
+    }
+
+    /// Evaluates a node whose operands' elements are all there, and keeps the result; false where one is not.
+    fn fold(&mut self, n: NodeId) -> Result<bool> {
+        let node = &self.f.nodes[n];
+        let Some(x) = node.operands.iter().map(|&v| self.tensor(v)).collect::<Option<Vec<_>>>() else {
+            return Ok(false);
+        };
+        let y = node.op.eval(&x.iter().collect::<Vec<_>>(), &Bindings::new())?;
+        // No node makes them, not even where an output's name was kept for them.
+        for v in &node.results {
+            self.names.remove(v);
+        }
+        self.folded.extend(node.results.iter().copied().zip(y));
+        Ok(true)
+    }
+}
+
+fn unsupported(what: impl Into<String>) -> Diagnostic {
+    Diagnostic::error("O0202", what).failure(Failure::Unsupported)
+}

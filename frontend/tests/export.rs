@@ -1,0 +1,181 @@
+//! Export: what is written comes back by import with the same meaning, and what ONNX cannot say is refused by name.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tersor_frontend::{ExportOptions, export, import, import_bytes};
+use tersor_ir::module::Func;
+use tersor_ir::testing::{Gen, rel_l2};
+use tersor_ir::{Failure, Module, Op, OpKind, Tensor, Type, interp};
+
+/// A module of one op; operands `constant` says are constants.
+fn module(op: Op, operands: &[(Type, Option<Tensor>)]) -> Module {
+    let mut m = Module::new("m");
+    let mut f = Func::new("main");
+    let body = f.body_id();
+    let mut values = vec![];
+    for (i, (ty, constant)) in operands.iter().enumerate() {
+        values.push(match constant {
+            None => f.add_param(body, &format!("x{i}"), ty.clone()),
+            Some(t) => {
+                let c = tersor_ir::constant::Constant::from_tensor(format!("c{i}"), t, Default::default());
+                let c = m.add_const(c);
+                f.const_value(&m.consts, c)
+            }
+        });
+    }
+    f.inputs = f.body().params.iter().map(|&p| f.values[p].name.clone()).collect();
+    let n = f.add_node(body, op, &values, "y", Default::default()).unwrap();
+    f.body_mut().results = f.nodes[n].results.to_vec();
+    f.outputs = f.body().results.iter().map(|&v| f.values[v].name.clone()).collect();
+    m.funcs.push(f);
+    m
+}
+
+fn back(m: &Module, options: &ExportOptions) -> Result<Module, Vec<tersor_ir::Diagnostic>> {
+    let written = export(m, options)?;
+    match import_bytes(written.model, "m", &Default::default()) {
+        Ok(read) => Ok(read.module),
+        // An operator that is written and not read.
+        Err(e) if e.iter().all(|d| d.failure == Failure::Unsupported) => Err(e),
+        Err(e) => panic!("{}\n{}", e[0], tersor_ir::text::print(m)),
+    }
+}
+
+#[track_caller]
+fn same(a: &Module, b: &Module, inputs: &[Tensor]) {
+    let (x, y) = (interp::run(a, inputs).unwrap(), interp::run(b, inputs).unwrap());
+    assert_eq!(x.len(), y.len());
+    for (x, y) in x.iter().zip(&y) {
+        let text = || format!("{}\n{}", tersor_ir::text::print(a), tersor_ir::text::print(b));
+        assert_eq!(x.ty(), y.ty(), "{}", text());
+        // Half-width results are rounded by each of the operators that an op becomes.
+        let limit = if x.dtype().is_float() && x.dtype().bits() < 32 { 2e-2 } else { 1e-5 };
+        let error = rel_l2(x, y);
+        assert!(error <= limit, "{error:e}\n{}", text());
+    }
+}
+
+/// Every op, with operands given and with operands stored.
+#[test]
+fn samples_come_back_with_the_same_meaning() {
+    let (mut wrong, mut kinds) = (vec![], std::collections::BTreeMap::new());
+    for &kind in OpKind::ALL.iter().filter(|k| !matches!(k, OpKind::If | OpKind::Choice)) {
+        for seed in 0..40 {
+            let mut g = Gen::new(seed);
+            let (op, types) = kind.sample(&mut g);
+            let mut tensors: Vec<Tensor> = types.iter().map(|t| g.tensor(t)).collect();
+            // Scales of codes are positive in ONNX.
+            if matches!(kind, OpKind::Quant | OpKind::DecodeAffine) {
+                let positive: Vec<f64> = tensors[1].to_f64().iter().map(|v| v.abs() + 0.1).collect();
+                tensors[1] = Tensor::from_f64(tensors[1].dtype(), tensors[1].shape(), &positive);
+            }
+            // The last operands are stored in every other module: weights, scales, tables.
+            let stored = if seed % 2 == 0 { types.len() } else { types.len().min(1) };
+            let stored = if op.decodes() && seed % 2 == 1 { 0 } else { stored };
+            let operands: Vec<_> = types
+                .iter()
+                .zip(&tensors)
+                .enumerate()
+                .map(|(i, (t, x))| (t.clone(), (i >= stored).then(|| x.clone())))
+                .collect();
+            let m = module(op, &operands);
+            let inputs = &tensors[..stored];
+            for plain in [false, true] {
+                let attempt = catch_unwind(AssertUnwindSafe(|| {
+                    let b = back(&m, &ExportOptions { plain, external: None })?;
+                    same(&m, &b, inputs);
+                    Ok::<_, Vec<tersor_ir::Diagnostic>>(())
+                }));
+                match attempt {
+                    Ok(Ok(())) => *kinds.entry(format!("{kind:?}")).or_insert(0) += 1,
+                    Ok(Err(e)) => assert!(e.iter().all(|d| d.failure == Failure::Unsupported), "{kind:?}: {}", e[0]),
+                    Err(_) => wrong.push(format!("{kind:?} {seed}")),
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert_eq!(kinds.len(), OpKind::ALL.len() - 2, "{kinds:?}");
+    assert!(kinds.values().sum::<usize>() > 1500, "{kinds:?}");
+}
+
+/// The modules of the passes' cases, and inputs with the typical extents.
+fn cases() -> Vec<(String, Module, Vec<Tensor>)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/passes");
+    let mut out = vec![];
+    for folder in std::fs::read_dir(root).unwrap() {
+        for entry in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "tir") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let Ok(m) = tersor_ir::text::parse(&text, &Default::default()) else { continue };
+            let f = &m.funcs[m.main().unwrap()];
+            let mut g = Gen::new(7);
+            let inputs = f.body().params.iter().map(|&p| {
+                let ty = &f.values[p].ty;
+                g.tensor(&Type::new(ty.dtype, ty.shape.iter().map(|d| d.substitute(&m.hints()))))
+            });
+            let inputs = inputs.collect();
+            out.push((path.display().to_string(), m, inputs));
+        }
+    }
+    out
+}
+
+#[test]
+fn modules_come_back_with_their_interface() {
+    let mut written = 0;
+    for (path, m, inputs) in cases() {
+        let Ok(b) = back(&m, &ExportOptions::default()) else { continue };
+        let (f, g) = (&m.funcs[m.main().unwrap()], &b.funcs[b.main().unwrap()]);
+        assert_eq!((&f.inputs, &f.outputs), (&g.inputs, &g.outputs), "{path}");
+        let types = |f: &Func| {
+            let all = f.body().params.iter().chain(&f.body().results);
+            all.map(|&v| f.values[v].ty.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(types(f), types(g), "{path}");
+        same(&m, &b, &inputs);
+        written += 1;
+    }
+    assert!(written > 60, "{written} cases have an ONNX form");
+}
+
+const NET: &str = "module @net {
+  symbol N 1..64 hint 4
+  symbol T 1..64 hint 3
+  const @w : f32[8,4] = rng normal(0, 1) seed 1
+  func @main(%x: f32[N,T,8]) -> (%y: f32[N,T,4], %n: i64[]) {
+    %f = reshape %x {shape=[N*T,8]} : f32[N*T,8]
+    %m = matmul %f, @w : f32[N*T,4]
+    %y = reshape %m {shape=[N,T,4]} : f32[N,T,4]
+    %n = extent {of=N*T+1} : i64[]
+    return %y, %n
+  }
+}";
+
+#[test]
+fn open_extents_and_data_files_come_back() {
+    let m = tersor_ir::text::parse(NET, &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]));
+    let x = Gen::new(3).tensor(&Type::new(tersor_ir::DType::F32, [4, 3, 8]));
+    same(&m, &back(&m, &ExportOptions::default()).unwrap(), std::slice::from_ref(&x));
+    let dir = tempfile::tempdir().unwrap();
+    let options = ExportOptions { external: Some(("net.data".into(), 64)), plain: false };
+    let written = export(&m, &options).unwrap();
+    assert!(written.has_data());
+    std::fs::write(dir.path().join("net.onnx"), &written.model).unwrap();
+    written.write_data(&mut std::fs::File::create(dir.path().join("net.data")).unwrap()).unwrap();
+    let read = import(&dir.path().join("net.onnx"), &Default::default()).unwrap();
+    assert_eq!(read.external.len(), 1);
+    assert_eq!(read.producer, format!("tersor {}", env!("CARGO_PKG_VERSION")));
+    same(&m, &read.module, &[x]);
+}
+
+#[test]
+fn what_onnx_cannot_say_is_refused_by_name() {
+    let mut g = Gen::new(0);
+    let (op, types) = OpKind::Choice.sample(&mut g);
+    let operands: Vec<_> = types.iter().map(|t| (t.clone(), None)).collect();
+    let errors = export(&module(op, &operands), &ExportOptions::default()).unwrap_err();
+    assert!(errors[0].code == "O0202" && errors[0].at.as_deref() == Some("%y = choice"), "{}", errors[0]);
+}
