@@ -141,6 +141,23 @@ fn verifies_with_the_interpreter() {
 }
 
 #[test]
+fn exports_to_onnx() {
+    let dir = with_model();
+    dir.json(0, &["opt", "m.onnx", "-p", "normalize,quantize{acts=none, skip-small=false}", "-o", "a.tir"]);
+    let d = dir.json(0, &["export", "a.tir", "-o", "b.onnx"]);
+    assert_eq!(d["data"]["files"], serde_json::json!(["b.onnx"]));
+    dir.json(0, &["verify", "b.onnx", "--against", "a.tir", "--inputs", "test_data_set_0", "--interp"]);
+    says(dir.json(0, &["cat", "b.onnx"])["data"]["tir"].as_str().unwrap(), &["decode.affine"]);
+    dir.json(0, &["export", "a.tir", "-o", "c.onnx", "--plain", "--external-data", "1"]);
+    assert!(dir.path("c.onnx.data").exists());
+    dir.json(0, &["verify", "c.onnx", "--against", "b.onnx", "--inputs", "test_data_set_0", "--interp"]);
+    dir.json(0, &["export", "a.tir", "-o", "d.onnx", "--dry-run"]);
+    assert!(!dir.path("d.onnx").exists());
+    says(&dir.error(2, &["export", "a.tir", "-o", "m.tsr"]), &[".onnx"]);
+    says(&dir.error(8, &["export", "m.onnx", "-o", "m.onnx"]), &["would be overwritten"]);
+}
+
+#[test]
 fn bad_models_end_with_one_clear_error() {
     let dir = with_model();
     let bytes = mlp().bytes();

@@ -13,6 +13,7 @@ mod config;
 mod conformance;
 mod diff;
 mod explain;
+mod export;
 mod globals;
 mod inspect;
 mod opt;
@@ -82,6 +83,8 @@ commands! {
     Search search;
     /// Compile a model to an artifact.
     Compile compile;
+    /// Write a module as an ONNX model for other runtimes.
+    Export export;
     /// Execute an artifact on given inputs.
     Run run;
     /// Compare what a program gives with a reference, as a gate.

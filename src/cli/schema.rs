@@ -22,7 +22,7 @@ macro_rules! schemas {
     };
 }
 schemas! {
-    "bench", "calibrate", "cat", "check", "compile", "completions", "conformance", "diff", "explain", "inspect", "opt", "passes", "reduce", "run", "schema", "search", "targets", "test",
+    "bench", "calibrate", "cat", "check", "compile", "completions", "conformance", "diff", "explain", "export", "inspect", "opt", "passes", "reduce", "run", "schema", "search", "targets", "test",
     "verify",
 }
 
