@@ -293,3 +293,62 @@ fn what_is_legal_and_worth_a_word() {
     std::fs::write(&path, b"no model").unwrap();
     assert_eq!(check(&path, &Default::default()).unwrap().findings[0].code, "O0001");
 }
+
+#[test]
+fn what_must_be_known_is_named() {
+    let unsupported = |m: Model, words: &[&str]| refused(m, Failure::Unsupported, words);
+    let x = || Model::new(17).input("x", "f32[2,3]").input("n", "i64[1]");
+    unsupported(x().node("TopK", &["x", "n"], &["y"], &[]).untyped_output("y"), &["TopK", "input 1 must be constant"]);
+    let m = Model::new(17).input("x", "f32[5,5]").node("Det", &["x"], &["y"], &[]);
+    unsupported(m.untyped_output("y"), &["Det", "more than four rows"]);
+    let m = Model::new(17).input("x", "f32[N,1,2]").constant("w", &floats(&[1, 2, 2]));
+    let m = m.node("RNN", &["x", "w", "w"], &["y"], &[]).untyped_output("y");
+    unsupported(m, &["RNN", "a sequence of an extent that is not known (N)"]);
+    let m = Model::new(17).input("x", "f32[1,1,4,4]").constant("r", &floats(&[1, 4])).constant("b", &numbers(&[0]));
+    unsupported(
+        m.node("RoiAlign", &["x", "r", "b"], &["y"], &[]).untyped_output("y"),
+        &["RoiAlign", "sampling_ratio 0"],
+    );
+    let m = Model::new(17).input("x", "f32[4]").node("com.microsoft:Gelu", &["x"], &["y"], &[]);
+    let m = m.node("com.example:Gelu", &["y"], &["z"], &[]);
+    unsupported(m.untyped_output("z"), &["Gelu of domain com.example"]);
+}
+
+#[test]
+fn loops_without_end() {
+    let body = Model::new(17).input("i", "i64[]").input("go", "bool[]").input("s", "f32[1]");
+    let body = body.node("Neg", &["s"], &["t"], &[]).untyped_output("go").untyped_output("t");
+    let loop_of = |n: i64| {
+        let m = Model::new(17).input("x", "f32[1]").constant("n", &Tensor::from_i64(DType::I64, [], &[n]));
+        m.node("Loop", &["n", "", "x"], &["y"], &[("body", body.clone().into())]).untyped_output("y")
+    };
+    refused(loop_of(1 << 62), Failure::Unsupported, &["n_y", "more than 4096 repetitions"]);
+    // Repetitions of repetitions end too.
+    let mut inner = body.clone();
+    for _ in 0..4 {
+        let outer = Model::new(17).input("i", "i64[]").input("go", "bool[]").input("s", "f32[1]");
+        let outer = outer.constant("n", &Tensor::from_i64(DType::I64, [], &[1000]));
+        let outer = outer.node("Loop", &["n", "", "s"], &["t"], &[("body", inner.into())]);
+        inner = outer.untyped_output("go").untyped_output("t");
+    }
+    let m = Model::new(17).input("x", "f32[1]").constant("n", &Tensor::from_i64(DType::I64, [], &[1000]));
+    let m = m.node("Loop", &["n", "", "x"], &["y"], &[("body", inner.into())]).untyped_output("y");
+    let e = errors(m);
+    assert!(e.iter().any(|d| d.failure == Failure::Limit && d.to_string().contains("nested graphs")), "{e:?}");
+}
+
+#[test]
+fn values_for_inputs() {
+    let m =
+        Model::new(13).input("x", "f32[2,3]").input("axes", "i64[A]").node("ReduceSum", &["x", "axes"], &["y"], &[]);
+    let m = m.untyped_output("y").bytes();
+    let with = |name: &str, t: Tensor| {
+        import_bytes(m.clone(), "test", &ImportOptions { values: [(name.into(), t)].into(), ..Default::default() })
+    };
+    let i = with("axes", numbers(&[1])).unwrap_or_else(|e| panic!("{}", e[0]));
+    assert_eq!(i.module.funcs[i.module.main().unwrap()].inputs.len(), 1);
+    for (name, t, words) in [("axes", floats(&[1]), "the value given"), ("zzz", numbers(&[1]), "not an input")] {
+        let e = with(name, t).unwrap_err();
+        assert!(e[0].failure == Failure::Usage && e[0].to_string().contains(words), "{}", e[0]);
+    }
+}

@@ -122,6 +122,9 @@ pub struct Step {
     pub text: Option<String>,
 }
 
+/// The positions that are left of each axis; `None` where all are.
+pub(crate) type Kept = Vec<Option<Vec<usize>>>;
+
 /// What a pass may use and where it reports.
 pub struct PassCx<'a> {
     /// The machine.
@@ -134,7 +137,7 @@ pub struct PassCx<'a> {
     pub(crate) allow_empty_selector: bool,
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// Names of values that lost positions, before and after, and those that are left of each axis.
-    pub(crate) narrowed: Vec<(String, String, Vec<Option<Vec<usize>>>)>,
+    pub(crate) narrowed: Vec<(String, String, Kept)>,
     /// Sites are decided one after another.
     pub(crate) in_turn: bool,
     /// Groups of coupled channels by the names of their sites, and what their removal rewrites.

@@ -160,19 +160,20 @@ impl Prune {
         c.group.consumers.iter().filter(read).map(tap).chain(inputs).collect()
     }
     /// How soon each channel goes, as far as the largest part asks for; `None` where a reader has no Gram matrix.
-    fn order(&self, group: &Group, readers: &[Reader]) -> Option<Vec<f64>> {
-        let mut readings = vec![];
-        for r in readers {
-            let inputs = Inputs { gram: r.gram?, mean: r.mean.as_deref().filter(|_| self.recover != Recover::None) };
-            readings.push(Reading { w: &r.layer.w, inputs, channel: &r.channel });
-        }
-        if readings.is_empty() {
-            return None;
-        }
+    fn order<'a>(&self, group: &Group, readers: &'a [Reader<'a>]) -> Option<Vec<f64>> {
+        let grams = readers.iter().map(|r| r.gram).collect::<Option<Vec<_>>>().filter(|g| !g.is_empty())?;
         let (all, most) = (group.channels.len(), self.remove.0.iter().map(|r| r.0).fold(0.0, f64::max));
         // What stays is rounded to a multiple, down as well as up.
         let count = (all as f64 * most).ceil() as usize + self.multiple as usize;
-        eliminate(&readings, all, &group.free(), count, self.damp.0)
+        // Means at the borders of images are estimates, which need not fit the Gram matrix.
+        [self.recover != Recover::None, false].into_iter().find_map(|means| {
+            let reading = |(r, gram): (&'a Reader<'a>, &'a Gram)| {
+                let inputs = Inputs { gram, mean: r.mean.as_deref().filter(|_| means) };
+                Reading { w: &r.layer.w, inputs, channel: &r.channel }
+            };
+            let readings: Vec<Reading> = readers.iter().zip(grams.iter().copied()).map(reading).collect();
+            eliminate(&readings, all, &group.free(), count, self.damp.0)
+        })
     }
     /// The channels that go when this part is asked for, of channels with these scores; why none where none does.
     fn gone(&self, group: &Group, part: f64, scores: &[f64]) -> Result<BTreeSet<usize>, String> {

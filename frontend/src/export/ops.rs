@@ -302,7 +302,7 @@ impl Exporter<'_> {
 
     fn pool(&mut self, n: NodeId, op: &Pool, x: &[&str], t: &Type) -> Result<()> {
         let max = op.kind == PoolKind::Max;
-        if !t.dtype.is_float() && !(max && t.dtype.bits() == 8) {
+        if !(t.dtype.is_float() || max && t.dtype.bits() == 8) {
             return Err(unsupported(format!("ONNX has no such pool of {}", t.dtype)));
         }
         self.channels_first(n, op.channels_last, x[0], t.rank(), |_, first| {

@@ -11,6 +11,7 @@ mod indexing;
 mod inverse;
 mod linear_attention;
 mod loss;
+mod microsoft;
 mod movement;
 mod nn;
 mod quantized;
@@ -19,6 +20,7 @@ mod reduce;
 mod sampling;
 mod signal;
 mod training;
+mod windows;
 
 use tersor_frontend::import_bytes;
 use tersor_frontend::testing::{Attr, Model};

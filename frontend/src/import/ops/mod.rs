@@ -11,6 +11,7 @@ mod inverse;
 mod known;
 mod linear_attention;
 mod loss;
+mod microsoft;
 mod movement;
 mod nn;
 mod quantized;
@@ -21,6 +22,7 @@ mod sampling;
 mod signal;
 mod training;
 mod transposed;
+mod windows;
 
 use super::Meaning;
 use super::node::NodeCx;
@@ -46,6 +48,7 @@ const TOPICS: &[Topic] = &[
     known::OPS,
     linear_attention::OPS,
     loss::OPS,
+    microsoft::OPS,
     movement::OPS,
     nn::OPS,
     quantized::OPS,
@@ -56,6 +59,7 @@ const TOPICS: &[Topic] = &[
     signal::OPS,
     training::OPS,
     transposed::OPS,
+    windows::OPS,
 ];
 
 /// Every operator that is imported, by name; those of other domains than `ai.onnx` after their domain and a colon.

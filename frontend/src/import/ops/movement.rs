@@ -357,7 +357,7 @@ fn cumsum(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 
 fn one_hot(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (i, values) = (cx.input(0)?, cx.input(2)?);
-    let depth = cx.numbers(1)?.first().copied().unwrap_or(0);
+    let depth = cx.constant_scalar(1)?.ok_or_else(|| cx.invalid("input 1 is missing"))? as i64;
     let rank = cx.ty(i).rank();
     let axis = cx.axis(cx.int("axis", -1), rank + 1)?;
     let index = cx.cast(i, DType::I64)?;

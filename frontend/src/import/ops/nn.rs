@@ -58,16 +58,16 @@ fn gemm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 /// Strides, dilations and pads of a window over `spatial` axes. `ceil` adds padding at the end where ONNX rounds the extent up.
-struct Window {
-    kernel: Vec<i64>,
-    strides: Vec<i64>,
-    dilations: Vec<i64>,
-    pads: Vec<i64>,
+pub(super) struct Window {
+    pub(super) kernel: Vec<i64>,
+    pub(super) strides: Vec<i64>,
+    pub(super) dilations: Vec<i64>,
+    pub(super) pads: Vec<i64>,
     /// Padding that only rounding up added.
     extra: Vec<i64>,
 }
 
-fn window(cx: &NodeCx, x: &[Dim], kernel: Vec<i64>) -> Result<Window> {
+pub(super) fn window(cx: &NodeCx, x: &[Dim], kernel: Vec<i64>) -> Result<Window> {
     let n = kernel.len();
     if x.len() != n + 2 {
         return Err(cx.invalid(format!("a window of {n} axes over a tensor of rank {}", x.len())));

@@ -31,7 +31,7 @@ fn turn(cx: &mut NodeCx, w: ValueId, groups: i64) -> Result<ValueId> {
 }
 
 /// `d` elements along an axis with `stride - 1` zeros after each: `[…, d, …] -> […, d, 1, …] -> […, d, stride, …] -> […, d*stride, …]`.
-fn spread(cx: &mut NodeCx, x: ValueId, axis: usize, stride: i64) -> Result<ValueId> {
+pub(super) fn spread(cx: &mut NodeCx, x: ValueId, axis: usize, stride: i64) -> Result<ValueId> {
     let mut shape = cx.ty(x).shape.to_vec();
     let d = shape[axis].clone();
     shape.insert(axis + 1, 1.into());

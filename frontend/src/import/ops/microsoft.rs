@@ -1,0 +1,150 @@
+//! Operators of ONNX Runtime (`com.microsoft`) that its optimizer and its exporters write.
+
+use super::Topic;
+use crate::import::Meaning;
+use crate::import::build::done;
+use crate::import::node::{NodeCx, value};
+use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind::{Add, Mul};
+use tersor_ir::ops::unary::UnaryKind::{self, Gelu, GeluTanh, Sigmoid};
+use tersor_ir::ops::{LayerNorm, MatMul, Real, RmsNorm};
+use tersor_ir::{Dim, ValueId};
+
+/// An activation after an optional bias.
+fn biased(cx: &mut NodeCx, kind: UnaryKind) -> Result<Vec<Meaning>> {
+    let (mut x, bias) = (cx.input(0)?, cx.optional(1)?);
+    if let Some(b) = bias {
+        x = cx.binary(Add, x, b)?;
+    }
+    done(cx.unary(kind, x)?)
+}
+
+fn quick_gelu(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let s = cx.with_scalar(Mul, x, cx.float("alpha", 1.702))?;
+    let s = cx.unary(Sigmoid, s)?;
+    done(cx.binary(Mul, x, s)?)
+}
+
+fn fused_matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    if cx.int("transBatchA", 0) != 0 || cx.int("transBatchB", 0) != 0 {
+        return Err(cx.unsupported("a batch axis that is not the first"));
+    }
+    let op = MatMul { trans_a: cx.int("transA", 0) != 0, trans_b: cx.int("transB", 0) != 0, wide: false };
+    let y = cx.op(op, &[a, b])?;
+    let alpha = cx.float("alpha", 1.0);
+    done(if alpha == 1.0 { y } else { cx.with_scalar(Mul, y, alpha)? })
+}
+
+/// A norm over the last axis of the sum of an operand, a skipped one and, at input `bias`, a bias. The sum is result 3.
+fn skip_norm(cx: &mut NodeCx, root_mean_square: bool) -> Result<Vec<Meaning>> {
+    let (x, skip, scale) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let eps = Real(cx.float("epsilon", 1e-12));
+    let mut operands = vec![scale];
+    if !root_mean_square {
+        operands.extend(cx.optional(3)?);
+    }
+    let bias = cx.optional(if root_mean_square { 3 } else { 4 })?;
+    let mut sum = cx.binary(Add, x, skip)?;
+    if let Some(b) = bias {
+        sum = cx.binary(Add, sum, b)?;
+    }
+    operands.insert(0, sum);
+    if cx.wants(1) || cx.wants(2) {
+        return Err(cx.unsupported("the results mean and inv_std_var"));
+    }
+    let axis = (cx.ty(sum).rank().max(1) - 1) as u8;
+    let y = if root_mean_square {
+        cx.op(RmsNorm { axis, eps }, &operands)?
+    } else {
+        cx.op(LayerNorm { axis, eps }, &operands)?
+    };
+    // Results 1 and 2 are not asked for.
+    Ok(vec![value(y), value(sum), value(sum), value(sum)])
+}
+
+/// Written for the domain `ai.onnx` too.
+fn simplified_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, scale) = (cx.input(0)?, cx.input(1)?);
+    let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
+    done(cx.op(RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &[x, scale])?)
+}
+
+/// A product with weights of 2, 4 or 8 bits, `[N, blocks, bytes]`, one scale for each block.
+fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, w, scales, zeros) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.optional(3)?);
+    let (groups, bias) = (cx.optional(4)?, cx.optional(5)?);
+    if groups.is_some() {
+        return Err(cx.unsupported("an order of rows (g_idx)"));
+    }
+    let (k, n, bits, block) = (cx.int("K", 0), cx.int("N", 0), cx.int("bits", 4), cx.int("block_size", 0));
+    cx.int("accuracy_level", 0);
+    let dtype = match bits {
+        2 => tersor_ir::DType::U2,
+        4 => tersor_ir::DType::U4,
+        8 => tersor_ir::DType::U8,
+        _ => return Err(cx.unsupported(format!("weights of {bits} bits"))),
+    };
+    let small = |v: i64| (1..=1 << 28).contains(&v);
+    if !small(k) || !small(n) || !small(block) {
+        return Err(cx.invalid(format!("a weight of {k} x {n} in blocks of {block}")));
+    }
+    let blocks = (k + block - 1) / block;
+    let bad = |cx: &NodeCx, what: &str| cx.invalid(format!("{what} do not have the size of {n} x {blocks} blocks"));
+    let raw = cx.constant_of(w).ok_or_else(|| cx.unsupported("weights that are not constant"))?;
+    let shape = vec![n as usize, (blocks * block) as usize];
+    let codes = tersor_ir::Tensor::from_blob(dtype, shape, raw.blob().clone()).ok_or_else(|| bad(cx, "weights"))?;
+    let codes = cx.emit_constant(&codes);
+    let per_block = vec![Dim::from(n), blocks.into()];
+    if cx.ty(scales).elements() != Dim::from(n * blocks) {
+        return Err(bad(cx, "scales"));
+    }
+    let scales = cx.reshape(scales, per_block)?;
+    let zeros = match zeros {
+        Some(z) => {
+            let raw = cx.constant_of(z).filter(|t| !t.dtype().is_float());
+            let raw = raw.ok_or_else(|| cx.unsupported("zero points that are not constant integers"))?;
+            // Rows of packed zero points end at whole bytes.
+            let row = (blocks * bits + 7) / 8 * 8 / bits;
+            let z = tersor_ir::Tensor::from_blob(dtype, vec![n as usize, row as usize], raw.blob().clone());
+            let z = z.ok_or_else(|| bad(cx, "zero points"))?;
+            let at: Vec<usize> = (0..n * blocks).map(|i| (i / blocks * row + i % blocks) as usize).collect();
+            z.gathered(vec![n as usize, blocks as usize], &at)
+        }
+        None => {
+            let middle = f64::from(1u32 << (bits - 1));
+            let all = vec![middle; (n * blocks) as usize];
+            tersor_ir::Tensor::from_f64(dtype, [n as usize, blocks as usize], &all)
+        }
+    };
+    let zeros = cx.emit_constant(&zeros);
+    let decode = tersor_ir::ops::DecodeAffine { axis: 1, group: block as u32 };
+    let w = cx.op(decode, &[codes, scales, zeros])?;
+    let w = cx.part(w, 1, 0.into(), k.into())?;
+    let w = cx.cast(w, cx.ty(x).dtype)?;
+    let y = product(cx, x, w)?;
+    done(match bias {
+        Some(b) => cx.binary(Add, y, b)?,
+        None => y,
+    })
+}
+
+fn product(cx: &mut NodeCx, x: ValueId, w: ValueId) -> Result<ValueId> {
+    if cx.ty(x).rank() < 2 {
+        return Err(cx.unsupported("an operand of less than two axes"));
+    }
+    cx.matmul(x, w, true)
+}
+
+pub(super) const OPS: Topic = &[
+    ("com.microsoft:Gelu", |cx| biased(cx, Gelu)),
+    ("com.microsoft:BiasGelu", |cx| biased(cx, Gelu)),
+    ("com.microsoft:FastGelu", |cx| biased(cx, GeluTanh)),
+    ("com.microsoft:QuickGelu", quick_gelu),
+    ("com.microsoft:FusedMatMul", fused_matmul),
+    ("com.microsoft:SkipLayerNormalization", |cx| skip_norm(cx, false)),
+    ("com.microsoft:SkipSimplifiedLayerNormalization", |cx| skip_norm(cx, true)),
+    ("SimplifiedLayerNormalization", simplified_norm),
+    ("com.microsoft:MatMulNBits", matmul_nbits),
+];
