@@ -407,6 +407,10 @@ impl Importer<'_> {
     }
 
     fn fold(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
+        // Weights that come encoded stay so.
+        if matches!(op, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_)) {
+            return Ok(None);
+        }
         let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
         if types.iter().any(|t| t.static_elements().is_none_or(|n| n > FOLD_LIMIT)) {
             return Ok(None);
