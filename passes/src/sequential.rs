@@ -68,11 +68,15 @@ pub(crate) fn run(pass: &Pass, p: &dyn Propose, m: &mut Module, cx: &Context, fr
         listing.allow_empty_selector = allow_empty;
         let sites = p.sites(m, &mut listing)?;
         let first = all.is_none();
-        let known: &Vec<String> = all.get_or_insert_with(|| sites.iter().map(|s| s.name.clone()).collect());
+        let listed: &Vec<Site> = all.get_or_insert_with(|| sites.clone());
+        let known: Vec<String> = listed.iter().map(|s| s.name.clone()).collect();
         let place = |s: &Site| known.iter().position(|k| *k == s.name);
         let mut left: Vec<&Site> = sites.iter().filter(|s| place(s).is_some() && !done.contains(&s.name)).collect();
         left.sort_by_key(|s| place(s));
         if left.is_empty() && !first {
+            let lost = listed.iter().filter(|s| !done.contains(&s.name));
+            let reason = "what became of earlier sites leaves none here";
+            out.decisions.extend(lost.map(|s| Decision::refused(s, reason.into())));
             return Ok(out);
         }
         let input = |s: &Site| input(m, s);
