@@ -1,10 +1,9 @@
 //! `reduce`: the smallest model that fails as this one does, and the pass that it takes.
 
 use super::report::Reporter;
-use super::shared::{BuildArgs, usage};
-use super::verify::figures;
+use super::shared::{BuildArgs, ToleranceArgs, usage};
 use super::{Globals, Outcome};
-use crate::driver::{self, Limits, Result};
+use crate::driver::{self, Result};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -25,15 +24,8 @@ pub struct Args {
     /// Only say how the model fails.
     #[arg(long)]
     pub once: bool,
-    /// Relative tolerance of an element.
-    #[arg(long, default_value_t = 1e-3)]
-    pub rtol: f64,
-    /// Absolute tolerance of an element.
-    #[arg(long, default_value_t = 1e-4)]
-    pub atol: f64,
-    /// Limits on figures instead of tolerances: rel-l2=0.01,max-abs=0.1,top1=0.5%.
-    #[arg(long, value_name = "FIGURE=LIMIT", value_delimiter = ',')]
-    pub max: Vec<String>,
+    #[command(flatten)]
+    pub tolerance: ToleranceArgs,
     #[command(flatten)]
     pub globals: Globals,
 }
@@ -66,7 +58,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let listed = pipeline.passes.iter().take(if args.check.is_some() { 0 } else { most });
         let passes: Vec<String> = listed.map(|p| p.text.clone()).collect();
         if args.once {
-            let limits = Limits { rtol: args.rtol, atol: args.atol, max: figures(&args.max)? };
+            let limits = args.tolerance.limits()?;
             let options = args.build.optimize(&pipeline)?;
             let failure = driver::failure(&loaded.module, &passes, &options, &limits, seed, watch)?;
             let text = format!("{}\n", failure.as_deref().unwrap_or("does not fail"));
@@ -123,7 +115,8 @@ fn apart(args: &Args, candidate: &Path, passes: &[String], seed: u64) -> Result<
     } else {
         c.arg(passes.join(","));
     }
-    c.args(["--rtol", &args.rtol.to_string(), "--atol", &args.atol.to_string()]);
+    let ToleranceArgs { rtol, atol, max } = &args.tolerance;
+    c.args(["--rtol", &rtol.to_string(), "--atol", &atol.to_string()]);
     c.args(["--timeout", TIMEOUT]);
     if let Some(target) = &args.build.target {
         c.arg("--target").arg(target);
@@ -131,8 +124,8 @@ fn apart(args: &Args, candidate: &Path, passes: &[String], seed: u64) -> Result<
     if let Some(data) = &args.build.calib.calib {
         c.arg("--calib").arg(data);
     }
-    if !args.max.is_empty() {
-        c.arg("--max").arg(args.max.join(","));
+    if !max.is_empty() {
+        c.arg("--max").arg(max.join(","));
     }
     let out = c.stdin(Stdio::null()).output().map_err(failed)?;
     let said: Option<Value> = serde_json::from_slice(&out.stdout).ok();

@@ -1,7 +1,7 @@
 //! Arguments that several commands share, and their meaning.
 
 use super::Outcome;
-use crate::driver::{Loaded, OptimizeOptions, Result, Samples, check_output, load, pipeline, targets};
+use crate::driver::{FIGURES, Limits, Loaded, OptimizeOptions, Result, Samples, check_output, load, pipeline, targets};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,40 @@ impl ShapeArgs {
         let mut dims: BTreeMap<String, String> = file.iter().cloned().collect();
         dims.extend(pairs("--dim", &self.dims)?);
         Ok((dims, pairs("--shape", &self.shapes)?))
+    }
+}
+
+/// How far outputs may be apart.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ToleranceArgs {
+    /// Relative tolerance of an element.
+    #[arg(long, default_value_t = 1e-3)]
+    pub rtol: f64,
+    /// Absolute tolerance of an element.
+    #[arg(long, default_value_t = 1e-4)]
+    pub atol: f64,
+    /// Limits on figures instead of tolerances: rel-l2=0.01,max-abs=0.1,top1=0.5%.
+    #[arg(long, value_name = "FIGURE=LIMIT", value_delimiter = ',')]
+    pub max: Vec<String>,
+}
+
+impl ToleranceArgs {
+    /// What they mean.
+    pub fn limits(&self) -> Result<Limits> {
+        let one = |t: &String| {
+            let (name, value) = t.split_once('=')?;
+            let (number, scale) = value.strip_suffix('%').map_or((value, 1.0), |n| (n, 0.01));
+            let limit = number.parse::<f64>().ok()? * scale;
+            FIGURES.contains(&name).then(|| (name.to_string(), limit))
+        };
+        let understood = |t: &String| {
+            one(t).ok_or_else(|| {
+                let help = format!("write FIGURE=LIMIT; figures are {}", FIGURES.join(", "));
+                vec![usage(format!("--max {t} is not understood")).with_help(help)]
+            })
+        };
+        let max = self.max.iter().map(understood).collect::<Result<_>>()?;
+        Ok(Limits { rtol: self.rtol, atol: self.atol, max })
     }
 }
 

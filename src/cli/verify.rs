@@ -1,7 +1,7 @@
 //! `verify`: what a program gives, against a reference; exit status 1 where they differ.
 
 use super::report::Reporter;
-use super::shared::{ShapeArgs, all_threads, usage};
+use super::shared::{ShapeArgs, ToleranceArgs, all_threads, usage};
 use super::{Globals, Outcome};
 use crate::driver::{self, Comparison, Interpreter, Limits, Loaded, Program, Result};
 use serde_json::json;
@@ -23,15 +23,8 @@ pub struct Args {
     /// Data: a folder of npy, an npz, a test_data_set_N folder, or a folder of such; beside the subject where nothing is named.
     #[arg(long, value_name = "PATH")]
     pub inputs: Option<PathBuf>,
-    /// Relative tolerance of an element.
-    #[arg(long, default_value_t = 1e-3)]
-    pub rtol: f64,
-    /// Absolute tolerance of an element.
-    #[arg(long, default_value_t = 1e-4)]
-    pub atol: f64,
-    /// Limits on figures instead of tolerances: rel-l2=0.01,max-abs=0.1,top1=0.5%.
-    #[arg(long, value_name = "FIGURE=LIMIT", value_delimiter = ',')]
-    pub max: Vec<String>,
+    #[command(flatten)]
+    pub tolerance: ToleranceArgs,
     /// Compare values inside, by name; both sides must be models.
     #[arg(long)]
     pub layers: bool,
@@ -48,7 +41,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
-    let limits = Limits { rtol: args.rtol, atol: args.atol, max: figures(&args.max)? };
+    let limits = args.tolerance.limits()?;
     let mut notes = vec![];
     reporter.watch(|watch| {
         let threads = args.threads.map_or_else(all_threads, usize::from);
@@ -168,22 +161,4 @@ fn open(
     }
     let loaded = super::shared::load_model(path, &args.shapes, notes)?;
     Ok((Program::of_module(&loaded.module, evaluate)?, Some(loaded)))
-}
-
-/// Limits on figures, as they are written.
-pub(super) fn figures(text: &[String]) -> Result<Vec<(String, f64)>> {
-    let one = |t: &String| {
-        let (name, value) = t.split_once('=')?;
-        let (number, scale) = value.strip_suffix('%').map_or((value, 1.0), |n| (n, 0.01));
-        let limit = number.parse::<f64>().ok()? * scale;
-        driver::FIGURES.contains(&name).then(|| (name.to_string(), limit))
-    };
-    text.iter()
-        .map(|t| {
-            one(t).ok_or_else(|| {
-                let help = format!("write FIGURE=LIMIT; figures are {}", driver::FIGURES.join(", "));
-                vec![usage(format!("--max {t} is not understood")).with_help(help)]
-            })
-        })
-        .collect()
 }

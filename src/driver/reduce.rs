@@ -5,7 +5,7 @@
 
 use super::{Limits, OptimizeOptions, Result, Watch, compare, evaluator, optimize};
 use tersor_ir::constant::{ConstData, Constant, Distribution, Rng};
-use tersor_ir::{Def, Diagnostic, Func, Module, NodeId, ValueId, interp};
+use tersor_ir::{Def, Diagnostic, EntityId, Func, Module, NodeId, ValueId, interp};
 use tersor_passes::calibrate::with_taps;
 use tersor_passes::filetest::seeded_inputs;
 use tersor_passes::pipeline::Pipeline;
@@ -200,12 +200,9 @@ fn given(m: &Module, nodes: &[NodeId]) -> Option<Module> {
     let f = &mut m.funcs[main];
     let body = f.body_id();
     f.body_mut().nodes.retain(|n| !nodes.contains(n));
-    let read: std::collections::HashSet<ValueId> = {
-        let operands = f.live_nodes().into_iter().flat_map(|n| f.nodes[n].operands.to_vec());
-        operands.chain(f.regions.values().flat_map(|r| r.results.clone())).collect()
-    };
+    let uses = f.use_counts();
     for v in nodes.iter().flat_map(|&n| f.nodes[n].results.to_vec()).collect::<Vec<_>>() {
-        if read.contains(&v) {
+        if uses[v.index()] > 0 {
             let (name, ty) = (f.values[v].name.to_string(), f.values[v].ty.clone());
             let p = f.add_param(body, &name, ty);
             f.inputs.push(f.values[p].name.clone());
@@ -238,7 +235,7 @@ fn tidied(mut m: Module) -> Module {
     let body = f.body_id();
     let names = std::mem::take(&mut f.inputs);
     let params = std::mem::take(&mut f.body_mut().params);
-    let kept = params.into_iter().zip(names).filter(|(v, _)| used[tersor_ir::entity::EntityId::index(*v)] > 0);
+    let kept = params.into_iter().zip(names).filter(|(v, _)| used[v.index()] > 0);
     for (i, (v, name)) in kept.collect::<Vec<_>>().into_iter().enumerate() {
         f.values[v].def = Def::Param(body, i as u32);
         f.body_mut().params.push(v);

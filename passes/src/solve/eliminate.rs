@@ -26,22 +26,13 @@ struct State {
 
 impl State {
     fn new(r: &Reading, channels: usize, damping: f64) -> Option<State> {
-        let n = r.inputs.gram.rows.max(1) as f64;
-        let g = |i: usize, j: usize| r.inputs.gram.sum[i * r.inputs.gram.dim + j] / n;
-        let (cols, affine) = (r.w.cols, usize::from(r.inputs.mean.is_some()));
-        let square = (0..cols).map(|c| g(c, c)).sum::<f64>() / cols.max(1) as f64;
-        let lambda = (damping * square).max(f64::MIN_POSITIVE);
+        let cols = r.w.cols;
+        let all: Vec<usize> = (0..cols).collect();
         // With means a constant is one more input, which always stays.
-        let mean = |c: usize| r.inputs.mean.map_or(0.0, |m| m[c]);
-        let h = Mat::from_fn(cols + affine, cols + affine, |i, j| match (i < cols, j < cols) {
-            (true, true) => g(i, j) + if i == j { lambda } else { 0.0 },
-            (true, false) => mean(i),
-            (false, true) => mean(j),
-            (false, false) => 1.0,
-        });
+        let h = r.inputs.moments(&all, r.inputs.damping(&all, damping));
         let root = h.cholesky()?.lower_inverse();
         let inverse = root.transposed().times(&root);
-        let w = Mat::from_fn(r.w.rows, cols + affine, |i, j| if j < cols { r.w.at(i, j) } else { 0.0 });
+        let w = Mat::from_fn(r.w.rows, h.cols, |i, j| if j < cols { r.w.at(i, j) } else { 0.0 });
         let mut columns = vec![vec![]; channels];
         r.channel.iter().enumerate().for_each(|(j, &c)| columns[c].push(j));
         let weighed = w.times(&h);

@@ -17,6 +17,29 @@ pub struct Inputs<'a> {
     pub mean: Option<&'a [f64]>,
 }
 
+impl Inputs<'_> {
+    /// Mean squares of these columns, damped by `lambda`; where means are known with a last row and column of them, for a constant input of 1.
+    pub fn moments(&self, columns: &[usize], lambda: f64) -> Mat {
+        let (k, n) = (columns.len(), self.gram.rows.max(1) as f64);
+        let g = |i: usize, j: usize| self.gram.sum[i * self.gram.dim + j] / n;
+        let mean = |c: usize| self.mean.map_or(0.0, |m| m[c]);
+        let size = k + usize::from(self.mean.is_some());
+        Mat::from_fn(size, size, |i, j| match (i < k, j < k) {
+            (true, true) => g(columns[i], columns[j]) + if i == j { lambda } else { 0.0 },
+            (true, false) => mean(columns[i]),
+            (false, true) => mean(columns[j]),
+            (false, false) => 1.0,
+        })
+    }
+    /// Damping by a part of the mean square of these columns.
+    pub fn damping(&self, columns: &[usize], part: f64) -> f64 {
+        let n = self.gram.rows.max(1) as f64;
+        let square = |&c: &usize| self.gram.sum[c * self.gram.dim + c] / n;
+        let mean = columns.iter().map(square).sum::<f64>() / columns.len().max(1) as f64;
+        (part * mean).max(f64::MIN_POSITIVE)
+    }
+}
+
 /// What stands for a weight of which only some columns are left.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Refit {
@@ -51,16 +74,9 @@ pub fn refit(w: &Mat, inputs: &Inputs, kept: &[usize], damping: f64) -> Option<R
     let weights = w.columns(&gone);
     let moments = Mat::from_fn(gone.len(), size, |r, j| if j < k { g(gone[r], kept[j]) } else { mean(gone[r]) });
     let lost = weights.times(&moments);
-    let square = kept.iter().map(|&c| g(c, c)).sum::<f64>() / k.max(1) as f64;
+    let lambda = inputs.damping(kept, damping);
     let solved = |raise: i32| {
-        let lambda = (damping * square).max(f64::MIN_POSITIVE) * 10f64.powi(raise);
-        let a = Mat::from_fn(size, size, |i, j| match (i < k, j < k) {
-            (true, true) => g(kept[i], kept[j]) + if i == j { lambda } else { 0.0 },
-            (true, false) => mean(kept[i]),
-            (false, true) => mean(kept[j]),
-            (false, false) => 1.0,
-        });
-        let inverse = a.cholesky()?.lower_inverse();
+        let inverse = inputs.moments(kept, lambda * 10f64.powi(raise)).cholesky()?.lower_inverse();
         let change = lost.times(&inverse.transposed()).times(&inverse);
         change.is_finite().then_some(change)
     };

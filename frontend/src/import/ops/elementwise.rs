@@ -149,8 +149,8 @@ fn bit_shift(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 /// `x sigmoid(alpha x)`
-fn swish(cx: &mut NodeCx, x: ValueId) -> Result<ValueId> {
-    let alpha = cx.float("alpha", 1.0);
+pub(super) fn swish(cx: &mut NodeCx, x: ValueId, alpha: f64) -> Result<ValueId> {
+    let alpha = cx.float("alpha", alpha);
     if alpha == 1.0 {
         return cx.unary(Silu, x);
     }
@@ -317,10 +317,10 @@ pub(super) const OPS: Topic = &[
         let y = cx.unary(Tanh, y)?;
         done(cx.binary(Mul, x, y)?)
     }),
-    ("Swish", |cx| cx.input(0).and_then(|x| swish(cx, x)).and_then(done)),
+    ("Swish", |cx| cx.input(0).and_then(|x| swish(cx, x, 1.0)).and_then(done)),
     ("SwiGLU", |cx| {
         let (a, b) = (cx.input(0)?, cx.input(1)?);
-        let a = swish(cx, a)?;
+        let a = swish(cx, a, 1.0)?;
         done(cx.binary(Mul, a, b)?)
     }),
     ("BitShift", bit_shift),

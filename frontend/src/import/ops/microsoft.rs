@@ -1,12 +1,14 @@
 //! Operators of ONNX Runtime (`com.microsoft`) that its optimizer and its exporters write.
 
 use super::Topic;
+use super::elementwise::swish;
+use super::nn::rms_norm;
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{Add, Mul};
-use tersor_ir::ops::unary::UnaryKind::{self, Gelu, GeluTanh, Sigmoid};
+use tersor_ir::ops::unary::UnaryKind::{self, Gelu, GeluTanh};
 use tersor_ir::ops::{LayerNorm, MatMul, Real, RmsNorm};
 use tersor_ir::{Dim, ValueId};
 
@@ -17,13 +19,6 @@ fn biased(cx: &mut NodeCx, kind: UnaryKind) -> Result<Vec<Meaning>> {
         x = cx.binary(Add, x, b)?;
     }
     done(cx.unary(kind, x)?)
-}
-
-fn quick_gelu(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let x = cx.input(0)?;
-    let s = cx.with_scalar(Mul, x, cx.float("alpha", 1.702))?;
-    let s = cx.unary(Sigmoid, s)?;
-    done(cx.binary(Mul, x, s)?)
 }
 
 fn fused_matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -62,13 +57,6 @@ fn skip_norm(cx: &mut NodeCx, root_mean_square: bool) -> Result<Vec<Meaning>> {
     };
     // Results 1 and 2 are not asked for.
     Ok(vec![value(y), value(sum), value(sum), value(sum)])
-}
-
-/// Written for the domain `ai.onnx` too.
-fn simplified_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, scale) = (cx.input(0)?, cx.input(1)?);
-    let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
-    done(cx.op(RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &[x, scale])?)
 }
 
 /// A product with weights of 2, 4 or 8 bits, `[N, blocks, bytes]`, one scale for each block.
@@ -141,10 +129,11 @@ pub(super) const OPS: Topic = &[
     ("com.microsoft:Gelu", |cx| biased(cx, Gelu)),
     ("com.microsoft:BiasGelu", |cx| biased(cx, Gelu)),
     ("com.microsoft:FastGelu", |cx| biased(cx, GeluTanh)),
-    ("com.microsoft:QuickGelu", quick_gelu),
+    ("com.microsoft:QuickGelu", |cx| cx.input(0).and_then(|x| swish(cx, x, 1.702)).and_then(done)),
     ("com.microsoft:FusedMatMul", fused_matmul),
     ("com.microsoft:SkipLayerNormalization", |cx| skip_norm(cx, false)),
     ("com.microsoft:SkipSimplifiedLayerNormalization", |cx| skip_norm(cx, true)),
-    ("SimplifiedLayerNormalization", simplified_norm),
+    // Written for the domain `ai.onnx`.
+    ("SimplifiedLayerNormalization", rms_norm),
     ("com.microsoft:MatMulNBits", matmul_nbits),
 ];

@@ -281,7 +281,7 @@ fn layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok(results)
 }
 
-fn rms_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+pub(super) fn rms_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
     done(cx.op(RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &[x, scale])?)
