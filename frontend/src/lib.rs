@@ -13,6 +13,8 @@ pub mod testing;
 mod wire;
 
 pub use export::{ExportOptions, Exported, export};
-pub use import::{Checked, DimBinding, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators};
-pub use outline::node_operators;
+pub use import::{
+    Checked, DimBinding, Given, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators, undecided,
+};
+pub use outline::{input_names, node_operators};
 pub use tensor::read_tensor;

@@ -1,7 +1,7 @@
 //! Files that are refused, and what is said about them.
 
 use tersor_frontend::testing::{Attr, Model, data_type, field, number, tensor};
-use tersor_frontend::{ImportOptions, import, import_bytes};
+use tersor_frontend::{Given, ImportOptions, import, import_bytes};
 use tersor_ir::diag::Severity;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor};
 
@@ -342,13 +342,29 @@ fn values_for_inputs() {
     let m =
         Model::new(13).input("x", "f32[2,3]").input("axes", "i64[A]").node("ReduceSum", &["x", "axes"], &["y"], &[]);
     let m = m.untyped_output("y").bytes();
-    let with = |name: &str, t: Tensor| {
-        import_bytes(m.clone(), "test", &ImportOptions { values: [(name.into(), t)].into(), ..Default::default() })
+    let with = |name: &str, given: Given| {
+        import_bytes(m.clone(), "test", &ImportOptions { values: [(name.into(), given)].into(), ..Default::default() })
     };
-    let i = with("axes", numbers(&[1])).unwrap_or_else(|e| panic!("{}", e[0]));
-    assert_eq!(i.module.funcs[i.module.main().unwrap()].inputs.len(), 1);
-    for (name, t, words) in [("axes", floats(&[1]), "the value given"), ("zzz", numbers(&[1]), "not an input")] {
-        let e = with(name, t).unwrap_err();
+    for given in [Given::Tensor(numbers(&[1])), Given::Numbers(vec![1.0])] {
+        let i = with("axes", given).unwrap_or_else(|e| panic!("{}", e[0]));
+        assert_eq!(i.module.funcs[i.module.main().unwrap()].inputs.len(), 1);
+    }
+    let wrong = [
+        ("axes", Given::Tensor(floats(&[1])), "the value given"),
+        ("axes", Given::Numbers(vec![0.5]), "has the element 0.5"),
+        ("x", Given::Numbers(vec![0.5]), "has 1 elements"),
+        ("zzz", Given::Tensor(numbers(&[1])), "not an input"),
+    ];
+    for (name, given, words) in wrong {
+        let e = with(name, given).unwrap_err();
         assert!(e[0].failure == Failure::Usage && e[0].to_string().contains(words), "{}", e[0]);
     }
+    let e = errors(
+        Model::new(13)
+            .input("x", "f32[2,3]")
+            .input("axes", "i64[A]")
+            .node("ReduceSum", &["x", "axes"], &["y"], &[])
+            .untyped_output("y"),
+    );
+    assert!(e[0].help.as_ref().is_some_and(|h| h.contains("--value axes=")), "{:?}", e[0]);
 }

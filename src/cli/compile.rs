@@ -6,7 +6,6 @@ use super::shared::{BuildArgs, CalibArgs, PipelineArgs, ShapeArgs, no_effect, us
 use super::{Globals, Outcome};
 use crate::driver::{self, Cache, CompileOptions, Form, Found, Lock, PlanFile, Result};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -32,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
     /// Make again what this lock or plan describes: refused where model, data or tersor are others, and where a lock's bytes differ.
-    #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes", "plan", "budget"])]
+    #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes", "values", "plan", "budget"])]
     pub locked: Option<PathBuf>,
     /// What stands at each site: a plan of `tersor search`, its passes, targets and extents included.
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["pipeline", "budget"])]
@@ -186,16 +185,12 @@ fn form(name: &str, locked: bool) -> Result<Form> {
     Ok(form)
 }
 
-fn written(m: &BTreeMap<String, String>) -> Vec<String> {
-    m.iter().map(|(n, v)| format!("{n}={v}")).collect()
-}
-
 /// What a lock asks for: its passes, targets, extents and plan, on the model and data given here.
 fn as_locked(build: &BuildArgs, lock: &Lock) -> BuildArgs {
     let decide = lock.plan.clone().map_or(Decide::Each, |picks| Decide::Plan(Plan { picks }));
     BuildArgs {
         pipeline: PipelineArgs { pipeline: Some(lock.pipeline.clone()), decide, ..build.pipeline.clone() },
-        shapes: ShapeArgs { dims: written(&lock.dims), shapes: written(&lock.shapes) },
+        shapes: ShapeArgs::default().or(&lock.bindings),
         target: Some(lock.targets.join(",")),
         ..build.clone()
     }
@@ -204,7 +199,6 @@ fn as_locked(build: &BuildArgs, lock: &Lock) -> BuildArgs {
 /// What a plan asks for, as [`as_locked`]; targets and extents given here come first.
 fn as_planned(build: &BuildArgs, plan: &PlanFile) -> BuildArgs {
     let (pipeline, decide) = (Some(plan.pipeline.clone()), Decide::Plan(plan.plan()));
-    let ShapeArgs { dims, shapes } = &build.shapes;
     BuildArgs {
         pipeline: PipelineArgs { pipeline, decide, ..build.pipeline.clone() },
         calib: CalibArgs {
@@ -212,10 +206,7 @@ fn as_planned(build: &BuildArgs, plan: &PlanFile) -> BuildArgs {
             seed: build.calib.seed.or(Some(plan.seed)),
             ..build.calib.clone()
         },
-        shapes: ShapeArgs {
-            dims: if dims.is_empty() { written(&plan.dims) } else { dims.clone() },
-            shapes: if shapes.is_empty() { written(&plan.shapes) } else { shapes.clone() },
-        },
+        shapes: build.shapes.or(&plan.bindings),
         target: build.target.clone().or(Some(plan.targets.join(","))),
         ..build.clone()
     }

@@ -1,18 +1,20 @@
 //! Arguments that several commands share, and their meaning.
 
 use super::Outcome;
-use crate::driver::{FIGURES, Limits, Loaded, OptimizeOptions, Result, Samples, check_output, load, pipeline, targets};
+use crate::driver::{
+    Bindings, FIGURES, Limits, Loaded, OptimizeOptions, Result, Samples, check_output, load, pipeline, targets,
+};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tersor_backends::target::Machine;
-use tersor_frontend::{DimBinding, ImportOptions};
+use tersor_frontend::{DimBinding, Given, ImportOptions};
 use tersor_ir::dim::SymbolInfo;
 use tersor_ir::{Diagnostic, Failure};
 use tersor_passes::manager::Decide;
 use tersor_passes::pipeline::Pipeline;
 
-/// `--dim` and `--shape`.
+/// `--dim`, `--shape` and `--value`.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ShapeArgs {
     /// A dynamic extent: NAME=N, or bounds and a typical value, NAME=MIN..MAX@TYPICAL.
@@ -21,34 +23,39 @@ pub struct ShapeArgs {
     /// An input's shape, NAME=1x3x224x224.
     #[arg(long = "shape", value_name = "NAME=SHAPE")]
     pub shapes: Vec<String>,
+    /// An input's elements, NAME=0,1,2: the input becomes a constant, as what decides shapes must be.
+    #[arg(long = "value", value_name = "NAME=NUMBERS")]
+    pub values: Vec<String>,
 }
 
 impl ShapeArgs {
     /// Options of the import, with those of a pipeline file where none are given here.
     pub fn options(&self, file: &[(String, String)]) -> Result<ImportOptions> {
-        let (dims, shapes) = self.written(file)?;
+        let Bindings { dims, shapes, values } = self.written(file)?;
+        let bad = |flag: &str, (name, value): (&String, &String), help: &str| {
+            vec![usage(format!("{flag} {name}={value} is not understood")).with_help(help)]
+        };
         let mut out = ImportOptions::default();
-        for (name, value) in &dims {
-            let d = parse_dim(value).ok_or_else(|| {
-                let d = usage(format!("--dim {name}={value} is not understood"));
-                vec![d.with_help("write --dim batch=8, --dim batch=1..32 or --dim batch=1..32@8")]
-            })?;
-            out.dims.insert(name.clone(), d);
+        for d in &dims {
+            let help = "write --dim batch=8, --dim batch=1..32 or --dim batch=1..32@8";
+            out.dims.insert(d.0.clone(), parse_dim(d.1).ok_or_else(|| bad("--dim", d, help))?);
         }
-        for (name, value) in &shapes {
-            let extents: Option<Vec<i64>> =
-                value.split('x').map(|n| n.parse().ok().filter(|&n: &i64| n >= 0)).collect();
-            let extents = extents.ok_or_else(|| {
-                let d = usage(format!("--shape {name}={value} is not understood"));
-                vec![d.with_help("write --shape x=1x3x224x224")]
-            })?;
-            out.shapes.insert(name.clone(), extents);
+        for s in &shapes {
+            let extents: Option<Vec<i64>> = s.1.split('x').map(|n| n.parse().ok().filter(|&n: &i64| n >= 0)).collect();
+            out.shapes.insert(s.0.clone(), extents.ok_or_else(|| bad("--shape", s, "write --shape x=1x3x224x224"))?);
+        }
+        for v in &values {
+            let elements: Option<Vec<f64>> = match v.1.is_empty() {
+                true => Some(vec![]),
+                false => v.1.split(',').map(|n| n.trim().parse().ok()).collect(),
+            };
+            let elements = elements.ok_or_else(|| bad("--value", v, "write --value axes=0,1"))?;
+            out.values.insert(v.0.clone(), Given::Numbers(elements));
         }
         Ok(out)
     }
     /// Bindings as they were written.
-    #[allow(clippy::type_complexity)]
-    pub fn written(&self, file: &[(String, String)]) -> Result<(BTreeMap<String, String>, BTreeMap<String, String>)> {
+    pub fn written(&self, file: &[(String, String)]) -> Result<Bindings> {
         let pairs = |flag: &str, items: &[String]| -> Result<BTreeMap<String, String>> {
             let mut out = BTreeMap::new();
             for item in items {
@@ -62,7 +69,20 @@ impl ShapeArgs {
         };
         let mut dims: BTreeMap<String, String> = file.iter().cloned().collect();
         dims.extend(pairs("--dim", &self.dims)?);
-        Ok((dims, pairs("--shape", &self.shapes)?))
+        let (shapes, values) = (pairs("--shape", &self.shapes)?, pairs("--value", &self.values)?);
+        Ok(Bindings { dims, shapes, values })
+    }
+    /// These; of a kind that is not given at all those of a file.
+    pub fn or(&self, file: &Bindings) -> ShapeArgs {
+        let one = |given: &Vec<String>, file: &BTreeMap<String, String>| match given.is_empty() {
+            true => file.iter().map(|(n, v)| format!("{n}={v}")).collect(),
+            false => given.clone(),
+        };
+        ShapeArgs {
+            dims: one(&self.dims, &file.dims),
+            shapes: one(&self.shapes, &file.shapes),
+            values: one(&self.values, &file.values),
+        }
     }
 }
 
@@ -219,13 +239,12 @@ impl BuildArgs {
             seed: here.seed.or(there.seed),
             ..here.clone()
         };
-        let dims = self.shapes.written(&file.dims)?.0.iter().map(|(n, v)| format!("{n}={v}")).collect();
         let listed = (!file.targets.is_empty()).then(|| file.targets.join(","));
         Ok(BuildArgs {
             model: Some(self.model(file)?),
             pipeline: PipelineArgs { pipeline: Some(file.text()), ..self.pipeline.clone() },
             calib,
-            shapes: ShapeArgs { dims, shapes: self.shapes.shapes.clone() },
+            shapes: ShapeArgs::default().or(&self.shapes.written(&file.dims)?),
             target: self.target.clone().or(listed),
             threads: self.threads,
         })

@@ -1,8 +1,7 @@
 //! From a model to an artifact with its lock, by way of the cache.
 
 use super::lock::Input;
-use super::{Cache, Loaded, Result, Samples, Source, Watch, file_error, usage};
-use std::collections::BTreeMap;
+use super::{Bindings, Cache, Loaded, Result, Samples, Source, Watch, file_error, usage};
 use std::path::{Path, PathBuf};
 use tersor_backends::target::{self, Machine};
 use tersor_frontend::ImportOptions;
@@ -21,7 +20,7 @@ pub struct CompileOptions<'a> {
     /// Extents and shapes.
     pub import: ImportOptions,
     /// `--dim` and `--shape` as they were written, for the lock.
-    pub bindings: (BTreeMap<String, String>, BTreeMap<String, String>),
+    pub bindings: Bindings,
     /// Calibration.
     pub samples: Option<Samples>,
     /// Instruction sets.
@@ -151,8 +150,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
             hash,
             bytes: if let Source::Onnx(i) = &loaded.source { Some(i.file_bytes as u64) } else { None },
         },
-        dims: options.bindings.0.clone(),
-        shapes: options.bindings.1.clone(),
+        bindings: options.bindings.clone(),
         calibration: calibration.map(|h| Input { hash: format!("blake3:{}", h.to_hex()), bytes: None }),
         plan: if let Decide::Plan(p) = &options.run.decide { Some(p.picks.clone()) } else { None },
         artifact: Input::default(),

@@ -1,6 +1,8 @@
 //! Models from files: ONNX, `.tir` with its weights beside it, the module inside an artifact, or a folder that holds one model.
 
 use super::{Result, Watch, file_error, runtime_error, usage};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tersor_frontend::{DimBinding, ImportOptions, Imported};
@@ -37,6 +39,20 @@ impl Loaded {
     pub fn ops(&self) -> usize {
         self.module.funcs.values().map(|f| f.live_nodes().len()).sum()
     }
+}
+
+/// What the command line binds at the import, as it was written.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct Bindings {
+    /// `--dim`.
+    #[serde(default)]
+    pub dims: BTreeMap<String, String>,
+    /// `--shape`.
+    #[serde(default)]
+    pub shapes: BTreeMap<String, String>,
+    /// `--value`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
 }
 
 /// Reads an ONNX model.
@@ -145,6 +161,9 @@ fn verified(m: &Module) -> Result<()> {
 fn bind(m: &mut Module, options: &ImportOptions) -> Result<()> {
     if !options.shapes.is_empty() {
         return Err(vec![usage("--shape works on ONNX models only").with_help("use --dim NAME=MIN..MAX@TYPICAL")]);
+    }
+    if !options.values.is_empty() {
+        return Err(vec![usage("--value works on ONNX models only: it decides how they are read")]);
     }
     unknown_dims(m, options)?;
     for (name, info) in &mut m.symbols {

@@ -1,6 +1,6 @@
 //! `NAME.lock.toml`: what an artifact was made from and what was decided, so that it can be made again.
 
-use super::{Result, file_error, usage};
+use super::{Bindings, Result, file_error, usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,12 +19,9 @@ pub struct Lock {
     pub targets: Vec<String>,
     /// The model.
     pub model: Input,
-    /// `--dim`.
-    #[serde(default)]
-    pub dims: BTreeMap<String, String>,
-    /// `--shape`.
-    #[serde(default)]
-    pub shapes: BTreeMap<String, String>,
+    /// What is bound at the import.
+    #[serde(flatten)]
+    pub bindings: Bindings,
     /// Calibration data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Input>,
@@ -167,8 +164,7 @@ mod tests {
             pipeline: "normalize".into(),
             targets: vec!["x86-64-v3".into()],
             model: Input { hash: "blake3:00".into(), bytes: Some(7) },
-            dims: [("N".to_string(), "1..8@4".to_string())].into(),
-            shapes: BTreeMap::new(),
+            bindings: Bindings { dims: [("N".to_string(), "1..8@4".to_string())].into(), ..Default::default() },
             calibration: None,
             plan: None,
             artifact: Input::default(),

@@ -31,7 +31,7 @@ pub use data::{DataSet, data_sets, from_runtime, inputs_of, outputs_of, to_runti
 pub use emit::{Form, emit};
 pub use evaluate::{Compiler, Interpreter, evaluator};
 pub use explain::{Explained, KernelStep, explain, explain_artifact, reported};
-pub use load::{Loaded, Source, import, load, load_watched, load_weights, write_module};
+pub use load::{Bindings, Loaded, Source, import, load, load_watched, load_weights, write_module};
 pub(crate) use load::{write_file, write_text};
 pub use lock::{Decision, Lock, decisions};
 pub use metric::{METRICS, Metric, Reference, Score, labels};

@@ -1,7 +1,7 @@
 //! Plan files: which alternative stands at each site, and what the plan was made for. Small TOML that people read and edit.
 
 use super::lock::Input;
-use super::{Result, file_error, usage};
+use super::{Bindings, Result, file_error, usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,12 +41,9 @@ pub struct PlanFile {
     /// Calibration data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Input>,
-    /// `--dim`.
-    #[serde(default)]
-    pub dims: BTreeMap<String, String>,
-    /// `--shape`.
-    #[serde(default)]
-    pub shapes: BTreeMap<String, String>,
+    /// What is bound at the import.
+    #[serde(flatten)]
+    pub bindings: Bindings,
     /// What the plan costs: error as measured, the rest as the table has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Costs>,

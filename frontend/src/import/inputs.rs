@@ -1,12 +1,13 @@
 //! Parameters of the function, and the symbols that their dynamic extents become.
 
-use super::{DimBinding, Importer, Meaning, clean};
+use super::{DimBinding, Given, Importer, Meaning, clean};
 use crate::proto::{self, Extent, GraphProto};
 use crate::tensor;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::SymbolInfo;
-use tersor_ir::{Diagnostic, Dim, Failure, Type};
+use tersor_ir::{Diagnostic, Dim, Failure, Tensor, Type, ValueId};
 
 impl Importer<'_> {
     pub(super) fn inputs(&mut self, g: &GraphProto) {
@@ -24,8 +25,8 @@ impl Importer<'_> {
                     continue;
                 }
             };
-            if let Some(t) = self.options.values.get(&i.name) {
-                match self.given(i, &ty, t) {
+            if let Some(given) = self.options.values.get(&i.name) {
+                match self.given(i, &ty, given) {
                     Ok(m) => drop(self.scope.insert(i.name.clone(), m)),
                     Err(d) => self.errors.push(d),
                 }
@@ -60,14 +61,53 @@ impl Importer<'_> {
         }
     }
 
-    /// An input that is a constant; its elements must have the declared type and number.
-    fn given(&mut self, i: &proto::ValueInfoProto, ty: &Type, t: &tersor_ir::Tensor) -> Result<Meaning> {
+    /// The constant of an input whose value is given; its elements must have the declared type and number.
+    fn given(&mut self, i: &proto::ValueInfoProto, ty: &Type, given: &Given) -> Result<Meaning> {
         let fits = |(d, &n): (&Dim, &usize)| d.as_const().is_none_or(|d| d == n as i64);
+        let bad = |what: String| {
+            let message = format!("input \"{}\" is {ty}, the value given for it {what}", i.name.escape_debug());
+            Diagnostic::error("O0023", message).failure(Failure::Usage)
+        };
+        let t = match given {
+            Given::Tensor(t) => t.clone(),
+            Given::Numbers(elements) => {
+                let shape = match (ty.static_shape(), ty.rank()) {
+                    (Some(shape), _) => shape,
+                    (None, 1) => vec![elements.len()],
+                    (None, _) => return Err(bad("has no shape".into()).with_help("give its shape with --shape")),
+                };
+                if shape.iter().product::<usize>() != elements.len() {
+                    return Err(bad(format!("has {} elements", elements.len())));
+                }
+                let t = Tensor::from_f64(ty.dtype, shape, elements);
+                if let Some(v) = elements.iter().zip(t.to_f64()).find(|(v, t)| ty.dtype.is_int() && **v != *t) {
+                    return Err(bad(format!("has the element {}", v.0)));
+                }
+                t
+            }
+        };
         if t.dtype() != ty.dtype || t.shape().len() != ty.rank() || !ty.shape.iter().zip(t.shape()).all(fits) {
-            let message = format!("input \"{}\" is {ty}, the value given for it {}", i.name.escape_debug(), t.ty());
-            return Err(Diagnostic::error("O0023", message).failure(Failure::Usage));
+            return Err(bad(format!("is {}", t.ty())));
         }
-        Ok(self.constant(&clean(&i.name), t))
+        Ok(self.constant(&clean(&i.name), &t))
+    }
+
+    /// The names of the inputs that a value is computed from.
+    pub(super) fn inputs_behind(&self, v: ValueId) -> BTreeSet<String> {
+        let f = &self.b.func;
+        let params = &f.body().params;
+        let (mut open, mut seen, mut names) = (vec![v], HashSet::new(), BTreeSet::new());
+        while let Some(v) = open.pop() {
+            if !seen.insert(v) {
+                continue;
+            }
+            if let Some(n) = f.def_node(v) {
+                open.extend(&n.operands);
+            } else if let Some(i) = params.iter().position(|p| *p == v) {
+                names.insert(f.inputs[i].to_string());
+            }
+        }
+        names
     }
 
     fn input_type(&mut self, i: &proto::ValueInfoProto) -> Result<Type> {
@@ -120,14 +160,14 @@ impl Importer<'_> {
         if let Some(DimBinding::Fixed(n)) = given {
             return Dim::Const(*n);
         }
-        if let Some(d) = self.equal.aliases.get(name) {
+        if let Some(d) = self.rounds.aliases.get(name) {
             return d.clone();
         }
         // Bounds given for a symbol hold for the one that replaces it.
         let same = |(s, d): (&Arc<str>, &Dim)| {
             d.as_symbol().is_some_and(|d| **d == *name).then(|| self.options.dims.get(&**s)).flatten()
         };
-        let info = match given.or_else(|| self.equal.aliases.iter().find_map(same)) {
+        let info = match given.or_else(|| self.rounds.aliases.iter().find_map(same)) {
             Some(DimBinding::Range(info)) => *info,
             _ => SymbolInfo::default(),
         };

@@ -19,7 +19,7 @@ pub use known::Known;
 use node::NodeCx;
 pub use ops::operators;
 use order::order;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
@@ -45,7 +45,16 @@ pub struct ImportOptions {
     /// Shapes of inputs that override the declared ones.
     pub shapes: BTreeMap<String, Vec<i64>>,
     /// Inputs that become constants: axes, extents and the like that a file leaves open and that decide shapes.
-    pub values: BTreeMap<String, Tensor>,
+    pub values: BTreeMap<String, Given>,
+}
+
+/// The value of an input that becomes a constant.
+#[derive(Clone, Debug)]
+pub enum Given {
+    /// A tensor of the input's type.
+    Tensor(Tensor),
+    /// Elements, to be had in the input's type and shape: one number for a scalar, a list for an axis of any length.
+    Numbers(Vec<f64>),
 }
 
 /// A module and where it is from.
@@ -114,6 +123,17 @@ pub fn check(path: &Path, options: &ImportOptions) -> Result<Checked, Vec<Diagno
     .map(|c| Checked { findings: c.findings.into_iter().map(|d| d.in_file(&*name)).collect(), ..c })
 }
 
+/// Inputs of an ONNX file whose values the import must know and does not, as [`ImportOptions::values`] gives them. There may be more behind these.
+pub fn undecided(path: &Path, options: &ImportOptions) -> Result<Vec<String>, Vec<Diagnostic>> {
+    on_path(path, |file, dir, stem| {
+        let mut file = File::open(file, dir)?;
+        let mut rounds = Rounds::default();
+        // What else is wrong is for the import to say.
+        drop(file.read(stem, options, &mut rounds));
+        Ok(rounds.undecided.into_iter().collect())
+    })
+}
+
 /// Reads a model from memory; external data are refused.
 pub fn import_bytes(bytes: Vec<u8>, name: &str, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
     File::open(bytes.into(), None)?.import(name, options)
@@ -152,16 +172,25 @@ impl File {
         Ok(File { model, opset, sources, source_hash, file_bytes })
     }
 
-    fn import(mut self, name: &str, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
-        let mut equal = Equal::default();
+    fn read(
+        &mut self,
+        name: &str,
+        options: &ImportOptions,
+        rounds: &mut Rounds,
+    ) -> (Result<Module, Vec<Diagnostic>>, Vec<Diagnostic>) {
         // Every further round has one symbol less.
-        let (read, notes) = loop {
-            let round = Importer::read(&self.model, name, self.opset, options, &mut self.sources, &mut equal);
-            if !std::mem::take(&mut equal.again) {
-                break round;
+        loop {
+            let round = Importer::read(&self.model, name, self.opset, options, &mut self.sources, rounds);
+            if !std::mem::take(&mut rounds.again) {
+                return round;
             }
-        };
-        let notes = equal.notes.into_iter().chain(notes);
+        }
+    }
+
+    fn import(mut self, name: &str, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
+        let mut rounds = Rounds::default();
+        let (read, notes) = self.read(name, options, &mut rounds);
+        let notes = rounds.notes.into_iter().chain(notes);
         let module = match read {
             Ok(module) => module,
             Err(errors) => return Err(errors.into_iter().chain(notes).collect()),
@@ -189,10 +218,13 @@ struct Meaning {
     known: Option<Known>,
 }
 
-/// Symbols that turned out to be equal to something, over all rounds.
+/// What rounds of reading found.
 #[derive(Default)]
-struct Equal {
+struct Rounds {
+    /// Symbols that turned out to be equal to something.
     aliases: Aliases,
+    /// Inputs whose values must be known, and are not.
+    undecided: BTreeSet<String>,
     notes: Vec<Diagnostic>,
     /// Something was found in this round.
     again: bool,
@@ -208,7 +240,7 @@ struct Importer<'a> {
     opset: i64,
     sources: &'a mut Sources,
     options: &'a ImportOptions,
-    equal: &'a mut Equal,
+    rounds: &'a mut Rounds,
     scope: HashMap<String, Meaning>,
     /// Results that operators have in ONNX and not here, and the node that should make them.
     absent: HashMap<String, Loc>,
@@ -238,7 +270,7 @@ impl Importer<'_> {
         opset: i64,
         options: &ImportOptions,
         sources: &mut Sources,
-        equal: &mut Equal,
+        rounds: &mut Rounds,
     ) -> (Result<Module, Vec<Diagnostic>>, Vec<Diagnostic>) {
         let mut module = Module::new(name);
         let mut func = Func::new("main");
@@ -251,7 +283,7 @@ impl Importer<'_> {
             opset,
             sources,
             options,
-            equal,
+            rounds,
             scope: HashMap::new(),
             absent: HashMap::new(),
             broken: HashSet::new(),
@@ -334,19 +366,19 @@ impl Importer<'_> {
 
     /// Takes two extents to be equal, if that only fixes a symbol; the graph is then read again. `false` when they cannot be equal.
     fn equate(&mut self, a: &Dim, b: &Dim) -> bool {
-        let aliases = &mut self.equal.aliases;
+        let aliases = &mut self.rounds.aliases;
         let (a, b) = (extents::resolve(a, aliases), extents::resolve(b, aliases));
         if a == b {
             // By what this round found. If it found nothing, reading again would change nothing.
-            return self.equal.again;
+            return self.rounds.again;
         }
         let Some((symbol, dim)) = extents::solve(&a, &b, &self.order) else { return false };
         let one = Aliases::from([(symbol.clone(), dim.clone())]);
         aliases.values_mut().for_each(|d| *d = extents::resolve(d, &one));
         let message = format!("extent {symbol} is taken to be {dim}: nothing else fits this node");
-        self.equal.notes.push(Diagnostic::note("O0040", message).at_loc(&self.b.loc));
+        self.rounds.notes.push(Diagnostic::note("O0040", message).at_loc(&self.b.loc));
         aliases.insert(symbol, dim);
-        self.equal.again = true;
+        self.rounds.again = true;
         true
     }
 

@@ -124,6 +124,25 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         Diagnostic::error("O0031", format!("{}: {what}", self.node.op_type)).failure(Failure::Unsupported)
     }
 
+    /// An error about this node: the form of the operator depends on input `i`, which is not known. Where inputs of the model decide it, says so.
+    pub fn undecided(&mut self, i: usize, what: impl std::fmt::Display) -> Diagnostic {
+        match self.input(i) {
+            Ok(v) => self.undecided_value(v, what),
+            Err(d) => d,
+        }
+    }
+    /// As [`NodeCx::undecided`], of a value.
+    pub fn undecided_value(&mut self, v: ValueId, what: impl std::fmt::Display) -> Diagnostic {
+        let d = self.unsupported(what);
+        let names = self.importer.inputs_behind(v);
+        if names.is_empty() {
+            return d;
+        }
+        let flags: Vec<String> = names.iter().map(|n| format!("--value {n}=…")).collect();
+        self.importer.rounds.undecided.extend(names);
+        d.with_help(format!("it follows from inputs of the model, which become constants by {}", flags.join(" ")))
+    }
+
     // ---- operands
 
     /// How many inputs are written down, absent ones included.
@@ -165,22 +184,22 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         self.inputs.get(i)?.as_ref()?.known.clone()
     }
     /// An input's integers, required to be known up to symbols.
-    pub fn dims(&self, i: usize) -> Result<Vec<Dim>> {
+    pub fn dims(&mut self, i: usize) -> Result<Vec<Dim>> {
         self.meaning(i)?;
         let items = self.known(i).map(|k| k.items);
         if let Some(items) = &items {
             super::extents::check(items.get(..items.len().min(32)).unwrap_or(items))?;
         }
-        items.ok_or_else(|| self.unsupported(format!("input {i} must be known when the model is compiled")))
+        items.ok_or_else(|| self.undecided(i, format!("input {i} must be known when the model is compiled")))
     }
     /// An input's integers, required to be numbers.
-    pub fn numbers(&self, i: usize) -> Result<Vec<i64>> {
+    pub fn numbers(&mut self, i: usize) -> Result<Vec<i64>> {
         let numbers = |k: Known| k.numbers();
         self.meaning(i)?;
-        self.known(i).and_then(numbers).ok_or_else(|| self.unsupported(format!("input {i} must be constant")))
+        self.known(i).and_then(numbers).ok_or_else(|| self.undecided(i, format!("input {i} must be constant")))
     }
     /// An input's integers if there is such an input.
-    pub fn optional_numbers(&self, i: usize) -> Result<Option<Vec<i64>>> {
+    pub fn optional_numbers(&mut self, i: usize) -> Result<Option<Vec<i64>>> {
         self.takes(i);
         match self.inputs.get(i) {
             Some(Some(_)) => self.numbers(i).map(Some),
@@ -203,7 +222,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
             return Ok(None);
         }
         let t = self.constant(i)?.filter(|t| t.len() == 1);
-        t.map(|t| Some(t.get_f64(0))).ok_or_else(|| self.unsupported(format!("input {i} must be a constant scalar")))
+        t.map(|t| Some(t.get_f64(0))).ok_or_else(|| self.undecided(i, format!("input {i} must be a constant scalar")))
     }
     /// The type of a value.
     pub fn ty(&self, v: ValueId) -> Type {
@@ -281,7 +300,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         g.ok_or_else(|| self.invalid(format!("no graph {name}")))
     }
     /// Axes from an attribute, or from input `i` since an opset.
-    pub fn axes_arg(&self, i: usize, since: i64) -> Result<Option<Vec<i64>>> {
+    pub fn axes_arg(&mut self, i: usize, since: i64) -> Result<Option<Vec<i64>>> {
         if self.opset >= since { self.optional_numbers(i) } else { Ok(self.ints("axes")) }
     }
 

@@ -6,9 +6,11 @@ use crate::driver::{
     inputs_of, outputs_of,
 };
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::Path;
+use tersor_frontend::{Given, ImportOptions};
 use tersor_ir::target::Evaluate;
-use tersor_ir::{Diagnostic, Failure, Module};
+use tersor_ir::{Diagnostic, Failure, Module, Tensor};
 use tersor_passes::pipeline::Pipeline;
 
 /// What is checked, and how exactly.
@@ -50,8 +52,13 @@ type Failed = (&'static str, Vec<Diagnostic>);
 
 fn all(dir: &Path, checks: &Checks, watch: &Watch, verdict: &mut Verdict) -> std::result::Result<(), Failed> {
     let limits = limits(dir, checks).map_err(|e| ("data.json", e))?;
-    let loaded = driver::load(&dir.join("model.onnx"), &Default::default()).map_err(|e| ("import", e))?;
-    let sets = data_sets(dir).map_err(|e| ("data", e))?;
+    let model = dir.join("model.onnx");
+    let names = tersor_frontend::input_names(&model).map_err(|d| ("import", vec![d]))?;
+    let sets =
+        data_sets(dir).and_then(|sets| sets.into_iter().map(|s| Set::read(s, &names)).collect::<Result<Vec<_>>>());
+    let sets = sets.map_err(|e| ("data", e))?;
+    let loaded =
+        decided(&model, &sets).and_then(|options| driver::load(&model, &options)).map_err(|e| ("import", e))?;
     let mut compare = |m: &Module, evaluate: &dyn Evaluate| agree(m, evaluate, &sets, &limits, verdict);
     compare(&loaded.module, &Interpreter).map_err(|e| ("evaluator", e))?;
     if let Some(pipeline) = checks.compile {
@@ -60,6 +67,40 @@ fn all(dir: &Path, checks: &Checks, watch: &Watch, verdict: &mut Verdict) -> std
         compare(&module, evaluator(&compiler)).map_err(|e| ("compiled", e))?;
     }
     Ok(())
+}
+
+/// Inputs of a run by name, and where the outputs are.
+struct Set {
+    inputs: BTreeMap<String, Tensor>,
+    files: DataSet,
+}
+
+impl Set {
+    /// Reads the inputs of these names; files without a name of their own belong to the name at their number.
+    fn read(files: DataSet, names: &[String]) -> Result<Set> {
+        let inputs = if names.is_empty() { vec![] } else { inputs_of(&files, names)? };
+        Ok(Set { inputs: names.iter().cloned().zip(inputs).collect(), files })
+    }
+    fn input(&self, name: &String) -> Result<Tensor> {
+        let missing = || vec![driver::usage(format!("{} holds no input {name}", self.files.0.display()))];
+        self.inputs.get(name).cloned().ok_or_else(missing)
+    }
+}
+
+/// Import options in which the inputs that decide the forms of operators are constants, from the first set of data.
+fn decided(model: &Path, sets: &[Set]) -> Result<ImportOptions> {
+    let mut options = ImportOptions::default();
+    let Some(first) = sets.first() else { return Ok(options) };
+    loop {
+        let names = tersor_frontend::undecided(model, &options)?;
+        if names.is_empty() {
+            return Ok(options);
+        }
+        for name in names {
+            let given = Given::Tensor(first.input(&name)?);
+            options.values.insert(name, given);
+        }
+    }
 }
 
 #[cfg(feature = "mlir")]
@@ -89,15 +130,15 @@ fn limits(dir: &Path, checks: &Checks) -> Result<Limits> {
 }
 
 /// Runs a module on every set; an error where an output is not what is expected.
-fn agree(m: &Module, evaluate: &dyn Evaluate, sets: &[DataSet], limits: &Limits, verdict: &mut Verdict) -> Result<()> {
+fn agree(m: &Module, evaluate: &dyn Evaluate, sets: &[Set], limits: &Limits, verdict: &mut Verdict) -> Result<()> {
     let mut program = Program::of_module(m, evaluate)?;
     let (inputs, outputs) = program.names();
     for set in sets {
-        let x = if inputs.is_empty() { vec![] } else { inputs_of(set, &inputs)? };
+        let x: Vec<Tensor> = inputs.iter().map(|n| set.input(n)).collect::<Result<_>>()?;
         let found = program.run(&x)?;
-        for ((name, found), expected) in outputs.iter().zip(&found).zip(outputs_of(set, &outputs)?) {
+        for ((name, found), expected) in outputs.iter().zip(&found).zip(outputs_of(&set.files, &outputs)?) {
             let Some(expected) = expected else {
-                let message = format!("{} holds no expected output {name}", set.0.display());
+                let message = format!("{} holds no expected output {name}", set.files.0.display());
                 return Err(vec![driver::usage(message)]);
             };
             let c = driver::compare(name, found, &expected, limits)?;

@@ -5,7 +5,7 @@ mod meter;
 mod table;
 
 use super::lock::Input;
-use super::{Metric, OptimizeOptions, PlanFile, Plans, Result, Samples, Watch, usage};
+use super::{Bindings, Metric, OptimizeOptions, PlanFile, Plans, Result, Samples, Watch, usage};
 use journal::Journal;
 use meter::{Measure, Meter};
 use serde::Serialize;
@@ -30,7 +30,7 @@ pub struct SearchOptions<'a> {
     /// Extents and shapes.
     pub import: ImportOptions,
     /// `--dim` and `--shape` as they were written.
-    pub bindings: (BTreeMap<String, String>, BTreeMap<String, String>),
+    pub bindings: Bindings,
     /// Calibration data for the passes, and for measuring where `data` names none.
     pub samples: Option<Samples>,
     /// Data to measure on.
@@ -205,8 +205,7 @@ pub fn search(o: &SearchOptions, watch: &Watch) -> Result<Found> {
         budget: o.budget.limits.iter().map(|l| l.2.clone()).collect(),
         model: Input { hash: model, bytes: None },
         calibration: calibration.map(|hash| Input { hash, bytes: None }),
-        dims: o.bindings.0.clone(),
-        shapes: o.bindings.1.clone(),
+        bindings: o.bindings.clone(),
         expected: Some(costs),
         sites: plan.picks,
     };

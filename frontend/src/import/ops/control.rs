@@ -30,7 +30,8 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     for (a, b) in a.iter().zip(&b) {
         let (a, b) = (cx.value_of(a)?, cx.value_of(b)?);
         if cx.ty(a) != cx.ty(b) {
-            return Err(cx.unsupported(format!("branches of types {} and {}", cx.ty(a), cx.ty(b))));
+            let what = format!("branches of types {} and {}", cx.ty(a), cx.ty(b));
+            return Err(cx.undecided_value(cond, what));
         }
         results.push(value(cx.select(cond, a, b)?));
     }
@@ -42,7 +43,7 @@ fn goes_on(cx: &mut NodeCx, cond: &Meaning) -> Result<bool> {
     let v = cx.value_of(cond)?;
     let t = cx.constant_of(v).filter(|t| t.len() == 1);
     t.map(|t| t.get_i64(0) != 0)
-        .ok_or_else(|| cx.unsupported("a condition that is not known when the model is compiled"))
+        .ok_or_else(|| cx.undecided_value(v, "a condition that is not known when the model is compiled"))
 }
 
 fn repetition(cx: &mut NodeCx) -> Result<Vec<Meaning>> {

@@ -200,7 +200,7 @@ fn top_k(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 /// Elements where a constant condition holds.
 fn compress(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let mut x = cx.input(0)?;
-    let cond = cx.constant(1)?.ok_or_else(|| cx.unsupported("a condition that is not constant"))?;
+    let cond = cx.constant(1)?.ok_or_else(|| cx.undecided(1, "a condition that is not constant"))?;
     let axis = match cx.has("axis") {
         true => cx.axis(cx.int("axis", 0), cx.ty(x).rank())?,
         false => {

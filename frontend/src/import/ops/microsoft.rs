@@ -80,7 +80,7 @@ fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     }
     let blocks = (k + block - 1) / block;
     let bad = |cx: &NodeCx, what: &str| cx.invalid(format!("{what} do not have the size of {n} x {blocks} blocks"));
-    let raw = cx.constant_of(w).ok_or_else(|| cx.unsupported("weights that are not constant"))?;
+    let raw = cx.constant_of(w).ok_or_else(|| cx.undecided_value(w, "weights that are not constant"))?;
     let shape = vec![n as usize, (blocks * block) as usize];
     let codes = tersor_ir::Tensor::from_blob(dtype, shape, raw.blob().clone()).ok_or_else(|| bad(cx, "weights"))?;
     let codes = cx.emit_constant(&codes);

@@ -158,7 +158,7 @@ fn resize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let scales = if upsample && cx.has("scales") {
         cx.floats("scales").map(|s| s.into_iter().map(f64::from).collect::<Vec<_>>())
     } else if cx.optional(at)?.is_some() {
-        let s = cx.constant(at)?.ok_or_else(|| cx.unsupported("scales that are not constant"))?;
+        let s = cx.constant(at)?.ok_or_else(|| cx.undecided(at, "scales that are not constant"))?;
         (!s.is_empty()).then(|| s.to_f64())
     } else {
         None
