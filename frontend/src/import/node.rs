@@ -19,6 +19,7 @@ const HARMLESS: &[&str] = &[
     "is_test",
     "momentum",
     "output_dtype",
+    "output_sequence",
     "precision",
     "qk_matmul_output_mode",
     "ratio",

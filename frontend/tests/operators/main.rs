@@ -6,6 +6,7 @@
 mod attention;
 mod bits;
 mod control;
+mod early;
 mod elementwise;
 mod indexing;
 mod inverse;

@@ -17,14 +17,27 @@ fn map(cx: &mut NodeCx, kind: UnaryKind) -> Result<Vec<Meaning>> {
     done(cx.unary(kind, x)?)
 }
 
-/// Two operands; before opset 7 `axis` placed the second, which no supported opset has.
-fn zip(cx: &mut NodeCx, kind: BinaryKind) -> Result<Vec<Meaning>> {
+/// Two operands. Before opset 7 the axes of the second stand from `axis` of the first on, where it is said, and not at its end.
+fn operands(cx: &mut NodeCx) -> Result<(ValueId, ValueId)> {
     let (a, b) = (cx.input(0)?, cx.input(1)?);
+    if cx.opset >= 7 || cx.int("broadcast", 0) == 0 || !cx.has("axis") {
+        return Ok((a, b));
+    }
+    let (rank, mut shape) = (cx.ty(a).rank(), cx.ty(b).shape.to_vec());
+    let after = rank.checked_sub(cx.axis(cx.int("axis", 0), rank)? + shape.len());
+    let after = after
+        .ok_or_else(|| cx.invalid(format!("an operand of rank {} from axis {}", shape.len(), cx.int("axis", 0))))?;
+    shape.extend(vec![Dim::from(1); after]);
+    Ok((a, cx.reshape(b, shape)?))
+}
+
+fn zip(cx: &mut NodeCx, kind: BinaryKind) -> Result<Vec<Meaning>> {
+    let (a, b) = operands(cx)?;
     done(cx.binary(kind, a, b)?)
 }
 
 fn compare(cx: &mut NodeCx, kind: CompareKind) -> Result<Vec<Meaning>> {
-    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    let (a, b) = operands(cx)?;
     done(cx.op(Compare { kind }, &[a, b])?)
 }
 
@@ -74,13 +87,19 @@ fn hard_sigmoid(cx: &mut NodeCx, x: ValueId, alpha: f64, beta: f64) -> Result<Va
 }
 
 fn prelu(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, slope) = (cx.input(0)?, cx.input(1)?);
+    let (x, mut slope) = (cx.input(0)?, cx.input(1)?);
+    // Before opset 7 there was one slope, or one for each channel.
+    if cx.opset < 7 && cx.ty(slope).rank() == 1 && cx.ty(slope).shape[0] != Dim::from(1) {
+        let mut shape = cx.ty(slope).shape.to_vec();
+        shape.extend(vec![Dim::from(1); cx.ty(x).rank().saturating_sub(2)]);
+        slope = cx.reshape(slope, shape)?;
+    }
     let y = cx.binary(Mul, x, slope)?;
     done(where_positive(cx, x, x, y)?)
 }
 
 fn pow(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, mut e) = (cx.input(0)?, cx.input(1)?);
+    let (x, mut e) = operands(cx)?;
     let (tx, te) = (cx.ty(x).dtype, cx.ty(e).dtype);
     // The result has the base's type; an exponent of another type is computed in the wider of the two.
     if tx != te {
@@ -102,11 +121,33 @@ fn splat(cx: &mut NodeCx, i: usize) -> Result<Option<f64>> {
     Ok(cx.constant(i)?.filter(|t| t.len() == 1 && t.shape().len() <= 1).map(|t| t.get_f64(0)))
 }
 
+/// Element types by their numbers, as models before opset 6 name them.
+const NAMES: [&str; 14] = [
+    "UNDEFINED",
+    "FLOAT",
+    "UINT8",
+    "INT8",
+    "UINT16",
+    "INT16",
+    "INT32",
+    "INT64",
+    "STRING",
+    "BOOL",
+    "FLOAT16",
+    "DOUBLE",
+    "UINT32",
+    "UINT64",
+];
+
 fn cast(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let to = if cx.node.op_type == "CastLike" {
         let like = cx.input(1)?;
         cx.ty(like).dtype
+    } else if cx.opset < 6 {
+        let name = cx.string("to", "");
+        let number = NAMES.iter().position(|n| n.eq_ignore_ascii_case(&name));
+        number.and_then(|n| dtype(n as i32)).ok_or_else(|| cx.unsupported(format!("element type {name}")))?
     } else {
         let number = cx.int("to", 0);
         dtype(number as i32).ok_or_else(|| cx.unsupported(format!("element type {number}")))?
@@ -201,7 +242,7 @@ fn dropout(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         Some(_) => cx.constant(2)?.is_none_or(|t| t.to_i64().iter().any(|&v| v != 0)),
         None => false,
     };
-    if training {
+    if training || cx.opset < 7 && cx.int("is_test", 0) == 0 {
         return Err(cx.unsupported("training mode"));
     }
     let m = cx.meaning(0)?;
@@ -291,8 +332,10 @@ pub(super) const OPS: Topic = &[
         done(where_positive(cx, x, x, y)?)
     }),
     ("Selu", |cx| {
-        let (x, gamma) = (cx.input(0)?, cx.float("gamma", 1.050_701_022_148_132_3));
-        let y = exp_minus_one(cx, x, cx.float("alpha", 1.673_263_192_176_818_8), 1.0)?;
+        let (alpha, gamma) =
+            if cx.opset < 6 { (1.6732, 1.0507) } else { (1.673_263_192_176_818_8, 1.050_701_022_148_132_3) };
+        let (x, gamma) = (cx.input(0)?, cx.float("gamma", gamma));
+        let y = exp_minus_one(cx, x, cx.float("alpha", alpha), 1.0)?;
         let y = where_positive(cx, x, x, y)?;
         done(cx.with_scalar(Mul, y, gamma)?)
     }),

@@ -14,7 +14,11 @@ use tersor_ir::{DType, Dim, Tensor, Type, ValueId};
 
 fn reshape(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
-    let (from, mut to) = (cx.ty(x), cx.dims(1)?);
+    let from = cx.ty(x);
+    let mut to = match cx.opset {
+        5.. => cx.dims(1)?,
+        _ => cx.ints("shape").unwrap_or_default().into_iter().map(Dim::Const).collect(),
+    };
     if cx.int("allowzero", 0) == 0 {
         for (i, d) in to.iter_mut().enumerate().filter(|(_, d)| **d == Dim::Const(0)) {
             *d =
@@ -104,7 +108,7 @@ fn transpose(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn concat(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let all = cx.all_inputs()?;
     let first = *all.first().ok_or_else(|| cx.invalid("no inputs"))?;
-    let axis = cx.axis(cx.int("axis", 0), cx.ty(first).rank())?;
+    let axis = cx.axis(cx.int("axis", i64::from(cx.opset < 4)), cx.ty(first).rank())?;
     done(if all.len() == 1 { first } else { cx.op(Concat { axis: axis as u8 }, &all)? })
 }
 
@@ -174,7 +178,11 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let t = cx.ty(x);
     let axis = cx.axis(cx.int("axis", 0), t.rank())?;
     let extent = t.shape[axis].clone();
-    let sizes = if cx.opset >= 13 { cx.optional_numbers(1)? } else { cx.ints("split") };
+    let sizes = if cx.opset >= 13 || cx.opset == 1 && cx.input_count() > 1 {
+        cx.optional_numbers(1)?
+    } else {
+        cx.ints("split")
+    };
     let sizes: Vec<Dim> = match sizes {
         Some(s) => s.into_iter().map(Dim::Const).collect(),
         None => {
@@ -238,7 +246,13 @@ fn expand(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 
 fn tile(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
-    let (t, repeats) = (cx.ty(x), cx.dims(1)?);
+    let (t, mut repeats) = (cx.ty(x), cx.dims(1)?);
+    if cx.opset < 6 {
+        let axes = cx.numbers(2)?;
+        let ([n], [axis]) = (&repeats[..], &axes[..]) else { return Err(cx.invalid("takes one number and one axis")) };
+        let axis = cx.axis(*axis, t.rank())?;
+        repeats = (0..t.rank()).map(|i| if i == axis { n.clone() } else { 1.into() }).collect();
+    }
     if repeats.len() != t.rank() {
         return Err(cx.invalid(format!("{} repeats for {} axes", repeats.len(), t.rank())));
     }
@@ -260,7 +274,7 @@ fn pad(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (pads, fill) = if cx.opset >= 11 {
         (cx.numbers(1)?, cx.constant_scalar(2)?.unwrap_or(0.0))
     } else {
-        (cx.ints("pads").unwrap_or_default(), cx.float("value", 0.0))
+        (cx.ints(if cx.opset == 1 { "paddings" } else { "pads" }).unwrap_or_default(), cx.float("value", 0.0))
     };
     let axes = if cx.opset >= 18 { cx.optional_numbers(3)? } else { None };
     let axes = axes.unwrap_or_else(|| (0..rank as i64).collect());

@@ -44,6 +44,7 @@ fn gemm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         return Err(cx.invalid("operands must be matrices"));
     }
     let (alpha, beta) = (cx.float("alpha", 1.0), cx.float("beta", 1.0));
+    cx.has("broadcast");
     let mut y = cx.op(op, &[a, b])?;
     if alpha != 1.0 {
         y = cx.with_scalar(Mul, y, alpha)?;
@@ -178,7 +179,13 @@ fn global_pool(cx: &mut NodeCx, kind: ReduceKind) -> Result<Vec<Meaning>> {
 
 /// Inference: one factor and one summand for each channel.
 fn batch_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    if cx.int("training_mode", 0) == 1 || cx.node.output.iter().skip(1).any(|o| !o.is_empty()) && cx.opset >= 14 {
+    // The outputs said it before an attribute did.
+    let training = if cx.opset < 14 {
+        cx.node.output.iter().skip(1).any(|o| !o.is_empty())
+    } else {
+        cx.int("training_mode", 0) == 1
+    };
+    if training {
         return Err(cx.unsupported("training mode"));
     }
     if cx.int("spatial", 1) == 0 {
