@@ -12,3 +12,4 @@ pub mod lower;
 #[cfg(feature = "mlir")]
 pub mod mlir;
 pub mod target;
+mod windows;
