@@ -16,5 +16,6 @@ pub use export::{ExportOptions, Exported, export};
 pub use import::{
     Checked, DimBinding, Given, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators, undecided,
 };
-pub use outline::{input_names, node_operators};
+pub use outline::{Port, interface, node_operators};
+pub use proto::Kind;
 pub use tensor::read_tensor;

@@ -97,7 +97,20 @@ pub fn external_tensor(name: &str, t: &Tensor, file: &str, offset: usize) -> Vec
 
 /// A `ValueInfoProto`; an extent that is no number is written as its text, `_` as unknown.
 pub fn value_info(name: &str, ty: &Type) -> Vec<u8> {
-    let (mut shape, mut t, mut boxed, mut out) = (vec![], vec![], vec![], vec![]);
+    typed(name, &tensor_type(ty))
+}
+
+/// A `ValueInfoProto` of an encoded type.
+pub fn typed(name: &str, ty: &[u8]) -> Vec<u8> {
+    let mut out = vec![];
+    field(&mut out, 1, name.as_bytes());
+    field(&mut out, 2, ty);
+    out
+}
+
+/// A `TypeProto` of tensors.
+pub fn tensor_type(ty: &Type) -> Vec<u8> {
+    let (mut shape, mut t, mut out) = (vec![], vec![], vec![]);
     for d in &ty.shape {
         let mut dim = vec![];
         match d.as_const() {
@@ -109,9 +122,7 @@ pub fn value_info(name: &str, ty: &Type) -> Vec<u8> {
     }
     number(&mut t, 1, data_type(ty.dtype));
     field(&mut t, 2, &shape);
-    field(&mut boxed, 1, &t);
-    field(&mut out, 1, name.as_bytes());
-    field(&mut out, 2, &boxed);
+    field(&mut out, 1, &t);
     out
 }
 

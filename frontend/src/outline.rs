@@ -1,6 +1,7 @@
 //! What a model file consists of, without importing it.
 
-use crate::{proto, tensor, wire};
+use crate::proto::{self, Kind};
+use crate::{tensor, wire};
 use std::collections::HashSet;
 use std::path::Path;
 use tersor_ir::diag::Result;
@@ -16,11 +17,25 @@ pub fn node_operators(path: &Path) -> Result<Vec<String>> {
     Ok(read(path)?.graph.node.iter().map(|n| shown(&n.domain, &n.op_type)).collect())
 }
 
-/// The names of the inputs that a file's graph takes, in the file's order: those that no initializer gives. Fails as [`node_operators`].
-pub fn input_names(path: &Path) -> Result<Vec<String>> {
+/// An input or output of a file's graph.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// What it is made of; what has no tensors counts as one.
+    pub kind: Kind,
+}
+
+/// The inputs that a file's graph takes and its outputs, in the file's order; inputs that an initializer gives are left out. Fails as [`node_operators`].
+pub fn interface(path: &Path) -> Result<(Vec<Port>, Vec<Port>)> {
     let graph = read(path)?.graph;
     let given: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    Ok(graph.input.iter().map(|i| i.name.clone()).filter(|n| !given.contains(n.as_str())).collect())
+    let port = |v: &proto::ValueInfoProto| Port {
+        name: v.name.clone(),
+        kind: proto::tensors(v).map(|t| t.0).unwrap_or_default(),
+    };
+    let inputs = graph.input.iter().filter(|i| !given.contains(i.name.as_str()));
+    Ok((inputs.map(port).collect(), graph.output.iter().map(port).collect()))
 }
 
 fn read(path: &Path) -> Result<proto::ModelProto> {

@@ -43,9 +43,33 @@ pub enum Extent {
     Unknown,
 }
 
-/// Element type number and extents of a declared tensor; no extents when the rank is not declared.
-pub fn tensor_type(v: &ValueInfoProto) -> Option<(i32, Option<Vec<Extent>>)> {
-    let Some(type_proto::Value::TensorType(t)) = v.type_.as_ref()?.value.as_ref() else { return None };
+/// What a declared value is made of.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub struct Kind {
+    /// It may be without an element.
+    pub optional: bool,
+    /// It is a list of tensors, not one.
+    pub sequence: bool,
+}
+
+/// What a declared value is, and its tensors' element type number and extents; no extents when the rank is not declared. `None` for what has no tensors, or
+/// sequences of sequences of them.
+pub fn tensors(v: &ValueInfoProto) -> Option<(Kind, i32, Option<Vec<Extent>>)> {
+    let (mut kind, mut ty) = (Kind::default(), v.type_.as_ref()?);
+    let t = loop {
+        ty = match ty.value.as_ref()? {
+            type_proto::Value::TensorType(t) => break t,
+            type_proto::Value::OptionalType(o) if kind == Kind::default() => {
+                kind.optional = true;
+                o.elem_type.as_ref()?
+            }
+            type_proto::Value::SequenceType(s) if !kind.sequence => {
+                kind.sequence = true;
+                s.elem_type.as_ref()?
+            }
+            _ => return None,
+        };
+    };
     let dims = t.shape.as_ref().map(|s| {
         let one = |d: &tensor_shape_proto::Dimension| match &d.value {
             Some(tensor_shape_proto::dimension::Value::DimValue(n)) => Extent::Value(*n),
@@ -54,5 +78,10 @@ pub fn tensor_type(v: &ValueInfoProto) -> Option<(i32, Option<Vec<Extent>>)> {
         };
         s.dim.iter().map(one).collect()
     });
-    Some((t.elem_type, dims))
+    Some((kind, t.elem_type, dims))
+}
+
+/// Element type number and extents of a declared tensor; no extents when the rank is not declared.
+pub fn tensor_type(v: &ValueInfoProto) -> Option<(i32, Option<Vec<Extent>>)> {
+    tensors(v).filter(|t| t.0 == Kind::default()).map(|t| (t.1, t.2))
 }

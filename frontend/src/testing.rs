@@ -26,6 +26,24 @@ impl Model {
         field(&mut self.inputs, 11, &value_info(name, &parse(ty)));
         self
     }
+    /// An input that is an optional, a sequence or an optional sequence of tensors of a type.
+    pub fn formed(mut self, name: &str, (optional, sequence): (bool, bool), ty: &str) -> Model {
+        let wrapped = |number: u64, inner: &[u8]| {
+            let (mut boxed, mut out) = (vec![], vec![]);
+            field(&mut boxed, 1, inner);
+            field(&mut out, number, &boxed);
+            out
+        };
+        let mut ty = message::tensor_type(&parse(ty));
+        if sequence {
+            ty = wrapped(4, &ty);
+        }
+        if optional {
+            ty = wrapped(9, &ty);
+        }
+        field(&mut self.inputs, 11, &message::typed(name, &ty));
+        self
+    }
     /// An output of a type such as `f32[N,3]`.
     pub fn output(mut self, name: &str, ty: &str) -> Model {
         field(&mut self.outputs, 12, &value_info(name, &parse(ty)));

@@ -338,6 +338,24 @@ fn loops_without_end() {
 }
 
 #[test]
+fn sequences_of_unknown_length() {
+    let m = || Model::new(17).formed("s", (false, true), "f32[2]").node("SequenceAt", &["s", "i"], &["y"], &[]);
+    let m = || m().constant("i", &Tensor::from_i64(DType::I64, [], &[5])).untyped_output("y");
+    refused(m(), Failure::Unsupported, &["\"s\"", "how many elements", "--length s=3"]);
+    let with = |name: &str, length: Option<usize>| {
+        let options = ImportOptions { lengths: [(name.to_string(), length)].into(), ..Default::default() };
+        import_bytes(m().bytes(), "test", &options).unwrap_err()
+    };
+    let cases = [("s", Some(2), "position 5"), ("s", None, "length none"), ("t", Some(1), "not a sequence")];
+    for (name, length, words) in cases {
+        let all = with(name, length);
+        assert!(all.iter().any(|d| d.to_string().contains(words)), "{all:?}");
+    }
+    let m = Model::new(17).input("x", "f32[2]").node("SequenceConstruct", &["x"], &["s"], &[]);
+    refused(m.node("Relu", &["s"], &["y"], &[]).untyped_output("y"), Failure::Model, &["a sequence"]);
+}
+
+#[test]
 fn values_for_inputs() {
     let m =
         Model::new(13).input("x", "f32[2,3]").input("axes", "i64[A]").node("ReduceSum", &["x", "axes"], &["y"], &[]);

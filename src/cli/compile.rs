@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
     /// Make again what this lock or plan describes: refused where model, data or tersor are others, and where a lock's bytes differ.
-    #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes", "values", "plan", "budget"])]
+    #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes", "values", "lengths", "plan", "budget"])]
     pub locked: Option<PathBuf>,
     /// What stands at each site: a plan of `tersor search`, its passes, targets and extents included.
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["pipeline", "budget"])]

@@ -14,7 +14,7 @@ use tersor_ir::{Diagnostic, Failure};
 use tersor_passes::manager::Decide;
 use tersor_passes::pipeline::Pipeline;
 
-/// `--dim`, `--shape` and `--value`.
+/// `--dim`, `--shape`, `--value` and `--length`.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ShapeArgs {
     /// A dynamic extent: NAME=N, or bounds and a typical value, NAME=MIN..MAX@TYPICAL.
@@ -26,12 +26,15 @@ pub struct ShapeArgs {
     /// An input's elements, NAME=0,1,2: the input becomes a constant, as what decides shapes must be.
     #[arg(long = "value", value_name = "NAME=NUMBERS")]
     pub values: Vec<String>,
+    /// How many elements a sequence has that is an input, NAME=3; of an optional input 1, or NAME=none.
+    #[arg(long = "length", value_name = "NAME=NUMBER")]
+    pub lengths: Vec<String>,
 }
 
 impl ShapeArgs {
     /// Options of the import, with those of a pipeline file where none are given here.
     pub fn options(&self, file: &[(String, String)]) -> Result<ImportOptions> {
-        let Bindings { dims, shapes, values } = self.written(file)?;
+        let Bindings { dims, shapes, values, lengths } = self.written(file)?;
         let bad = |flag: &str, (name, value): (&String, &String), help: &str| {
             vec![usage(format!("{flag} {name}={value} is not understood")).with_help(help)]
         };
@@ -52,6 +55,13 @@ impl ShapeArgs {
             let elements = elements.ok_or_else(|| bad("--value", v, "write --value axes=0,1"))?;
             out.values.insert(v.0.clone(), Given::Numbers(elements));
         }
+        for l in &lengths {
+            let length = if l.1 == "none" { Some(None) } else { l.1.parse().ok().map(Some) };
+            out.lengths.insert(
+                l.0.clone(),
+                length.ok_or_else(|| bad("--length", l, "write --length x=3 or --length x=none"))?,
+            );
+        }
         Ok(out)
     }
     /// Bindings as they were written.
@@ -70,7 +80,7 @@ impl ShapeArgs {
         let mut dims: BTreeMap<String, String> = file.iter().cloned().collect();
         dims.extend(pairs("--dim", &self.dims)?);
         let (shapes, values) = (pairs("--shape", &self.shapes)?, pairs("--value", &self.values)?);
-        Ok(Bindings { dims, shapes, values })
+        Ok(Bindings { dims, shapes, values, lengths: pairs("--length", &self.lengths)? })
     }
     /// These; of a kind that is not given at all those of a file.
     pub fn or(&self, file: &Bindings) -> ShapeArgs {
@@ -82,6 +92,7 @@ impl ShapeArgs {
             dims: one(&self.dims, &file.dims),
             shapes: one(&self.shapes, &file.shapes),
             values: one(&self.values, &file.values),
+            lengths: one(&self.lengths, &file.lengths),
         }
     }
 }

@@ -53,6 +53,9 @@ pub struct Bindings {
     /// `--value`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, String>,
+    /// `--length`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lengths: BTreeMap<String, String>,
 }
 
 /// Reads an ONNX model.
@@ -162,8 +165,8 @@ fn bind(m: &mut Module, options: &ImportOptions) -> Result<()> {
     if !options.shapes.is_empty() {
         return Err(vec![usage("--shape works on ONNX models only").with_help("use --dim NAME=MIN..MAX@TYPICAL")]);
     }
-    if !options.values.is_empty() {
-        return Err(vec![usage("--value works on ONNX models only: it decides how they are read")]);
+    if !options.values.is_empty() || !options.lengths.is_empty() {
+        return Err(vec![usage("--value and --length work on ONNX models only: they decide how those are read")]);
     }
     unknown_dims(m, options)?;
     for (name, info) in &mut m.symbols {

@@ -1,7 +1,8 @@
 //! Parameters of the function, and the symbols that their dynamic extents become.
 
-use super::{DimBinding, Given, Importer, Meaning, clean};
-use crate::proto::{self, Extent, GraphProto};
+use super::node::{formed, value};
+use super::{DimBinding, Form, Given, Importer, Meaning, clean};
+use crate::proto::{self, Extent, GraphProto, Kind};
 use crate::tensor;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -9,34 +10,27 @@ use tersor_ir::diag::Result;
 use tersor_ir::dim::SymbolInfo;
 use tersor_ir::{Diagnostic, Dim, Failure, Tensor, Type, ValueId};
 
+/// Most elements of a sequence that is an input.
+const MAX_LENGTH: usize = 4096;
+
 impl Importer<'_> {
     pub(super) fn inputs(&mut self, g: &GraphProto) {
-        let body = self.b.func.body_id();
         for i in &g.input {
             // Before IR version 4 initializers had to be inputs as well; they are constants.
             if self.scope.contains_key(&i.name) {
                 continue;
             }
-            let ty = match self.input_type(i) {
-                Ok(ty) => ty,
+            match self.parameter(i) {
+                Ok(m) => drop(self.scope.insert(i.name.clone(), m)),
                 Err(d) => {
                     self.errors.push(d);
                     self.broken.insert(i.name.clone());
-                    continue;
                 }
-            };
-            if let Some(given) = self.options.values.get(&i.name) {
-                match self.given(i, &ty, given) {
-                    Ok(m) => drop(self.scope.insert(i.name.clone(), m)),
-                    Err(d) => self.errors.push(d),
-                }
-                continue;
             }
-            let v = self.b.func.add_param(body, &clean(&i.name), ty);
-            self.b.func.inputs.push(i.name.as_str().into());
-            self.scope.insert(i.name.clone(), Meaning { value: Some(v), known: None });
         }
-        for name in self.options.shapes.keys().filter(|n| !g.input.iter().any(|i| i.name == **n)) {
+        let all: HashSet<&str> =
+            self.named.iter().map(String::as_str).chain(g.input.iter().map(|i| i.name.as_str())).collect();
+        for name in self.options.shapes.keys().filter(|n| !all.contains(n.as_str())) {
             let d = Diagnostic::error(
                 "O0024",
                 format!("a shape is given for \"{}\", which is not an input", name.escape_debug()),
@@ -44,9 +38,19 @@ impl Importer<'_> {
             let names: Vec<&str> = self.b.func.inputs.iter().map(|n| &**n).collect();
             self.errors.push(d.failure(Failure::Usage).with_help(format!("inputs are {}", names.join(", "))));
         }
-        for name in self.options.values.keys().filter(|n| !g.input.iter().any(|i| i.name == **n)) {
+        for name in self.options.values.keys().filter(|n| !all.contains(n.as_str())) {
             let message = format!("a value is given for \"{}\", which is not an input", name.escape_debug());
             self.errors.push(Diagnostic::error("O0024", message).failure(Failure::Usage));
+        }
+        let plain = |i: &&proto::ValueInfoProto| proto::tensors(i).is_none_or(|t| t.0 == Kind::default());
+        for name in self.options.lengths.keys() {
+            if g.input.iter().find(|i| i.name == *name).is_none_or(|i| plain(&i)) {
+                let what = format!(
+                    "a length is given for \"{}\", which is not a sequence or optional input",
+                    name.escape_debug()
+                );
+                self.errors.push(Diagnostic::error("O0024", what).failure(Failure::Usage));
+            }
         }
         for name in self.options.dims.keys().filter(|n| !self.symbols.contains_key(n.as_str())) {
             let used = g.input.iter().filter_map(proto::tensor_type).filter_map(|t| t.1).flatten();
@@ -61,11 +65,62 @@ impl Importer<'_> {
         }
     }
 
+    /// What an input stands for; a sequence is as many parameters as it has elements.
+    fn parameter(&mut self, i: &proto::ValueInfoProto) -> Result<Meaning> {
+        let bad = |what: &str| Diagnostic::error("O0023", format!("input \"{}\" {what}", i.name.escape_debug()));
+        let (kind, number, dims) = proto::tensors(i).ok_or_else(|| {
+            bad("is neither a tensor, nor a sequence or an optional of them").failure(Failure::Unsupported)
+        })?;
+        if kind == Kind::default() {
+            return self.tensor(&i.name, number, dims);
+        }
+        let Some(&length) = self.options.lengths.get(&i.name) else {
+            let what = "is a sequence or optional; how many elements it has must be known when the model is compiled";
+            let help =
+                format!("say so with --length {0}=3, or --length {0}=none for an optional without an element", i.name);
+            return Err(bad(what).failure(Failure::Unsupported).with_help(help));
+        };
+        match length {
+            None if kind.optional => Ok(formed(Form::Nothing)),
+            Some(1) if !kind.sequence => self.tensor(&i.name, number, dims),
+            Some(n) if kind.sequence && n <= MAX_LENGTH => {
+                // What they have a name for may differ from one element to the next.
+                let own = |e: &Extent| match e {
+                    Extent::Value(n) => Extent::Value(*n),
+                    _ => Extent::Unknown,
+                };
+                let dims = |_| dims.as_ref().map(|d| d.iter().map(own).collect());
+                let element = |j| self.tensor(&format!("{}.{j}", i.name), number, dims(j));
+                Ok(formed(Form::Sequence((0..n).map(element).collect::<Result<_>>()?)))
+            }
+            _ => {
+                let given = length.map_or("none".into(), |n| n.to_string());
+                let what = format!(
+                    "cannot have the length {given}; sequences have up to {MAX_LENGTH} elements, optionals 1 or none"
+                );
+                Err(bad(&what).failure(Failure::Usage))
+            }
+        }
+    }
+
+    /// A parameter, or the constant that is given for it.
+    fn tensor(&mut self, name: &str, number: i32, dims: Option<Vec<Extent>>) -> Result<Meaning> {
+        self.named.push(name.into());
+        let ty = self.input_type(name, number, dims)?;
+        if let Some(given) = self.options.values.get(name) {
+            return self.given(name, &ty, given);
+        }
+        let body = self.b.func.body_id();
+        let v = self.b.func.add_param(body, &clean(name), ty);
+        self.b.func.inputs.push(name.into());
+        Ok(value(v))
+    }
+
     /// The constant of an input whose value is given; its elements must have the declared type and number.
-    fn given(&mut self, i: &proto::ValueInfoProto, ty: &Type, given: &Given) -> Result<Meaning> {
+    fn given(&mut self, name: &str, ty: &Type, given: &Given) -> Result<Meaning> {
         let fits = |(d, &n): (&Dim, &usize)| d.as_const().is_none_or(|d| d == n as i64);
         let bad = |what: String| {
-            let message = format!("input \"{}\" is {ty}, the value given for it {what}", i.name.escape_debug());
+            let message = format!("input \"{}\" is {ty}, the value given for it {what}", name.escape_debug());
             Diagnostic::error("O0023", message).failure(Failure::Usage)
         };
         let t = match given {
@@ -89,7 +144,7 @@ impl Importer<'_> {
         if t.dtype() != ty.dtype || t.shape().len() != ty.rank() || !ty.shape.iter().zip(t.shape()).all(fits) {
             return Err(bad(format!("is {}", t.ty())));
         }
-        Ok(self.constant(&clean(&i.name), &t))
+        Ok(self.constant(&clean(name), &t))
     }
 
     /// The names of the inputs that a value is computed from.
@@ -110,14 +165,12 @@ impl Importer<'_> {
         names
     }
 
-    fn input_type(&mut self, i: &proto::ValueInfoProto) -> Result<Type> {
-        let bad = |what: &str| Diagnostic::error("O0023", format!("input \"{}\" {what}", i.name.escape_debug()));
-        let (number, dims) =
-            proto::tensor_type(i).ok_or_else(|| bad("is not a tensor").failure(Failure::Unsupported))?;
+    fn input_type(&mut self, name: &str, number: i32, dims: Option<Vec<Extent>>) -> Result<Type> {
+        let bad = |what: &str| Diagnostic::error("O0023", format!("input \"{}\" {what}", name.escape_debug()));
         let dtype = tensor::dtype(number).ok_or_else(|| {
             bad(&format!("has element type {number}, which is not supported")).failure(Failure::Unsupported)
         })?;
-        let given = self.options.shapes.get(&i.name);
+        let given = self.options.shapes.get(name);
         let dims = match (given, dims) {
             (Some(shape), Some(dims)) if shape.len() != dims.len() => {
                 return Err(bad(&format!("has {} axes, the given shape has {}", dims.len(), shape.len())));
@@ -135,7 +188,7 @@ impl Importer<'_> {
                 Extent::Value(n) if n < 0 => return Err(bad(&format!("has extent {n}"))),
                 Extent::Value(n) => Dim::Const(n),
                 Extent::Param(p) => self.param(&p),
-                Extent::Unknown => self.symbol(&format!("{}.{axis}", symbol_name(&i.name))),
+                Extent::Unknown => self.symbol(&format!("{}.{axis}", symbol_name(name))),
             });
         }
         super::extents::check(&shape)?;

@@ -46,6 +46,9 @@ pub struct ImportOptions {
     pub shapes: BTreeMap<String, Vec<i64>>,
     /// Inputs that become constants: axes, extents and the like that a file leaves open and that decide shapes.
     pub values: BTreeMap<String, Given>,
+    /// How many elements inputs have that are sequences, or 1 for an optional one; `None` for an optional one without any. An input `x` that is a sequence
+    /// becomes inputs `x.0`, `x.1` and so on.
+    pub lengths: BTreeMap<String, Option<usize>>,
 }
 
 /// The value of an input that becomes a constant.
@@ -211,11 +214,34 @@ impl File {
     }
 }
 
-/// What a name stands for: a value, integers known at import, or both.
+/// What a name stands for: a value, integers known at import, or both; or else what is there at import alone.
 #[derive(Clone, Debug)]
 struct Meaning {
     value: Option<ValueId>,
     known: Option<Known>,
+    form: Form,
+}
+
+/// Whether something is a tensor. There are tensors alone in the IR: which there are of a sequence or an optional is decided at import.
+#[derive(Clone, Debug)]
+enum Form {
+    Tensor,
+    Sequence(Vec<Meaning>),
+    /// An optional without an element; one with an element is the element.
+    Nothing,
+}
+
+impl Meaning {
+    /// The tensors of what is called `name`, with names for each.
+    fn tensors(self, name: &str) -> Vec<(String, Meaning)> {
+        match self.form {
+            Form::Tensor => vec![(name.into(), self)],
+            Form::Sequence(all) => {
+                all.into_iter().enumerate().flat_map(|(i, m)| m.tensors(&format!("{name}.{i}"))).collect()
+            }
+            Form::Nothing => vec![],
+        }
+    }
 }
 
 /// What rounds of reading found.
@@ -242,6 +268,8 @@ struct Importer<'a> {
     options: &'a ImportOptions,
     rounds: &'a mut Rounds,
     scope: HashMap<String, Meaning>,
+    /// Names of the tensors that inputs consist of.
+    named: Vec<String>,
     /// Results that operators have in ONNX and not here, and the node that should make them.
     absent: HashMap<String, Loc>,
     /// Constants and parameters that are not to be had; why not is among the errors.
@@ -285,6 +313,7 @@ impl Importer<'_> {
             options,
             rounds,
             scope: HashMap::new(),
+            named: vec![],
             absent: HashMap::new(),
             broken: HashSet::new(),
             inlined: Inlined::default(),
@@ -338,13 +367,22 @@ impl Importer<'_> {
         for o in &g.output {
             self.b.loc = Loc::Onnx { node: o.name.as_str().into(), op: "output".into() };
             self.b.name = clean(&o.name);
-            match self.scope.get(&o.name).cloned().map(|m| self.value_of(&m)) {
-                Some(Ok(v)) => {
-                    self.declared(o, v, true);
-                    results.push(v);
-                    self.b.func.outputs.push(o.name.as_str().into());
+            match self.scope.get(&o.name).cloned() {
+                Some(m) => {
+                    let tensor = matches!(m.form, Form::Tensor);
+                    for (name, m) in m.tensors(&o.name) {
+                        match self.value_of(&m) {
+                            Ok(v) => {
+                                if tensor {
+                                    self.declared(o, v, true);
+                                }
+                                results.push(v);
+                                self.b.func.outputs.push(name.into());
+                            }
+                            Err(d) => self.errors.push(d),
+                        }
+                    }
                 }
-                Some(Err(d)) => self.errors.push(d),
                 None => {
                     let made = made.contains(o.name.as_str()) || self.broken.contains(&o.name);
                     self.undefined_output(&o.name, made);
@@ -407,7 +445,7 @@ impl Importer<'_> {
     /// A constant, looked into if it may take part in shape arithmetic.
     fn constant(&mut self, name: &str, t: &Tensor) -> Meaning {
         let v = self.b.constant(name, t);
-        Meaning { value: Some(v), known: self.known_constant(v) }
+        Meaning { known: self.known_constant(v), ..node::value(v) }
     }
 
     /// The integers of a small constant.
@@ -462,6 +500,11 @@ impl Importer<'_> {
     /// The value of a meaning; known integers become a constant or are put together from extents.
     fn value_of(&mut self, m: &Meaning) -> Result<ValueId> {
         match (m.value, &m.known) {
+            _ if !matches!(m.form, Form::Tensor) => {
+                let what =
+                    if matches!(m.form, Form::Nothing) { "an optional without an element" } else { "a sequence" };
+                Err(Diagnostic::error("O0030", format!("an operand is {what}, expected a tensor")))
+            }
             (Some(v), _) => Ok(v),
             (None, Some(k)) => self.materialize(&k.clone()),
             (None, None) => Err(Diagnostic::error(node::UNDEFINED_OPERAND, "undefined operand")),

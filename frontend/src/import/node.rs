@@ -1,6 +1,6 @@
 //! What an operator's importer sees of its node.
 
-use super::{Importer, Known, Meaning};
+use super::{Form, Importer, Known, Meaning};
 use crate::proto::{self, AttributeKind, AttributeProto, GraphProto, NodeProto};
 use std::cell::{Cell, RefCell};
 use tersor_ir::diag::Result;
@@ -53,7 +53,12 @@ pub struct NodeCx<'i, 'a, 'n> {
 
 /// A result that is a value.
 pub(super) fn value(v: ValueId) -> Meaning {
-    Meaning { value: Some(v), known: None }
+    Meaning { value: Some(v), known: None, form: Form::Tensor }
+}
+
+/// A result that is not a tensor.
+pub(super) fn formed(form: Form) -> Meaning {
+    Meaning { value: None, known: None, form }
 }
 
 impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
@@ -153,6 +158,10 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     /// Says that the operator has an input `i`.
     pub fn takes(&self, i: usize) {
         self.asked.set(self.asked.get().max(i + 1));
+    }
+    /// Whether input `i` is there.
+    pub fn is_given(&self, i: usize) -> bool {
+        self.inputs.get(i).is_some_and(Option::is_some)
     }
     /// What is known of an input without asking for it.
     pub(super) fn peek(&self, i: usize) -> Option<&Known> {

@@ -19,6 +19,7 @@ mod quantized;
 mod recurrent;
 mod reduce;
 mod sampling;
+mod sequences;
 mod signal;
 mod training;
 mod windows;

@@ -31,12 +31,68 @@ struct TensorProto {
     data_location: i32,
 }
 
+/// The fields of `onnx.SequenceProto` that hold dense tensors.
+#[derive(Clone, PartialEq, Message)]
+struct SequenceProto {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "3")]
+    tensors: Vec<TensorProto>,
+}
+
+/// The fields of `onnx.OptionalProto` that hold dense tensors.
+#[derive(Clone, PartialEq, Message)]
+struct OptionalProto {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "3")]
+    tensor: Option<TensorProto>,
+    #[prost(message, optional, tag = "5")]
+    sequence: Option<SequenceProto>,
+}
+
 const STRING: i32 = 8;
 const EXTERNAL: i32 = 1;
 
 /// Reads a tensor and the name that it carries, empty when it has none.
 pub fn read(bytes: &[u8]) -> Result<(String, Tensor)> {
-    let t = TensorProto::decode(bytes).map_err(|e| Error::new(Kind::Data, format!("not a TensorProto: {e}")))?;
+    let t: TensorProto = decode(bytes, "TensorProto")?;
+    Ok((t.name.clone(), dense(t)?))
+}
+
+fn decode<M: Message + Default>(bytes: &[u8], what: &str) -> Result<M> {
+    M::decode(bytes).map_err(|e| Error::new(Kind::Data, format!("not a {what}: {e}")))
+}
+
+/// What a file holds that is not a `TensorProto`.
+#[derive(Debug)]
+pub enum Item {
+    /// One tensor.
+    Tensor(Tensor),
+    /// A list of tensors.
+    Sequence(Vec<Tensor>),
+    /// An optional without an element.
+    Nothing,
+}
+
+/// Reads a `SequenceProto` of tensors and the name that it carries.
+pub fn read_sequence(bytes: &[u8]) -> Result<(String, Vec<Tensor>)> {
+    let s: SequenceProto = decode(bytes, "SequenceProto")?;
+    Ok((s.name, s.tensors.into_iter().map(dense).collect::<Result<_>>()?))
+}
+
+/// Reads an `OptionalProto` of a tensor or a sequence of tensors, and the name that it carries.
+pub fn read_optional(bytes: &[u8]) -> Result<(String, Item)> {
+    let o: OptionalProto = decode(bytes, "OptionalProto")?;
+    let item = match (o.tensor, o.sequence) {
+        (Some(t), _) => Item::Tensor(dense(t)?),
+        (None, Some(s)) => Item::Sequence(s.tensors.into_iter().map(dense).collect::<Result<_>>()?),
+        (None, None) => Item::Nothing,
+    };
+    Ok((o.name, item))
+}
+
+fn dense(t: TensorProto) -> Result<Tensor> {
     let unsupported = |what: String| Error::new(Kind::DataUnsupported, what);
     if t.data_type == STRING {
         return Err(unsupported("string tensors are not supported".into()));
@@ -62,7 +118,7 @@ pub fn read(bytes: &[u8]) -> Result<(String, Tensor)> {
     if cfg!(target_endian = "big") && size > 1 {
         tensor.bytes_mut().chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
-    Ok((t.name, tensor))
+    Ok(tensor)
 }
 
 /// Little-endian bytes from the typed field that ONNX uses for this type.
@@ -121,6 +177,20 @@ mod tests {
             }
             let _ = read(&good);
         }
+    }
+
+    #[test]
+    fn sequences_and_optionals_hold_tensors() {
+        let one =
+            || TensorProto { dims: vec![1], data_type: DType::F32 as i32, float_data: vec![2.5], ..Default::default() };
+        let s = SequenceProto { name: "s".into(), tensors: vec![one(), one()] };
+        let (name, all) = read_sequence(&s.encode_to_vec()).unwrap();
+        assert_eq!((name.as_str(), all.len(), all[1].to_f64().unwrap()), ("s", 2, vec![2.5]));
+        let optional = |tensor, sequence| OptionalProto { name: "o".into(), tensor, sequence }.encode_to_vec();
+        assert!(matches!(read_optional(&optional(Some(one()), None)).unwrap().1, Item::Tensor(_)));
+        assert!(matches!(read_optional(&optional(None, Some(s))).unwrap().1, Item::Sequence(all) if all.len() == 2));
+        assert!(matches!(read_optional(&optional(None, None)).unwrap().1, Item::Nothing));
+        assert!(read_sequence(&[0x1a, 5, 0]).is_err());
     }
 
     #[test]

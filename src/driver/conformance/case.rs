@@ -1,12 +1,11 @@
 //! One case: its model imported, evaluated, compiled and run, and every output compared.
 
+use super::set::Set;
 use super::{Status, Verdict};
 use crate::driver::{
-    self, Compiler, DataSet, Interpreter, Limits, OptimizeOptions, Program, Result, Watch, data_sets, file_error,
-    inputs_of, outputs_of,
+    self, Compiler, Interpreter, Limits, OptimizeOptions, Program, Result, Watch, data_sets, file_error,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::path::Path;
 use tersor_frontend::{Given, ImportOptions};
 use tersor_ir::target::Evaluate;
@@ -53,9 +52,9 @@ type Failed = (&'static str, Vec<Diagnostic>);
 fn all(dir: &Path, checks: &Checks, watch: &Watch, verdict: &mut Verdict) -> std::result::Result<(), Failed> {
     let limits = limits(dir, checks).map_err(|e| ("data.json", e))?;
     let model = dir.join("model.onnx");
-    let names = tersor_frontend::input_names(&model).map_err(|d| ("import", vec![d]))?;
+    let ports = tersor_frontend::interface(&model).map_err(|d| ("import", vec![d]))?;
     let sets =
-        data_sets(dir).and_then(|sets| sets.into_iter().map(|s| Set::read(s, &names)).collect::<Result<Vec<_>>>());
+        data_sets(dir).and_then(|sets| sets.into_iter().map(|s| Set::read(s, &ports)).collect::<Result<Vec<_>>>());
     let sets = sets.map_err(|e| ("data", e))?;
     let loaded =
         decided(&model, &sets).and_then(|options| driver::load(&model, &options)).map_err(|e| ("import", e))?;
@@ -69,28 +68,12 @@ fn all(dir: &Path, checks: &Checks, watch: &Watch, verdict: &mut Verdict) -> std
     Ok(())
 }
 
-/// Inputs of a run by name, and where the outputs are.
-struct Set {
-    inputs: BTreeMap<String, Tensor>,
-    files: DataSet,
-}
-
-impl Set {
-    /// Reads the inputs of these names; files without a name of their own belong to the name at their number.
-    fn read(files: DataSet, names: &[String]) -> Result<Set> {
-        let inputs = if names.is_empty() { vec![] } else { inputs_of(&files, names)? };
-        Ok(Set { inputs: names.iter().cloned().zip(inputs).collect(), files })
-    }
-    fn input(&self, name: &String) -> Result<Tensor> {
-        let missing = || vec![driver::usage(format!("{} holds no input {name}", self.files.0.display()))];
-        self.inputs.get(name).cloned().ok_or_else(missing)
-    }
-}
-
-/// Import options in which the inputs that decide the forms of operators are constants, from the first set of data.
+/// Import options in which the inputs that decide the forms of operators are constants, and sequences are as long as in the first set of data.
 fn decided(model: &Path, sets: &[Set]) -> Result<ImportOptions> {
     let mut options = ImportOptions::default();
     let Some(first) = sets.first() else { return Ok(options) };
+    options.lengths.clone_from(&first.inputs.lengths);
+    options.shapes = first.inputs.shapes();
     loop {
         let names = tersor_frontend::undecided(model, &options)?;
         if names.is_empty() {
@@ -135,12 +118,10 @@ fn agree(m: &Module, evaluate: &dyn Evaluate, sets: &[Set], limits: &Limits, ver
     let (inputs, outputs) = program.names();
     for set in sets {
         let x: Vec<Tensor> = inputs.iter().map(|n| set.input(n)).collect::<Result<_>>()?;
+        set.outputs_are(outputs.len())?;
         let found = program.run(&x)?;
-        for ((name, found), expected) in outputs.iter().zip(&found).zip(outputs_of(&set.files, &outputs)?) {
-            let Some(expected) = expected else {
-                let message = format!("{} holds no expected output {name}", set.files.0.display());
-                return Err(vec![driver::usage(message)]);
-            };
+        for (name, found) in outputs.iter().zip(&found) {
+            let expected = set.output(name)?;
             let c = driver::compare(name, found, &expected, limits)?;
             verdict.rel_l2 = worst(verdict.rel_l2, c.rel_l2);
             verdict.max_abs = worst(verdict.max_abs, c.max_abs);

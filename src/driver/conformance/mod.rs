@@ -5,6 +5,7 @@
 
 mod case;
 mod expected;
+mod set;
 mod workers;
 
 pub use case::{Checks, check};

@@ -1,8 +1,8 @@
 //! Control flow that is decided at import: branches of known conditions, repetitions of known number.
 
 use super::Topic;
-use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
+use crate::import::{Form, Meaning};
 use crate::proto::GraphProto;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::Mul;
@@ -28,6 +28,11 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let cond = cx.reshape(cond, vec![])?;
     let mut results = vec![];
     for (a, b) in a.iter().zip(&b) {
+        if [a, b].iter().any(|m| !matches!(m.form, Form::Tensor)) {
+            return Err(
+                cx.undecided_value(cond, "branches of sequences or optionals, and a condition that is not known")
+            );
+        }
         let (a, b) = (cx.value_of(a)?, cx.value_of(b)?);
         if cx.ty(a) != cx.ty(b) {
             let what = format!("branches of types {} and {}", cx.ty(a), cx.ty(b));

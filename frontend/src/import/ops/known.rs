@@ -3,14 +3,14 @@
 use super::Topic;
 use crate::import::extents::handy;
 use crate::import::node::{NodeCx, value};
-use crate::import::{KNOWN_LIMIT, Known, Meaning};
+use crate::import::{Form, KNOWN_LIMIT, Known, Meaning};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::{Binary, Broadcast, Cast, Iota};
 use tersor_ir::{DType, Dim, Tensor};
 
 fn known(k: Known) -> Meaning {
-    Meaning { value: None, known: Some(k) }
+    Meaning { value: None, known: Some(k), form: Form::Tensor }
 }
 
 /// The result of a node whose operands are known integers, where the operator is one of shape arithmetic and the result is known too.

@@ -19,6 +19,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod sampling;
+mod sequences;
 mod signal;
 mod training;
 mod transposed;
@@ -56,6 +57,7 @@ const TOPICS: &[Topic] = &[
     reduce::OPS,
     resize::OPS,
     sampling::OPS,
+    sequences::OPS,
     signal::OPS,
     training::OPS,
     transposed::OPS,
