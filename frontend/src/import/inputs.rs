@@ -124,7 +124,11 @@ impl Importer<'_> {
             Diagnostic::error("O0023", message).failure(Failure::Usage)
         };
         let t = match given {
-            Given::Tensor(t) => t.clone(),
+            // One element is a scalar as well.
+            Given::Tensor(t) => match ty.static_shape().filter(|s| s.iter().product::<usize>() == 1 && t.len() == 1) {
+                Some(shape) => t.reshaped(shape).unwrap_or_else(|| t.clone()),
+                None => t.clone(),
+            },
             Given::Numbers(elements) => {
                 let shape = match (ty.static_shape(), ty.rank()) {
                     (Some(shape), _) => shape,
@@ -172,6 +176,8 @@ impl Importer<'_> {
         })?;
         let given = self.options.shapes.get(name);
         let dims = match (given, dims) {
+            // A list of one number is a scalar as well.
+            (Some(shape), Some(dims)) if dims.is_empty() && *shape == [1] => dims,
             (Some(shape), Some(dims)) if shape.len() != dims.len() => {
                 return Err(bad(&format!("has {} axes, the given shape has {}", dims.len(), shape.len())));
             }

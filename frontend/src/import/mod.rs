@@ -272,7 +272,7 @@ struct Importer<'a> {
     named: Vec<String>,
     /// Results that operators have in ONNX and not here, and the node that should make them.
     absent: HashMap<String, Loc>,
-    /// Constants and parameters that are not to be had; why not is among the errors.
+    /// What is not to be had; why not is among the errors.
     broken: HashSet<String>,
     inlined: Inlined,
     errors: Vec<Diagnostic>,
@@ -436,6 +436,7 @@ impl Importer<'_> {
             }
             // Operands that failed before are not reported again.
             Err(found) => {
+                self.broken.extend(node.output.iter().cloned());
                 let found = found.into_iter().filter(|d| d.code != node::UNDEFINED_OPERAND);
                 self.errors.extend(found.map(|d| d.at_loc(&loc_of(node))));
             }

@@ -119,7 +119,15 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         if a == b {
             return Ok(());
         }
-        Err(if self.importer.equate(a, b) { again() } else { self.invalid(format!("{what} {a}, expected {b}")) })
+        if self.importer.equate(a, b) {
+            return Err(again());
+        }
+        let what = format!("{what} {a}, expected {b}");
+        // Some extents may still make them equal.
+        Err(match (a.clone() - b.clone()).as_const() {
+            Some(_) => self.invalid(what),
+            None => self.unsupported(what).with_help("say what the extents are with --dim"),
+        })
     }
     /// An error about this node: the model is invalid.
     pub fn invalid(&self, what: impl std::fmt::Display) -> Diagnostic {
@@ -193,13 +201,16 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         self.takes(i);
         self.inputs.get(i)?.as_ref()?.known.clone()
     }
-    /// An input's integers, required to be known up to symbols.
+    /// An input's integers that are extents, required to be known up to symbols.
     pub fn dims(&mut self, i: usize) -> Result<Vec<Dim>> {
+        let items = self.integers(i)?;
+        super::extents::check(items.get(..items.len().min(32)).unwrap_or(&items))?;
+        Ok(items)
+    }
+    /// An input's integers, of any size, required to be known up to symbols.
+    pub fn integers(&mut self, i: usize) -> Result<Vec<Dim>> {
         self.meaning(i)?;
         let items = self.known(i).map(|k| k.items);
-        if let Some(items) = &items {
-            super::extents::check(items.get(..items.len().min(32)).unwrap_or(items))?;
-        }
         items.ok_or_else(|| self.undecided(i, format!("input {i} must be known when the model is compiled")))
     }
     /// An input's integers, required to be numbers.

@@ -106,29 +106,35 @@ impl Meaning for Conv {
         let shape = out.static_shape().expect("static operands");
         let rank = shape.len();
         let (_, ca, sa) = Conv::axes(self.channels_last, rank);
-        let (xs, ws) = (strides(xt.shape()), strides(wt.shape()));
+        let (xs, ws, ys) = (strides(xt.shape()), strides(wt.shape()), strides(&shape));
         let (xv, wv) = (xt.to_f64(), wt.to_f64());
         let (cg, og) = (wt.shape()[1], wt.shape()[0] / self.groups as usize);
-        let taps = &wt.shape()[2..];
-        let mut y = Vec::with_capacity(shape.iter().product());
-        for_each_index(&shape, |ix| {
-            let group = ix[ca] / og;
-            let mut sum = 0.0;
+        let (taps, last) = (&wt.shape()[2..], rank - 3);
+        let mut y = vec![0.0; shape.iter().product()];
+        // Rows of pixels innermost: whole networks are evaluated too.
+        let rows = &shape[sa..sa + last];
+        for_each_index(&[shape[0], shape[ca], cg], |ix| {
+            let (n, o, c) = (ix[0], ix[1], ix[2]);
+            let (image, plane) = (n * xs[0] + (o / og * cg + c) * xs[ca], n * ys[0] + o * ys[ca]);
             for_each_index(taps, |k| {
-                let (mut xo, mut wo) = (ix[0] * xs[0], ix[ca] * ws[0]);
-                for i in 0..k.len() {
-                    let p = ix[sa + i] as i64 * self.strides[i] - self.pads[i] + k[i] as i64 * self.dilations[i];
-                    if p < 0 || p >= xt.shape()[sa + i] as i64 {
-                        return;
+                let w = wv[o * ws[0] + c * ws[1] + k.iter().zip(&ws[2..]).map(|(k, s)| k * s).sum::<usize>()];
+                let place = |axis: usize, i: usize| {
+                    let p = i as i64 * self.strides[axis] - self.pads[axis] + k[axis] as i64 * self.dilations[axis];
+                    usize::try_from(p).ok().filter(|&p| p < xt.shape()[sa + axis])
+                };
+                let inside: Vec<(usize, usize)> = (0..shape[sa + last])
+                    .filter_map(|i| Some((plane + i * ys[sa + last], image + place(last, i)? * xs[sa + last])))
+                    .collect();
+                for_each_index(rows, |r| {
+                    let (mut from, mut to) = (0, 0);
+                    for (axis, &i) in r.iter().enumerate() {
+                        let Some(p) = place(axis, i) else { return };
+                        from += p * xs[sa + axis];
+                        to += i * ys[sa + axis];
                     }
-                    xo += p as usize * xs[sa + i];
-                    wo += k[i] * ws[2 + i];
-                }
-                for c in 0..cg {
-                    sum += xv[xo + (group * cg + c) * xs[ca]] * wv[wo + c * ws[1]];
-                }
+                    inside.iter().for_each(|(t, f)| y[to + t] += w * xv[from + f]);
+                });
             });
-            y.push(sum);
         });
         let ints = || y.iter().map(|&v| v as i64).collect::<Vec<_>>();
         Ok(vec![if out.dtype.is_float() {

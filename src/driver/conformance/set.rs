@@ -110,15 +110,14 @@ impl Tensors {
         Ok(())
     }
 
-    /// Shapes of the elements of sequences.
-    pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
-        let elements =
-            self.lengths.iter().flat_map(|(name, n)| (0..n.unwrap_or(0)).map(move |i| format!("{name}.{i}")));
-        let shape = |name: String| {
-            let shape = self.by_name.get(&name)?.shape().iter().map(|&n| n as i64).collect();
-            Some((name, shape))
+    /// Shapes of the elements of sequences, or of all tensors.
+    pub fn shapes(&self, sequences: bool) -> BTreeMap<String, Vec<i64>> {
+        let of_sequence = |name: &str| {
+            name.rsplit_once('.').is_some_and(|(s, i)| i.parse::<usize>().is_ok() && self.lengths.contains_key(s))
         };
-        elements.filter_map(shape).collect()
+        let shape = |t: &Tensor| t.shape().iter().map(|&n| n as i64).collect();
+        let wanted = self.by_name.iter().filter(|(name, _)| !sequences || of_sequence(name));
+        wanted.map(|(name, t)| (name.clone(), shape(t))).collect()
     }
 
     fn get(&self, name: &str) -> std::result::Result<Tensor, ()> {

@@ -21,7 +21,20 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         return cx.inline(if t.get_i64(0) != 0 { then } else { other }, vec![]);
     }
-    let (a, b) = (cx.inline(then, vec![])?, cx.inline(other, vec![])?);
+    let before = cx.importer.errors.len();
+    let (a, b) = (cx.inline(then, vec![]), cx.inline(other, vec![]));
+    // The branch that is not taken may not fit what is around it.
+    if cx.importer.errors.len() > before || a.is_err() || b.is_err() {
+        let why = cx.undecided_value(
+            cond,
+            "a branch that does not fit, and a condition that is not known when the model is compiled",
+        );
+        if why.help.is_some() {
+            cx.importer.errors.truncate(before);
+            return Err(why);
+        }
+    }
+    let (a, b) = (a?, b?);
     if a.len() != b.len() {
         return Err(cx.invalid(format!("branches of {} and {} results", a.len(), b.len())));
     }

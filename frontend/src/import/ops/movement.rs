@@ -156,7 +156,7 @@ fn slice(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let mut x = cx.input(0)?;
     let rank = cx.ty(x).rank();
     let (starts, ends, axes, steps) = if cx.opset >= 10 {
-        (cx.dims(1)?, cx.dims(2)?, cx.optional_numbers(3)?, cx.optional_numbers(4)?)
+        (cx.integers(1)?, cx.integers(2)?, cx.optional_numbers(3)?, cx.optional_numbers(4)?)
     } else {
         let list = |name: &str| cx.ints(name).unwrap_or_default().into_iter().map(Dim::Const).collect();
         (list("starts"), list("ends"), cx.ints("axes"), None)
