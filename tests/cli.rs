@@ -148,7 +148,7 @@ fn exports_to_onnx() {
     assert_eq!(d["data"]["files"], serde_json::json!(["b.onnx"]));
     dir.json(0, &["verify", "b.onnx", "--against", "a.tir", "--inputs", "test_data_set_0", "--interp"]);
     says(dir.json(0, &["cat", "b.onnx"])["data"]["tir"].as_str().unwrap(), &["decode.affine"]);
-    dir.json(0, &["export", "a.tir", "-o", "c.onnx", "--plain", "--external-data", "1"]);
+    dir.json(0, &["export", "a.tir", "-o", "c.onnx", "--form", "plain", "--external-data", "1"]);
     assert!(dir.path("c.onnx.data").exists());
     dir.json(0, &["verify", "c.onnx", "--against", "b.onnx", "--inputs", "test_data_set_0", "--interp"]);
     dir.json(0, &["export", "a.tir", "-o", "d.onnx", "--dry-run"]);

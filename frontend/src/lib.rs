@@ -12,7 +12,7 @@ mod tensor;
 pub mod testing;
 mod wire;
 
-pub use export::{ExportOptions, Exported, export};
+pub use export::{ExportOptions, Exported, Form as ExportForm, export};
 pub use import::{
     Checked, DimBinding, Given, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators, undecided,
 };

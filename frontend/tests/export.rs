@@ -1,7 +1,7 @@
 //! Export: what is written comes back by import with the same meaning, and what ONNX cannot say is refused by name.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use tersor_frontend::{ExportOptions, export, import, import_bytes};
+use tersor_frontend::{ExportForm, ExportOptions, export, import, import_bytes};
 use tersor_ir::module::Func;
 use tersor_ir::testing::{Gen, rel_l2};
 use tersor_ir::{Failure, Module, Op, OpKind, Tensor, Type, interp};
@@ -79,9 +79,9 @@ fn samples_come_back_with_the_same_meaning() {
                 .collect();
             let m = module(op, &operands);
             let inputs = &tensors[..stored];
-            for plain in [false, true] {
+            for form in [ExportForm::Qdq, ExportForm::Plain, ExportForm::NBits] {
                 let attempt = catch_unwind(AssertUnwindSafe(|| {
-                    let b = back(&m, &ExportOptions { plain, external: None })?;
+                    let b = back(&m, &ExportOptions { form, external: None })?;
                     same(&m, &b, inputs);
                     Ok::<_, Vec<tersor_ir::Diagnostic>>(())
                 }));
@@ -160,7 +160,7 @@ fn open_extents_and_data_files_come_back() {
     let x = Gen::new(3).tensor(&Type::new(tersor_ir::DType::F32, [4, 3, 8]));
     same(&m, &back(&m, &ExportOptions::default()).unwrap(), std::slice::from_ref(&x));
     let dir = tempfile::tempdir().unwrap();
-    let options = ExportOptions { external: Some(("net.data".into(), 64)), plain: false };
+    let options = ExportOptions { external: Some(("net.data".into(), 64)), ..Default::default() };
     let written = export(&m, &options).unwrap();
     assert!(written.has_data());
     std::fs::write(dir.path().join("net.onnx"), &written.model).unwrap();
@@ -178,4 +178,47 @@ fn what_onnx_cannot_say_is_refused_by_name() {
     let operands: Vec<_> = types.iter().map(|t| (t.clone(), None)).collect();
     let errors = export(&module(op, &operands), &ExportOptions::default()).unwrap_err();
     assert!(errors[0].code == "O0202" && errors[0].at.as_deref() == Some("%y = choice"), "{}", errors[0]);
+}
+
+/// Weights in blocks as ONNX Runtime's operator, which the import takes apart again.
+#[test]
+fn blocks_become_products_of_few_bits() {
+    use tersor_ir::DType::{self, I3, I4, U2, U4, U8};
+    let mut g = Gen::new(7);
+    for (i, (dtype, group)) in [(U4, 16), (I4, 16), (U2, 32), (U8, 16), (I3, 32)].into_iter().enumerate() {
+        for (trans_b, zero) in [(false, true), (true, false), (true, true)] {
+            let (k, n) = (40usize, 5usize);
+            let blocks = k.div_ceil(group);
+            let oriented = |d: DType, depth: usize| Type::new(d, if trans_b { [n, depth] } else { [depth, n] });
+            let mut m = Module::new("m");
+            let mut f = Func::new("main");
+            let body = f.body_id();
+            let x = f.add_param(body, "x", Type::new(DType::F32, [3, k]));
+            let mut constant = |f: &mut Func, ty: &Type| {
+                let t = g.tensor(ty);
+                let c = tersor_ir::constant::Constant::from_tensor("c", &t, Default::default());
+                let c = m.add_const(c);
+                f.const_value(&m.consts, c)
+            };
+            let mut parts =
+                vec![constant(&mut f, &oriented(dtype, k)), constant(&mut f, &oriented(DType::F32, blocks))];
+            if zero {
+                parts.push(constant(&mut f, &oriented(dtype, blocks)));
+            }
+            let decode = tersor_ir::ops::DecodeAffine { axis: u8::from(trans_b), group: group as u32 };
+            let d = f.add_node(body, decode.into(), &parts, "w", Default::default()).unwrap();
+            let w = f.nodes[d].results[0];
+            let op = tersor_ir::ops::MatMul { trans_a: false, trans_b, wide: false };
+            let y = f.add_node(body, op.into(), &[x, w], "y", Default::default()).unwrap();
+            f.body_mut().results = f.nodes[y].results.to_vec();
+            (f.inputs, f.outputs) = (vec!["x".into()], vec!["y".into()]);
+            m.funcs.push(f);
+            let options = ExportOptions { form: ExportForm::NBits, ..Default::default() };
+            let written = export(&m, &options).unwrap();
+            let holds = |name: &str| written.model.windows(name.len()).any(|w| w == name.as_bytes());
+            assert!(holds("MatMulNBits") && !holds("DequantizeLinear"), "{i}");
+            let read = import_bytes(written.model.clone(), "m", &Default::default()).unwrap();
+            same(&m, &read.module, &[g.tensor(&Type::new(DType::F32, [3, k]))]);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::{Globals, Outcome};
 use crate::driver::{self, Result};
 use serde_json::json;
 use std::path::PathBuf;
-use tersor_frontend::ExportOptions;
+use tersor_frontend::{ExportForm, ExportOptions};
 use tersor_runtime::cli::limits::parse_size;
 
 /// Bytes of weights from which they go to a file of their own where nothing is said: a model file may have 2 GiB.
@@ -21,7 +21,8 @@ const LARGE: usize = 1 << 10;
 
 Examples:
   tersor export model.tir -o model.int4.onnx
-  tersor export model.tir -o model.f32.onnx --plain"
+  tersor export model.tir -o model.f32.onnx --form plain
+  tersor export model.tir -o model.int4.onnx --form nbits"
 )]
 pub struct Args {
     /// An ONNX model or .tir file.
@@ -29,9 +30,9 @@ pub struct Args {
     /// The ONNX file to write.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Write encoded weights as floats.
-    #[arg(long)]
-    pub plain: bool,
+    /// What encoded weights become, where the form can say it.
+    #[arg(long, value_enum, default_value_t)]
+    pub form: Form,
     /// Put tensors of at least this size into NAME.onnx.data; where nothing is said, large ones of models over 1 GiB.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub external_data: Option<u64>,
@@ -39,6 +40,18 @@ pub struct Args {
     pub shapes: ShapeArgs,
     #[command(flatten)]
     pub globals: Globals,
+}
+
+/// What encoded weights become.
+#[derive(Copy, Clone, Default, Debug, clap::ValueEnum)]
+pub enum Form {
+    /// Floats.
+    Plain,
+    /// Codes and DequantizeLinear.
+    #[default]
+    Qdq,
+    /// MatMulNBits of ONNX Runtime for products with weights in blocks, and qdq elsewhere.
+    Nbits,
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
@@ -56,7 +69,12 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let inline = args.external_data.is_none() && loaded.module.constant_bytes() <= INLINE;
     let least = args.external_data.map_or(LARGE, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let name = data.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let options = ExportOptions { plain: args.plain, external: (!inline).then_some((name, least)) };
+    let form = match args.form {
+        Form::Plain => ExportForm::Plain,
+        Form::Qdq => ExportForm::Qdq,
+        Form::Nbits => ExportForm::NBits,
+    };
+    let options = ExportOptions { form, external: (!inline).then_some((name, least)) };
     let written = tersor_frontend::export(&loaded.module, &options)?;
     diagnostics.extend(written.notes.iter().cloned());
     let files: Vec<String> = [Some(&args.output), written.has_data().then_some(&data)]

@@ -3,6 +3,7 @@
 //! Every op says its ONNX form in `ops`, once; this file has what they write with: names, initializers, extents as values. Values keep their names, nodes those of
 //! the ONNX nodes that they come from, inputs and outputs their outside names. What has no ONNX form is an error that names the op; all are found in one go.
 
+mod nbits;
 mod ops;
 mod quantized;
 
@@ -24,11 +25,23 @@ const IR_VERSION: u64 = 10;
 /// Where parts of the data file begin.
 const ALIGN: usize = 64;
 
+/// What encoded weights become. Where a form cannot say it, the one before it does.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+pub enum Form {
+    /// Floats.
+    Plain,
+    /// Codes and `DequantizeLinear`, of ONNX itself.
+    #[default]
+    Qdq,
+    /// `MatMulNBits` of ONNX Runtime, for products with weights in blocks.
+    NBits,
+}
+
 /// How to write a model.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
-    /// Store weights as floats even where they are encoded.
-    pub plain: bool,
+    /// What encoded weights become.
+    pub form: Form,
     /// The name of the file beside the model that holds tensors of at least so many bytes; none means all are in the model.
     pub external: Option<(String, usize)>,
 }
@@ -68,13 +81,18 @@ pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagn
     if !e.errors.is_empty() {
         return Err(e.errors);
     }
-    let (mut opset, mut model) = (vec![], vec![]);
+    let (mut opset, mut contrib, mut model) = (vec![], vec![], vec![]);
     number(&mut opset, 2, e.opset as u64);
+    field(&mut contrib, 1, b"com.microsoft");
+    number(&mut contrib, 2, 1);
     number(&mut model, 1, IR_VERSION);
     field(&mut model, 2, b"tersor");
     field(&mut model, 3, env!("CARGO_PKG_VERSION").as_bytes());
     field(&mut model, 7, &graph);
     field(&mut model, 8, &opset);
+    if e.contrib {
+        field(&mut model, 8, &contrib);
+    }
     if !m.pipeline.is_empty() {
         let mut entry = vec![];
         field(&mut entry, 1, b"tersor.pipeline");
@@ -90,7 +108,12 @@ struct Exporter<'m> {
     options: &'m ExportOptions,
     /// Node fields of the graph that is being written.
     nodes: Vec<u8>,
-    initializers: Vec<u8>,
+    /// Names and `TensorProto`s.
+    initializers: Vec<(String, Vec<u8>)>,
+    /// Names that some node reads.
+    read: HashSet<String>,
+    /// Whether there are operators of ONNX Runtime.
+    contrib: bool,
     data: Vec<(usize, Blob)>,
     end: usize,
     names: HashMap<ValueId, String>,
@@ -112,6 +135,8 @@ impl<'m> Exporter<'m> {
             options,
             nodes: vec![],
             initializers: vec![],
+            read: HashSet::new(),
+            contrib: false,
             data: vec![],
             end: 0,
             names: HashMap::new(),
@@ -166,7 +191,9 @@ impl<'m> Exporter<'m> {
         let mut graph = std::mem::replace(&mut self.nodes, nodes);
         field(&mut graph, 2, name.as_bytes());
         if outermost {
-            graph.extend(std::mem::take(&mut self.initializers));
+            // Operands of what was computed here are needed no more.
+            let read = |i: &&(String, Vec<u8>)| self.read.contains(&i.0);
+            self.initializers.iter().filter(read).for_each(|i| field(&mut graph, 5, &i.1));
             for (&p, name) in f.body().params.iter().zip(&f.inputs) {
                 match self.element(f.values[p].ty.dtype) {
                     Ok(_) => field(&mut graph, 11, &message::value_info(name, &f.values[p].ty)),
@@ -236,7 +263,7 @@ impl<'m> Exporter<'m> {
                 message::external_tensor(&name, t, file, offset)
             }
         };
-        field(&mut self.initializers, 5, &proto);
+        self.initializers.push((name.clone(), proto));
         Ok(name)
     }
 
@@ -250,6 +277,7 @@ impl<'m> Exporter<'m> {
 
     fn emit(&mut self, op: &str, inputs: &[&str], outputs: &[String], attrs: &[(&str, Attr)]) {
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        self.read.extend(inputs.iter().map(|i| i.to_string()));
         field(&mut self.nodes, 1, &message::node(&format!("{op}:{}", outputs[0]), op, inputs, &outputs, attrs));
     }
 

@@ -36,6 +36,7 @@ impl Exporter<'_> {
             Op::DecodeAffine(op) => return self.decode_affine(n, op),
             Op::DecodeCodebook(_) | Op::DecodeSparse(_) => return self.decoded(n),
             Op::Quant(op) => return self.quant(n, op),
+            Op::MatMul(op) if self.nbits(n, op)? => return Ok(()),
             _ => {}
         }
         let names = node.operands.iter().map(|&v| self.name(v)).collect::<Result<Vec<_>>>()?;
@@ -249,6 +250,10 @@ impl Exporter<'_> {
     }
 
     fn matmul(&mut self, n: NodeId, op: &MatMul, x: &[&str], types: &[Type]) -> Result<()> {
+        if (op.trans_a || op.trans_b) && !op.wide && types.iter().all(|t| t.rank() == 2 && t.dtype.is_float()) {
+            let attrs = [("transA", flag(op.trans_a)), ("transB", flag(op.trans_b))];
+            return self.last(n, "Gemm", x, &attrs);
+        }
         let mut sides = vec![];
         for (i, transposed) in [op.trans_a, op.trans_b].into_iter().enumerate() {
             let mut side = self.wide(x[i], op.wide)?;
@@ -325,6 +330,15 @@ impl Exporter<'_> {
         let (queries, keys) = (types[0].shape[2].clone(), types[1].shape[2].clone());
         let mut inputs: Vec<String> = x.iter().map(|s| s.to_string()).collect();
         let square = queries == keys;
+        // ONNX lets masks broadcast; ONNX Runtime wants both of the last axes.
+        if let Some(mask) =
+            types.get(3).filter(|m| m.rank() < 2 || m.shape[m.rank() - 2..] != [queries.clone(), keys.clone()])
+        {
+            let mut shape = mask.shape[..mask.rank().saturating_sub(2)].to_vec();
+            shape.extend([queries.clone(), keys.clone()]);
+            let shape = self.extents(&shape)?;
+            inputs[3] = self.temp("Expand", &[&inputs[3], &shape], &[]);
+        }
         if op.causal && !square {
             let (rows, columns) = (self.iota(&queries)?, self.iota(&keys)?);
             let ahead = self.dim(&(keys - queries))?;

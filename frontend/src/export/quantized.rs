@@ -1,6 +1,6 @@
 //! Codes: quantization and encoded weights, as `QuantizeLinear` and `DequantizeLinear` where these can say it.
 
-use super::{Exporter, unsupported};
+use super::{Exporter, Form, unsupported};
 use crate::message::Attr;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::{DecodeAffine, Quant};
@@ -84,7 +84,10 @@ impl Exporter<'_> {
     pub(super) fn decode_affine(&mut self, n: NodeId, op: &DecodeAffine) -> Result<()> {
         let operands = self.f.nodes[n].operands.clone();
         let (q, scale) = (operands[0], operands[1]);
-        if self.options.plain && self.fold(n)? {
+        if self.only_nbits(self.f.nodes[n].results[0]) {
+            return Ok(());
+        }
+        if self.options.form == Form::Plain && self.fold(n)? {
             return Ok(());
         }
         let (codes, float) = (self.ty(q).dtype, self.ty(scale).dtype);
@@ -138,7 +141,7 @@ impl Exporter<'_> {
     }
 
     fn stored_decoded(&mut self, n: NodeId) {
-        if !self.options.plain {
+        if self.options.form != Form::Plain {
             let node = &self.f.nodes[n];
             let name = &self.f.values[node.results[0]].name;
             let message = format!("%{name} is stored decoded: ONNX has no form for its {}", node.op.mnemonic());

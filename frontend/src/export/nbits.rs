@@ -1,0 +1,135 @@
+//! Products with encoded weights as `MatMulNBits` of ONNX Runtime: codes of 2, 4 or 8 bits in blocks along the depth, one scale and zero point for each block.
+
+use super::{Exporter, Form};
+use crate::message::Attr;
+use tersor_ir::diag::Result;
+use tersor_ir::ops::{DecodeAffine, MatMul};
+use tersor_ir::{DType, Def, NodeId, Op, Tensor, ValueId};
+
+/// The least block that ONNX Runtime takes; blocks are powers of two.
+const LEAST_BLOCK: u32 = 16;
+
+/// Codes, scales and zero points as the operator stores them.
+struct Packed {
+    bits: usize,
+    /// `[N, blocks, bytes of a block]`.
+    codes: Tensor,
+    /// `[N, blocks]`.
+    scales: Tensor,
+    /// `[N, bytes of a row]`; none where all are the middle of the range.
+    zeros: Option<Tensor>,
+}
+
+/// The bits in which codes of a type are stored, and what makes them unsigned.
+fn stored(dtype: DType) -> Option<(usize, i64)> {
+    let (low, high) = dtype.int_range()?;
+    let bits = [2, 4, 8].into_iter().find(|&b| high - low < 1i128 << b)?;
+    Some((bits, if low < 0 { 1 << (bits - 1) } else { 0 }))
+}
+
+impl Exporter<'_> {
+    /// The decoding of the weights of a product that has this form.
+    fn encoded(&self, n: NodeId, op: &MatMul) -> Option<(NodeId, DecodeAffine)> {
+        let (x, w) = (self.f.nodes[n].operands[0], self.f.nodes[n].operands[1]);
+        let Def::Node(d, _) = self.f.values[w].def else { return None };
+        let Op::DecodeAffine(decode) = &self.f.nodes[d].op else { return None };
+        let (ty, float) = (&self.f.values[w].ty, self.f.values[x].ty.dtype);
+        let along = u8::from(op.trans_b) == decode.axis && ty.rank() == 2;
+        let block = decode.group >= LEAST_BLOCK && decode.group.is_power_of_two();
+        let operands = &self.f.nodes[d].operands;
+        let codes = stored(self.f.values[operands[0]].ty.dtype).is_some();
+        let there = operands.iter().all(|&v| self.tensor(v).is_some());
+        let floats = float == ty.dtype && matches!(float, DType::F32 | DType::F16 | DType::BF16);
+        let fits =
+            along && block && codes && there && floats && !op.trans_a && !op.wide && self.options.form == Form::NBits;
+        fits.then(|| (d, decode.clone()))
+    }
+
+    /// Whether all that reads a decoded weight is a product of this form, so that the weight itself is not needed.
+    pub(super) fn only_nbits(&self, w: ValueId) -> bool {
+        let readers = self.f.nodes.iter().filter(|(_, n)| n.operands.contains(&w));
+        let product = |(n, node): (NodeId, &tersor_ir::Node)| match &node.op {
+            Op::MatMul(op) => node.operands[0] != w && self.encoded(n, op).is_some(),
+            _ => false,
+        };
+        let result = self.f.regions.values().any(|r| r.results.contains(&w));
+        self.options.form == Form::NBits
+            && !result
+            && readers.fold(None, |all, r| Some(all.unwrap_or(true) && product(r))) == Some(true)
+    }
+
+    /// Writes a product in this form, if it has it.
+    pub(super) fn nbits(&mut self, n: NodeId, op: &MatMul) -> Result<bool> {
+        let Some((d, decode)) = self.encoded(n, op) else { return Ok(false) };
+        let (x, w) = (self.f.nodes[n].operands[0], self.f.nodes[n].operands[1]);
+        let operands = self.f.nodes[d].operands.clone();
+        let params: Vec<Tensor> = operands.iter().filter_map(|&v| self.tensor(v)).collect();
+        let packed = pack(&params, op.trans_b, decode.group as usize);
+        let base = self.f.values[operands[0]].name.to_string();
+        let mut inputs = vec![self.name(x)?, self.initializer(&base, &packed.codes)?];
+        inputs.push(self.initializer(&format!("{base}.scale"), &packed.scales)?);
+        if let Some(zeros) = &packed.zeros {
+            inputs.push(self.initializer(&format!("{base}.zero"), zeros)?);
+        }
+        let shape = self.f.values[w].ty.static_shape().unwrap_or_default();
+        let (k, columns) = if op.trans_b { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
+        let attrs: Vec<(&str, Attr)> =
+            [("K", k), ("N", columns), ("bits", packed.bits), ("block_size", decode.group as usize)]
+                .map(|(name, v)| (name, Attr::Int(v as i64)))
+                .into();
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        self.contrib = true;
+        self.last(n, "com.microsoft:MatMulNBits", &inputs, &attrs)?;
+        Ok(true)
+    }
+}
+
+/// `params` are codes, scales and perhaps zero points; `[K, N]`, or `[N, K]` with `rows`.
+fn pack(params: &[Tensor], rows: bool, block: usize) -> Packed {
+    let (codes, scales) = (&params[0], &params[1]);
+    let shape = codes.shape();
+    let (k, n) = if rows { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
+    let blocks = k.div_ceil(block);
+    let (bits, shift) = stored(codes.dtype()).expect("looked at before");
+    let at = |column: usize, i: usize, depth: usize| if rows { column * depth + i } else { i * n + column };
+    let per_byte = 8 / bits;
+    let zero = |column: usize, i: usize| params.get(2).map_or(0, |z| z.get_i64(at(column, i, blocks))) + shift;
+    let unsigned = |t: &Tensor, i: usize| t.get_i64(i) + shift;
+    let byte = |items: &dyn Fn(usize) -> i64| {
+        (0..per_byte).fold(0u8, |b, i| b | ((items(i) as u64 & ((1 << bits) - 1)) << (i * bits)) as u8)
+    };
+    let mut bytes = vec![];
+    for column in 0..n {
+        for first in (0..blocks * block).step_by(per_byte) {
+            // What fills the last block up is the zero point.
+            let one = |i: usize| match first + i {
+                i if i < k => unsigned(codes, at(column, i, k)),
+                i => zero(column, i / block),
+            };
+            bytes.push(byte(&one));
+        }
+    }
+    let list: Vec<usize> = (0..n * blocks).map(|i| at(i / blocks, i % blocks, blocks)).collect();
+    let middle = 1i64 << (bits - 1);
+    let all_middle = (0..n * blocks).all(|i| zero(i / blocks, i % blocks) == middle);
+    let row = (blocks * bits).div_ceil(8);
+    let zeros = || {
+        let one = |i: usize| {
+            byte(&|j| {
+                let b = i % row * per_byte + j;
+                if b < blocks { zero(i / row, b) } else { 0 }
+            })
+        };
+        bytes_of([n, row].into(), (0..n * row).map(one).collect())
+    };
+    Packed {
+        bits,
+        codes: bytes_of(vec![n, blocks, block / per_byte], bytes),
+        scales: scales.gathered(vec![n, blocks], &list),
+        zeros: (!all_middle).then(zeros),
+    }
+}
+
+fn bytes_of(shape: Vec<usize>, bytes: Vec<u8>) -> Tensor {
+    Tensor::from_blob(DType::U8, shape, bytes.into()).expect("as many bytes")
+}
