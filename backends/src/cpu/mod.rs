@@ -14,6 +14,7 @@ pub mod pack;
 mod pool;
 mod reduce;
 mod rows;
+mod scatter;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
         Some(Op::MatMul(_)) => gemm::build(cx),
         None => loops::build(cx),
         Some(Op::Pool(p)) => pool::build(cx, anchor, p),
+        Some(Op::Scatter(s)) => scatter::build(cx, anchor, s),
         Some(Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_)) => rows::build(cx, anchor),
         Some(Op::Reduce(_) | Op::ArgReduce(_) | Op::CumSum(_)) => reduce::build(cx, anchor),
         other => {

@@ -45,7 +45,7 @@ fn movement() {
 #[test]
 fn reductions() {
     use OpKind::*;
-    for kind in [Reduce, ArgReduce, CumSum] {
+    for kind in [Reduce, ArgReduce, CumSum, Scatter] {
         samples(kind, 200);
     }
 }
@@ -169,7 +169,9 @@ fn long_rows() {
 fn compiled_samples() {
     use OpKind::*;
     let kinds = [Unary, Binary, Compare, Select, Cast, Quant, Transpose, Slice, Concat, Pad, Gather, Rope, Reduce];
-    for (i, kind) in kinds.into_iter().chain([ArgReduce, CumSum, Softmax, LayerNorm, QuantDynamic, Pool]).enumerate() {
+    for (i, kind) in
+        kinds.into_iter().chain([ArgReduce, CumSum, Scatter, Softmax, LayerNorm, QuantDynamic, Pool]).enumerate()
+    {
         for seed in 0..2 {
             let (op, types) = kind.sample(&mut Gen::new(seed * 31 + i as u64));
             if types.iter().any(|t| t.dtype.bits() < 8 || matches!(t.dtype, DType::F8E4M3 | DType::F8E5M2)) {

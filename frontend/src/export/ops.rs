@@ -8,6 +8,7 @@ use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::pad::PadMode;
 use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::{ArgKind, ReduceKind};
+use tersor_ir::ops::scatter::ScatterKind;
 use tersor_ir::ops::unary::UnaryKind;
 use tersor_ir::ops::{Attention, Conv, LayerNorm, MatMul, Pad, Pool, Rope, Slice};
 use tersor_ir::{DType, Dim, NodeId, Op, Tensor, Type, ValueId};
@@ -127,6 +128,19 @@ impl Exporter<'_> {
                 let attrs = [("axis", i64::from(op.axis).into())];
                 let indices = self.indices(node.operands[1], x[1], types[0].shape[op.axis as usize].as_const())?;
                 self.last(n, "Gather", &[x[0], &indices], &attrs)
+            }
+            Op::Scatter(op) => {
+                let indices = self.indices(node.operands[1], x[1], types[0].shape[0].as_const())?;
+                let axis = self.numbers(&[1])?;
+                let tuples = self.temp("Unsqueeze", &[&indices, &axis], &[]);
+                let reduction = match op.kind {
+                    ScatterKind::Set => "none",
+                    ScatterKind::Add => "add",
+                    ScatterKind::Mul => "mul",
+                    ScatterKind::Max => "max",
+                    ScatterKind::Min => "min",
+                };
+                self.last(n, "ScatterND", &[x[0], &tuples, x[2]], &[("reduction", reduction.into())])
             }
             Op::Iota(op) => {
                 let range = self.iota(&op.len)?;

@@ -336,3 +336,24 @@ fn resizing() {
         &[(&[1, 1, 4, 2], &[-1.25, 0.5, -1.25, 0.5, -0.5, 1.25, -0.5, 1.25])],
     );
 }
+
+#[test]
+fn sums_over_diagonals_and_hidden_axes() {
+    let equation = |e: &'static str| [("equation", e.into())];
+    case(
+        12,
+        "Einsum",
+        &[x(F32, &[2, 3, 3])],
+        &equation("...ii->...i"),
+        &[(&[2, 3], &[-1.25, 0.25, -1.0, 0.75, -0.5, 1.0])],
+    );
+    // By NumPy, ONNX Runtime takes no such ellipses.
+    case(
+        12,
+        "Einsum",
+        &[x(F32, &[2, 1, 1, 3]), x(F32, &[2, 3, 2])],
+        &equation("...ij,...jk"),
+        &[(&[2, 2, 1, 2], &[0.25, -1.9375, 0.875, -1.3125, -1.3125, 1.375, -1.6875, 1.0])],
+    );
+    case(12, "Einsum", &[x(F32, &[2, 2])], &equation("ii"), &[(&[], &[0.0])]);
+}

@@ -31,6 +31,7 @@ pub mod reduce;
 pub mod reference;
 pub mod reshape;
 pub mod rope;
+pub mod scatter;
 pub mod select;
 pub mod sharing;
 pub mod slice;
@@ -65,6 +66,7 @@ ops! {
     concat::Concat,
     pad::Pad,
     gather::Gather,
+    scatter::Scatter,
     iota::Iota,
     extent::Extent,
     quant::Quant,

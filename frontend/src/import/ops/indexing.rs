@@ -5,9 +5,11 @@ use crate::import::Meaning;
 use crate::import::build::{done, product};
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
+use tersor_ir::ops::Scatter;
 use tersor_ir::ops::binary::BinaryKind::{Add, And, Max, Min, Mod, Mul, Or, Sub};
 use tersor_ir::ops::compare::CompareKind::{Eq, Gt, Lt};
 use tersor_ir::ops::reduce::ReduceKind;
+use tersor_ir::ops::scatter::ScatterKind;
 use tersor_ir::{DType, Dim, ValueId};
 
 /// A number of elements by which positions are stepped.
@@ -37,6 +39,10 @@ pub(super) fn element_numbers(cx: &mut NodeCx, x: ValueId, index: ValueId, axis:
     if t.rank() != ti.rank() {
         return Err(cx.invalid(format!("positions of {ti} in {t}")));
     }
+    if t.rank() == 1 {
+        // Ops that take numbers of elements count negative ones from the end.
+        return Ok(index);
+    }
     let at = wrap(cx, index, &t.shape[axis])?;
     let mut sum = times(cx, at, &product(&t.shape[axis + 1..]))?;
     for a in (0..t.rank()).filter(|&a| a != axis) {
@@ -59,39 +65,84 @@ fn gather_elements(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     done(elements(cx, x, index, axis)?)
 }
 
-fn gather_nd(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, index) = (cx.input(0)?, cx.input(1)?);
-    let (t, ti) = (cx.ty(x), cx.ty(index));
-    let batch = usize::try_from(cx.int("batch_dims", 0)).map_err(|_| cx.invalid("negative batch_dims"))?;
+/// The number of the row, one of what the positions leave of `shape`, for each tuple of positions along the last axis of `index`, which stand for the axes after `batch` leading
+/// ones; and how many axes that takes.
+fn row_numbers(cx: &mut NodeCx, shape: &[Dim], index: ValueId, batch: usize) -> Result<(ValueId, usize)> {
+    let ti = cx.ty(index);
     let depth = ti.shape.last().cloned().ok_or_else(|| cx.invalid("a scalar of positions"))?;
     let depth = cx.fixed(&depth, "positions")?;
-    if batch >= ti.rank() || batch + depth > t.rank() {
-        return Err(cx.invalid(format!("positions of {ti} in {t}, {batch} axes in common")));
+    if batch >= ti.rank() || batch + depth > shape.len() {
+        return Err(cx.invalid(format!("positions of {ti} in {} axes, {batch} in common", shape.len())));
     }
-    // Numbers of rows of what the positions leave.
     let rank = ti.rank() - 1;
+    if (batch, depth) == (0, 1) {
+        // Ops that take numbers of rows count negative ones from the end.
+        return Ok((cx.element(index, rank, 0.into())?, 1));
+    }
     let mut sum: Option<ValueId> = None;
     for a in 0..batch + depth {
         let p = if a < batch {
-            cx.positions(&t.shape[a], a, rank, DType::I64)?
+            cx.positions(&shape[a], a, rank, DType::I64)?
         } else {
             let p = cx.element(index, rank, Dim::from((a - batch) as i64))?;
-            wrap(cx, p, &t.shape[a])?
+            wrap(cx, p, &shape[a])?
         };
-        let p = times(cx, p, &product(&t.shape[a + 1..batch + depth]))?;
+        let p = times(cx, p, &product(&shape[a + 1..batch + depth]))?;
         sum = Some(match sum {
             Some(s) => cx.binary(Add, s, p)?,
             None => p,
         });
     }
-    let sum = match sum {
-        Some(s) => s,
-        None => return Err(cx.unsupported("positions without coordinates")),
+    let sum = sum.ok_or_else(|| cx.unsupported("positions without coordinates"))?;
+    Ok((sum, batch + depth))
+}
+
+/// The tensor as a list of rows: one for each position of the first `axes` axes.
+fn rows(cx: &mut NodeCx, x: ValueId, axes: usize) -> Result<ValueId> {
+    let shape = cx.ty(x).shape.to_vec();
+    let mut list = vec![product(&shape[..axes])];
+    list.extend_from_slice(&shape[axes..]);
+    cx.reshape(x, list)
+}
+
+fn gather_nd(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, index) = (cx.input(0)?, cx.input(1)?);
+    let batch = usize::try_from(cx.int("batch_dims", 0)).map_err(|_| cx.invalid("negative batch_dims"))?;
+    let (at, axes) = row_numbers(cx, &cx.ty(x).shape, index, batch)?;
+    let list = rows(cx, x, axes)?;
+    done(cx.op(tersor_ir::ops::Gather { axis: 0 }, &[list, at])?)
+}
+
+/// Rows of the first `axes` axes by number, replaced by updates or combined with them as `reduction` says.
+fn scattered(cx: &mut NodeCx, x: ValueId, at: ValueId, axes: usize) -> Result<Vec<Meaning>> {
+    let (t, updates, count) = (cx.ty(x), cx.input(2)?, product(&cx.ty(at).shape));
+    let kind = match cx.string("reduction", "none").as_str() {
+        "none" => ScatterKind::Set,
+        "add" => ScatterKind::Add,
+        "mul" => ScatterKind::Mul,
+        "max" => ScatterKind::Max,
+        "min" => ScatterKind::Min,
+        other => return Err(cx.invalid(format!("reduction {}", other.escape_debug()))),
     };
-    let mut rows = vec![product(&t.shape[..batch + depth])];
-    rows.extend(t.shape[batch + depth..].iter().cloned());
-    let rows = cx.reshape(x, rows)?;
-    done(cx.op(tersor_ir::ops::Gather { axis: 0 }, &[rows, sum])?)
+    let mut shape = vec![count.clone()];
+    shape.extend_from_slice(&t.shape[axes..]);
+    let (list, at, updates) = (rows(cx, x, axes)?, cx.reshape(at, vec![count])?, cx.reshape(updates, shape)?);
+    let y = cx.op(Scatter { kind }, &[list, at, updates])?;
+    done(cx.reshape(y, t.shape.to_vec())?)
+}
+
+fn scatter_elements(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, index) = (cx.input(0)?, cx.input(1)?);
+    let rank = cx.ty(x).rank();
+    let axis = cx.axis(cx.int("axis", 0), rank)?;
+    let at = element_numbers(cx, x, index, axis)?;
+    scattered(cx, x, at, rank)
+}
+
+fn scatter_nd(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, index) = (cx.input(0)?, cx.input(1)?);
+    let (at, axes) = row_numbers(cx, &cx.ty(x).shape, index, 0)?;
+    scattered(cx, x, at, axes)
 }
 
 /// The first `lengths[b]` elements along the time axis from the last to the first.
@@ -218,6 +269,9 @@ fn compress(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 pub(super) const OPS: Topic = &[
     ("GatherElements", gather_elements),
     ("GatherND", gather_nd),
+    ("Scatter", scatter_elements),
+    ("ScatterElements", scatter_elements),
+    ("ScatterND", scatter_nd),
     ("ReverseSequence", reverse_sequence),
     ("TensorScatter", tensor_scatter),
     ("TopK", top_k),

@@ -23,6 +23,8 @@ mod sequences;
 mod signal;
 mod training;
 mod transposed;
+mod unpool;
+mod vectorizer;
 mod windows;
 
 use super::Meaning;
@@ -61,6 +63,8 @@ const TOPICS: &[Topic] = &[
     signal::OPS,
     training::OPS,
     transposed::OPS,
+    unpool::OPS,
+    vectorizer::OPS,
     windows::OPS,
 ];
 

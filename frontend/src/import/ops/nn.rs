@@ -7,10 +7,11 @@ use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{Add, Div, Mul, Sub};
 use tersor_ir::ops::compare::CompareKind;
+use tersor_ir::ops::pad::PadMode;
 use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::{Rsqrt, Sqrt};
-use tersor_ir::ops::{Compare, Conv, LayerNorm, MatMul, Pool, Real, Reduce, RmsNorm, Select, Softmax};
+use tersor_ir::ops::{Compare, Conv, LayerNorm, MatMul, Pad, Pool, Real, Reduce, RmsNorm, Select, Softmax};
 use tersor_ir::{Dim, ValueId};
 
 /// NumPy's product: vectors get an axis that goes again.
@@ -147,17 +148,25 @@ fn conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 fn pool(cx: &mut NodeCx, kind: PoolKind) -> Result<Vec<Meaning>> {
-    let x = cx.input(0)?;
-    if cx.node.output.get(1).is_some_and(|o| !o.is_empty()) {
-        return Err(cx.unsupported("the indices of the maxima"));
-    }
+    let mut x = cx.input(0)?;
     let kernel = cx.ints("kernel_shape").ok_or_else(|| cx.invalid("no kernel_shape"))?;
-    let w = window(cx, &cx.ty(x).shape, kernel)?;
-    let count_pad = kind == PoolKind::Avg && cx.int("count_include_pad", 0) == 1;
+    let mut w = window(cx, &cx.ty(x).shape, kernel)?;
+    let at = match cx.wants(1) {
+        true if kind == PoolKind::Max => Some(super::unpool::places_of_maxima(cx, x, &w)?),
+        _ => None,
+    };
+    let mut count_pad = kind == PoolKind::Avg && cx.int("count_include_pad", 0) == 1;
     if count_pad && w.extra.iter().any(|&e| e > 0) {
-        return Err(cx.unsupported("ceil_mode with count_include_pad"));
+        // What rounding up added is outside, what the node pads is not.
+        let n = w.extra.len();
+        let at = |side: usize| [0, 0].into_iter().chain((0..n).map(|i| w.pads[side * n + i])).collect::<Vec<i64>>();
+        let (lo, mut hi) = (at(0), at(1));
+        hi[2..].iter_mut().zip(&w.extra).for_each(|(h, e)| *h -= e);
+        x = cx.op(Pad { lo, hi, mode: PadMode::Constant, value: Real(0.0) }, &[x])?;
+        w.pads = vec![0; n].into_iter().chain(w.extra).collect();
+        count_pad = false;
     }
-    done(cx.op(
+    let y = cx.op(
         Pool {
             kind,
             kernel: w.kernel,
@@ -168,7 +177,8 @@ fn pool(cx: &mut NodeCx, kind: PoolKind) -> Result<Vec<Meaning>> {
             channels_last: false,
         },
         &[x],
-    )?)
+    )?;
+    Ok(std::iter::once(y).chain(at).map(value).collect())
 }
 
 fn global_pool(cx: &mut NodeCx, kind: ReduceKind) -> Result<Vec<Meaning>> {
@@ -185,9 +195,6 @@ fn batch_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     } else {
         cx.int("training_mode", 0) == 1
     };
-    if training {
-        return Err(cx.unsupported("training mode"));
-    }
     if cx.int("spatial", 1) == 0 {
         return Err(cx.unsupported("parameters for each element"));
     }
@@ -201,6 +208,9 @@ fn batch_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         shape.extend(vec![Dim::from(1); rank.saturating_sub(2)]);
         p.push(cx.reshape(v, shape)?);
     }
+    if training {
+        return batch_norm_training(cx, x, [p[0], p[1], p[2], p[3]]);
+    }
     let variance = cx.with_scalar(Add, p[3], cx.float("epsilon", 1e-5))?;
     let deviation = cx.unary(Sqrt, variance)?;
     let factor = cx.binary(Div, p[0], deviation)?;
@@ -208,6 +218,39 @@ fn batch_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let summand = cx.binary(Sub, p[1], moved)?;
     let y = cx.binary(Mul, x, factor)?;
     done(cx.binary(Add, y, summand)?)
+}
+
+/// The batch's own mean and variance in place of the running ones, which move towards them.
+fn batch_norm_training(
+    cx: &mut NodeCx,
+    x: ValueId,
+    [scale, bias, mean, variance]: [ValueId; 4],
+) -> Result<Vec<Meaning>> {
+    if cx.opset < 14 {
+        return Err(cx.unsupported("training mode before opset 14"));
+    }
+    let rank = cx.ty(x).rank();
+    if rank < 2 {
+        return Err(cx.invalid(format!("an operand of rank {rank}")));
+    }
+    let axes: Vec<u8> = (0..rank as u8).filter(|&a| a != 1).collect();
+    let y = normalize(cx, x, axes.clone(), cx.float("epsilon", 1e-5))?;
+    let y = cx.binary(Mul, y, scale)?;
+    let mut results = vec![value(cx.binary(Add, y, bias)?)];
+    let axes: Vec<usize> = axes.into_iter().map(usize::from).collect();
+    let own_mean = cx.reduce(ReduceKind::Mean, x, &axes, true)?;
+    let centred = cx.binary(Sub, x, own_mean)?;
+    let square = cx.binary(Mul, centred, centred)?;
+    let own_variance = cx.reduce(ReduceKind::Mean, square, &axes, true)?;
+    let keep = cx.float("momentum", 0.9);
+    for (old, own) in [(mean, own_mean), (variance, own_variance)] {
+        let list = vec![cx.ty(own).elements()];
+        let (old, own) = (cx.reshape(old, list.clone())?, cx.reshape(own, list)?);
+        let own = cx.cast(own, cx.ty(old).dtype)?;
+        let (old, own) = (cx.with_scalar(Mul, old, keep)?, cx.with_scalar(Mul, own, 1.0 - keep)?);
+        results.push(value(cx.binary(Add, old, own)?));
+    }
+    Ok(results)
 }
 
 /// Mean, distance from it, and `1 / sqrt(var + eps)` over the given axes, kept.
