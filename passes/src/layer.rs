@@ -3,17 +3,19 @@
 //! A weight has a row for each output channel and a column for each element that is summed over, wherever it lies in the constant: a matrix of a product as it
 //! is or transposed, the kernel of a convolution with all its axes but the first in one. A table's rows are its own.
 
-use crate::patches::Tap;
+use crate::gram::Gram;
+use crate::patches::{Patches, Tap};
 use crate::propose::{Editor, Site};
 use crate::solve::formats::Table;
 use crate::solve::grid::ScaleType;
 use crate::solve::{Affine, Mat};
 use crate::statistics::{Statistics, ValueStatistics};
+use std::collections::HashSet;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::{Reduce, ReduceKind};
 use tersor_ir::ops::{Cast, Conv, DecodeAffine, DecodeCodebook, DecodeSparse, MatMul, Reshape};
 use tersor_ir::types::DTypeClass;
-use tersor_ir::{DType, Def, Func, Module, NodeId, Op, Result, Tensor, ValueId};
+use tersor_ir::{DType, Def, Func, FuncId, Module, NodeId, Op, Result, Tensor, ValueId};
 
 /// The weight operand of products and convolutions.
 pub const WEIGHT: usize = 1;
@@ -55,6 +57,16 @@ pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
         f.live_nodes().into_iter().filter(fits).map(|n| (Site::at(m, id, n, WEIGHT), n)).collect::<Vec<_>>()
     };
     m.funcs.iter().flat_map(one).collect()
+}
+
+/// Those [`candidates`] at which alternatives stand.
+pub fn standing(m: &Module) -> Vec<(Site, NodeId)> {
+    let exact = |(id, f): (FuncId, &Func)| {
+        let choices = f.live_nodes().into_iter().filter(|&n| matches!(f.nodes[n].op, Op::Choice(_)));
+        choices.map(|n| (id, f.nodes[n].operands[0])).collect::<Vec<_>>()
+    };
+    let chosen: HashSet<(FuncId, ValueId)> = m.funcs.iter().flat_map(exact).collect();
+    candidates(m).into_iter().filter(|(s, _)| chosen.contains(&(s.func, s.value))).collect()
 }
 
 /// What `tap` gathers for the layers among these that `wanted` accepts, each once, in order.
@@ -240,8 +252,16 @@ impl<'a> Layer<'a> {
         b.name = self.base.clone();
         b.op(Binary { kind: BinaryKind::Add }, &[y, shift])
     }
-    /// The mean of each element that is summed over; of a convolution that of its channel.
+    /// The Gram matrix of what it sums over, where calibration gathered one that fits.
+    pub fn gram(&self) -> Option<&'a Gram> {
+        let grams = self.inputs.zip(Patches::of(&self.op, &self.shape)).and_then(|(i, p)| i.grams(&p));
+        grams.and_then(<[Gram]>::first).filter(|g| g.dim == self.w.cols && g.rows > 0)
+    }
+    /// The mean of each element that is summed over; of a convolution without a Gram matrix that of its channel, padding left aside.
     pub fn mean(&self) -> Vec<f64> {
+        if let Some(gram) = self.gram() {
+            return gram.mean();
+        }
         let mean = self.inputs.map_or_else(Vec::new, |i| i.mean());
         let each = self.w.cols / mean.len().max(1);
         (0..self.w.cols).map(|j| mean.get(j / each.max(1)).copied().unwrap_or(0.0)).collect()
