@@ -10,7 +10,7 @@
 use crate::kernel::{Group, View};
 use std::collections::{HashMap, HashSet};
 use tersor_ir::module::{Def, Value};
-use tersor_ir::{Dim, EntityId, Func, NodeId, Op, ValueId, interp};
+use tersor_ir::{DType, Dim, EntityId, Func, NodeId, Op, ValueId, interp};
 
 /// What a function becomes: steps, and values that are only looked at differently.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,8 @@ pub fn role(op: &Op) -> Role {
         Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::Pool(_) => Role::Anchor,
         Op::ArgReduce(_) | Op::CumSum(_) | Op::Scatter(_) => Role::Anchor,
         Op::Reduce(_) | Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_) => Role::Row,
-        Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_) | Op::Quant(_) => Role::Elementwise,
+        Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) => Role::Elementwise,
+        Op::Cast(_) | Op::BitCast(_) | Op::Quant(_) => Role::Elementwise,
         Op::DecodeAffine(d) if d.group == 0 => Role::Elementwise,
         _ => Role::Move,
     }
@@ -192,6 +193,8 @@ impl Fuser<'_> {
                 strides: t.perm.iter().map(|&p| base.strides[p as usize].clone()).collect(),
                 ..base.clone()
             }),
+            // Truth values are 0 and 1, bytes are anything.
+            Op::BitCast(c) if c.to != DType::Bool => Some(base.clone()),
             Op::Slice(s) if s.step > 0 => {
                 let (mut v, a) = (base.clone(), s.axis as usize);
                 v.offset = v.offset + s.start.clone() * v.strides[a].clone();
@@ -258,13 +261,20 @@ impl Fuser<'_> {
             && !self.views.contains_key(&v)
             && self.domain(g) == Some(self.shape(y))
             && self.operands_fit(n, g)
-            && self.groups[g].as_ref().is_some_and(|g| g.nodes.len() < MAX_NODES)
+            && self.groups[g]
+                .as_ref()
+                .is_some_and(|g| g.nodes.len() < MAX_NODES && (g.anchor.is_none() || !self.packs(n)))
         {
             self.groups[g].as_mut().expect("alive").nodes.push(n);
             self.group_of.insert(n, g);
             return;
         }
         self.start(None, vec![n]);
+    }
+
+    /// Whether several elements of a node's result share a byte: only loops write these.
+    fn packs(&self, n: NodeId) -> bool {
+        self.f.values[self.f.nodes[n].results[0]].ty.dtype.is_packed()
     }
 
     /// Operands from the group itself must be of its index space, or constant along it; those through views must be from elsewhere.
@@ -300,7 +310,8 @@ impl Fuser<'_> {
             let unread = free.filter(|r| self.group_of.get(r) != Some(&g)).all(|r| !self.group_of.contains_key(r));
             let unviewed =
                 group.nodes.iter().all(|&p| !self.views.values().any(|w| w.root == self.f.nodes[p].results[0]));
-            group.anchor.is_none() && elementwise && same && unread && unviewed && !self.views.contains_key(&x)
+            let whole = !group.nodes.iter().any(|&p| self.packs(p));
+            group.anchor.is_none() && elementwise && same && unread && unviewed && whole && !self.views.contains_key(&x)
         });
         let mut nodes = match prologue {
             Some(g) => self.groups[g].take().expect("alive").nodes,
@@ -409,7 +420,7 @@ mod tests {
 
     #[test]
     fn views_follow_strides() {
-        let ty = tersor_ir::Type::new(tersor_ir::DType::F32, [Dim::from("B"), "T".into(), 8.into()]);
+        let ty = tersor_ir::Type::new(DType::F32, [Dim::from("B"), "T".into(), 8.into()]);
         let v = View::dense(ValueId::new(0), &ty);
         let split = reshape_view(&v, &ty.shape, &["B".into(), "T".into(), 2.into(), 4.into()]).unwrap();
         assert_eq!(split.strides[2..], [Dim::from(4), 1.into()]);

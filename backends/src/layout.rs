@@ -219,7 +219,8 @@ impl Rebuild<'_, '_> {
                 let l = self.last[&x];
                 self.named(&name, Broadcast { shape }, &[l])?
             }
-            (Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_) | Op::Quant(_), _)
+            (Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_), _)
+            | (Op::Cast(_) | Op::BitCast(_) | Op::Quant(_), _)
                 if rank >= 3 && self.elementwise_last(n) =>
             {
                 let operands = node.operands.iter().map(|&v| self.last(v, rank)).collect::<Result<Vec<_>>>()?;

@@ -21,8 +21,8 @@ macro_rules! dtypes {
     ($($variant:ident $name:literal $bits:literal $class:ident;)*) => {
         /// The type of one element.
         ///
-        /// `f8e4m3` (the OCP "fn" form without infinities), `f8e5m2`, `f4e2m1` and the integers under 8 bits are storage types: constants may hold
-        /// them, and only `decode.*` and `cast` take them as operands. Types under 8 bits are packed, the first element in the low bits.
+        /// The floats of at most 8 bits (`f8e4m3` is the OCP "fn" form without infinities) and the integers under 8 bits are storage types: only `decode.*`,
+        /// `cast`, `bitcast` and ops that move elements take them as operands. Types under 8 bits are packed, the first element in the low bits.
         #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         pub enum DType { $(#[doc = concat!("`", $name, "`, ", stringify!($bits), " bits.")] $variant,)* }
         impl DType {
@@ -39,7 +39,8 @@ macro_rules! dtypes {
 }
 dtypes! {
     F64 "f64" 64 Float; F32 "f32" 32 Float; F16 "f16" 16 Float; BF16 "bf16" 16 Float;
-    F8E4M3 "f8e4m3" 8 Float; F8E5M2 "f8e5m2" 8 Float; F4E2M1 "f4e2m1" 4 Float;
+    F8E4M3 "f8e4m3" 8 Float; F8E4M3FNUZ "f8e4m3fnuz" 8 Float; F8E5M2 "f8e5m2" 8 Float; F8E5M2FNUZ "f8e5m2fnuz" 8 Float;
+    F8E8M0 "f8e8m0" 8 Float; F4E2M1 "f4e2m1" 4 Float;
     I64 "i64" 64 Int; I32 "i32" 32 Int; I16 "i16" 16 Int; I8 "i8" 8 Int;
     I6 "i6" 6 Int; I5 "i5" 5 Int; I4 "i4" 4 Int; I3 "i3" 3 Int; I2 "i2" 2 Int;
     U64 "u64" 64 UInt; U32 "u32" 32 UInt; U16 "u16" 16 UInt; U8 "u8" 8 UInt;
@@ -59,6 +60,10 @@ impl DType {
     /// Whether this is a signed or unsigned integer.
     pub const fn is_int(self) -> bool {
         matches!(self.class(), DTypeClass::Int | DTypeClass::UInt)
+    }
+    /// Whether several elements share a byte.
+    pub const fn is_packed(self) -> bool {
+        self.bits() < 8
     }
     /// Bytes that `elements` packed elements take, `None` on overflow.
     pub fn bytes(self, elements: usize) -> Option<usize> {

@@ -200,7 +200,7 @@ impl<'a> Layer<'a> {
     fn scales(&self, b: &mut Editor, scale: &[f64], group: usize, stored: ScaleType) -> Result<ValueId> {
         let dtype = if stored == ScaleType::F16 { DType::F16 } else { DType::F32 };
         let s = self.constant(b, "s", dtype, self.params(scale, group));
-        if stored == ScaleType::F32 { Ok(s) } else { self.named(b, "s.f32", Cast { to: DType::F32 }, &[s]) }
+        if stored == ScaleType::F32 { Ok(s) } else { self.named(b, "s.f32", Cast::to(DType::F32), &[s]) }
     }
     fn named(&self, b: &mut Editor, suffix: &str, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
         b.name = if suffix.is_empty() { self.name.clone() } else { format!("{}.{suffix}", self.name) };
@@ -300,7 +300,7 @@ impl<'a> Layer<'a> {
             .collect();
         let q = self.constant(b, "q", DType::F4E2M1, self.place(&numbers, self.w.cols, self.flat(t.group)));
         let s = self.constant(b, "s", scales.0, self.params(scales.1, t.group));
-        let s = self.named(b, "s.f32", Cast { to: DType::F32 }, &[s])?;
+        let s = self.named(b, "s.f32", Cast::to(DType::F32), &[s])?;
         let g = b.constant(&format!("{}.g", self.name), &Tensor::scalar(DType::F32, all));
         let s = self.named(b, "s.all", Binary { kind: BinaryKind::Mul }, &[s, g])?;
         self.decode(b, &[q, s], t.group)

@@ -294,7 +294,7 @@ impl Walk<'_> {
         let x = *node.operands.first()?;
         let (ty, out) = (&self.f.values[x].ty, &self.f.values[*node.results.first()?].ty);
         match &node.op {
-            Op::Cast(_) | Op::Reshape(_) | Op::Broadcast(_) | Op::Slice(_) | Op::Pad(_)
+            Op::Cast(_) | Op::BitCast(_) | Op::Reshape(_) | Op::Broadcast(_) | Op::Slice(_) | Op::Pad(_)
                 if ty == out && self.keeps(n) =>
             {
                 Some(x)

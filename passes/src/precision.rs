@@ -63,7 +63,7 @@ impl Propose for Precision {
         }
         let mut value = b.op(op, &narrow)?;
         if b.ty(value).dtype != DType::F32 {
-            value = b.op(Cast { to: DType::F32 }, &[value])?;
+            value = b.op(Cast::to(DType::F32), &[value])?;
         }
         cx.count("sites", 1);
         Ok(vec![Alternative { name: self.to.to_string(), value }])
@@ -79,6 +79,6 @@ impl Precision {
             return Ok(b.constant(&name, &t));
         }
         b.name = name;
-        b.op(Cast { to: self.to }, &[v])
+        b.op(Cast::to(self.to), &[v])
     }
 }

@@ -298,7 +298,7 @@ fn product(b: &mut Editor, base: &str, op: Op, codes: [ValueId; 2], scale: Value
     b.name = format!("{base}.i");
     let sum = b.op(op, &codes)?;
     b.name = format!("{base}.f");
-    let sum = b.op(Cast { to: DType::F32 }, &[sum])?;
+    let sum = b.op(Cast::to(DType::F32), &[sum])?;
     b.name = base.into();
     b.op(Binary { kind: BinaryKind::Mul }, &[sum, scale])
 }

@@ -71,7 +71,7 @@ pub fn module(seed: u64, size: usize) -> Module {
                 let names = vec!["exact".into(), "other".into()];
                 b.op(Choice { site: format!("s{sites}"), names }, &[x, g.one_of(&same)])
             }
-            _ => b.op(Cast { to: DType::F32 }, &[x]),
+            _ => b.op(Cast::to(DType::F32), &[x]),
         };
         // What does not fit its operands is left out.
         if let Ok(v) = made

@@ -22,10 +22,13 @@ pub enum DType {
     U64 = 13,
     Bf16 = 16,
     F8e4m3 = 17,
+    F8e4m3fnuz = 18,
     F8e5m2 = 19,
+    F8e5m2fnuz = 20,
     U4 = 21,
     I4 = 22,
     F4e2m1 = 23,
+    F8e8m0 = 24,
     U2 = 25,
     I2 = 26,
 }
@@ -37,7 +40,8 @@ impl DType {
             DType::Undefined => 0,
             DType::U2 | DType::I2 => 2,
             DType::U4 | DType::I4 | DType::F4e2m1 => 4,
-            DType::U8 | DType::I8 | DType::Bool | DType::F8e4m3 | DType::F8e5m2 => 8,
+            DType::U8 | DType::I8 | DType::Bool => 8,
+            DType::F8e4m3 | DType::F8e4m3fnuz | DType::F8e5m2 | DType::F8e5m2fnuz | DType::F8e8m0 => 8,
             DType::U16 | DType::I16 | DType::F16 | DType::Bf16 => 16,
             DType::F32 | DType::I32 | DType::U32 => 32,
             DType::F64 | DType::I64 | DType::U64 => 64,
@@ -66,7 +70,10 @@ impl DType {
             DType::F16 => "f16",
             DType::Bf16 => "bf16",
             DType::F8e4m3 => "f8e4m3",
+            DType::F8e4m3fnuz => "f8e4m3fnuz",
             DType::F8e5m2 => "f8e5m2",
+            DType::F8e5m2fnuz => "f8e5m2fnuz",
+            DType::F8e8m0 => "f8e8m0",
             DType::F4e2m1 => "f4e2m1",
             DType::I64 => "i64",
             DType::I32 => "i32",
@@ -85,13 +92,16 @@ impl DType {
     }
 
     /// All types that an artifact's values may have.
-    pub const ALL: [DType; 20] = [
+    pub const ALL: [DType; 23] = [
         DType::F64,
         DType::F32,
         DType::F16,
         DType::Bf16,
         DType::F8e4m3,
+        DType::F8e4m3fnuz,
         DType::F8e5m2,
+        DType::F8e5m2fnuz,
+        DType::F8e8m0,
         DType::F4e2m1,
         DType::I64,
         DType::I32,

@@ -455,7 +455,7 @@ mod tests {
             let (dtype, shape) = (b.ty(y).dtype, b.ty(y).shape.clone());
             let bias = b.constant("bias", &g.tensor(&Type::new(dtype, [out])));
             y = b.op(Binary { kind: kinds[0] }, &[y, bias]).unwrap();
-            y = b.op(Cast { to: DType::F32 }, &[y]).unwrap();
+            y = b.op(Cast::to(DType::F32), &[y]).unwrap();
             y = b.op(Unary { kind: UnaryKind::Relu }, &[y]).unwrap();
             let other = b.func.add_param(body, "other", Type::new(DType::F32, shape));
             y = b.op(Binary { kind: kinds[1] }, &[y, other]).unwrap();

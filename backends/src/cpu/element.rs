@@ -3,14 +3,16 @@
 //! Floats of 16 and 32 bits are computed in `f32`, truth values are `i1`, integers keep their width. Operands may be scalars beside vectors: a value that is
 //! the same in all lanes stays a scalar.
 
-use super::wide;
+use super::{small, wide};
 use crate::emit::{Cmp, KernelBuilder, Scalar, Ty, Val, math};
-use tersor_ir::DType;
+use tersor_ir::ops::Cast;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::unary::UnaryKind;
+use tersor_ir::types::DTypeClass;
+use tersor_ir::{DType, SmallFloat, Tensor};
 
-/// The type of elements in memory; `None` for types of which several share a byte and the floats of 8 bits.
+/// The type of elements in memory; `None` for types of which several share a byte.
 pub fn storage(d: DType) -> Option<Scalar> {
     Some(match d {
         DType::F64 => Scalar::F64,
@@ -20,17 +22,16 @@ pub fn storage(d: DType) -> Option<Scalar> {
         DType::I64 | DType::U64 => Scalar::I64,
         DType::I32 | DType::U32 => Scalar::I32,
         DType::I16 | DType::U16 => Scalar::I16,
-        DType::I8 | DType::U8 | DType::Bool => Scalar::I8,
-        _ => return None,
+        d if d.is_packed() => return None,
+        _ => Scalar::I8,
     })
 }
 
-/// The type of elements in registers.
+/// The type of elements in registers. Those of which several share a byte, and floats of 8 bits, are codes in a byte of their own.
 pub fn register(d: DType) -> Scalar {
     match storage(d) {
         _ if d == DType::Bool => Scalar::I1,
         Some(Scalar::F16 | Scalar::BF16) => Scalar::F32,
-        None if d.is_float() => Scalar::F32,
         None => Scalar::I8,
         Some(s) => s,
     }
@@ -45,6 +46,7 @@ pub fn immediate(k: &mut KernelBuilder, d: DType, v: f64) -> Val {
     let ty = Ty::Scalar(register(d));
     match d {
         DType::Bool => k.bool(v != 0.0),
+        d if SmallFloat::of(d).is_some() => k.int(ty, Tensor::scalar(d, v).get_bits(0) as i64),
         d if d.is_float() => k.float(ty, v),
         _ => k.int(ty, if v >= 0.0 { v as u64 as i64 } else { v as i64 }),
     }
@@ -288,11 +290,28 @@ pub fn select(k: &mut KernelBuilder, cond: Val, a: Val, b: Val) -> Val {
     k.select(cond, a, b)
 }
 
-/// `cast`: see the op for what happens out of range.
+/// [`convert`] by a `cast` that saturates and rounds to the nearest.
 pub fn cast(k: &mut KernelBuilder, from: DType, to: DType, x: Val) -> Val {
+    convert(k, from, &Cast::to(to), x)
+}
+
+/// `cast`: see the op for what happens out of range.
+pub fn convert(k: &mut KernelBuilder, from: DType, op: &Cast, x: Val) -> Val {
+    let to = op.to;
     let target = register(to);
     if from == to {
         return x;
+    }
+    if let Some(f) = SmallFloat::of(from) {
+        let x = small::decode(k, &f, x);
+        return convert(k, DType::F32, op, x);
+    }
+    if let Some(f) = SmallFloat::of(to) {
+        let x = match small::wide_enough(x.ty()) {
+            Scalar::F64 => cast(k, from, DType::F64, x),
+            _ => cast(k, from, DType::F32, x),
+        };
+        return small::encode(k, &f, x, op.overflow, op.round);
     }
     if to == DType::Bool {
         let zero = k.zero(x.ty());
@@ -309,13 +328,34 @@ pub fn cast(k: &mut KernelBuilder, from: DType, to: DType, x: Val) -> Val {
         (true, true) => k.to_float_type(x, target),
         (true, false) => saturate(k, x, to),
         (false, true) => int_to_float(k, from, x, target),
-        (false, false) => match target.bits().cmp(&x.elem().bits()) {
-            std::cmp::Ordering::Less => k.trunc(x, target),
-            std::cmp::Ordering::Equal => x,
-            std::cmp::Ordering::Greater if unsigned(from) => k.zext(x, target),
-            std::cmp::Ordering::Greater => k.sext(x, target),
-        },
+        (false, false) => {
+            let y = match target.bits().cmp(&x.elem().bits()) {
+                std::cmp::Ordering::Less => k.trunc(x, target),
+                std::cmp::Ordering::Equal => x,
+                std::cmp::Ordering::Greater if unsigned(from) => k.zext(x, target),
+                std::cmp::Ordering::Greater => k.sext(x, target),
+            };
+            narrow(k, to, y)
+        }
     }
+}
+
+/// `bitcast`, of register values.
+pub fn bitcast(k: &mut KernelBuilder, from: DType, to: DType, x: Val) -> Val {
+    let x = to_store(k, from, x);
+    let Some(s) = storage(to) else { return narrow(k, to, x) };
+    let y = k.bitcast(x, x.ty().with(s));
+    loaded(k, to, y)
+}
+
+/// The low bits of a byte as an element that has fewer than 8.
+fn narrow(k: &mut KernelBuilder, d: DType, x: Val) -> Val {
+    if !d.is_packed() {
+        return x;
+    }
+    let up = k.int(x.ty(), i64::from(8 - d.bits()));
+    let top = k.shl(x, up);
+    if d.class() == DTypeClass::Int { k.sar(top, up) } else { k.shr(top, up) }
 }
 
 fn int_to_float(k: &mut KernelBuilder, from: DType, x: Val, to: Scalar) -> Val {

@@ -4,7 +4,7 @@
 //! row, a row, or a block of rows, whichever is about [`BLOCK`] elements.
 
 use super::expr::{Fused, Point, Row};
-use super::transpose;
+use super::{packed, transpose};
 use crate::emit::Val;
 use crate::kernel::{GroupCx, Launch, LaunchBuilder, View};
 use tersor_ir::diag::Result;
@@ -17,13 +17,16 @@ pub const GRAIN: i64 = 1 << 16;
 
 /// Builds the loop kernel of a group.
 pub fn build(cx: &GroupCx) -> Result<Launch> {
+    let domain_of = *cx.group.outputs.iter().max_by_key(|&&v| cx.ty(v).rank()).expect("a group has outputs");
+    if packed::fits(cx) {
+        return packed::build(cx, domain_of);
+    }
     if let Some(turn) = transpose::fits(cx) {
         return Ok(transpose::build(cx, &turn));
     }
     if let Some(launch) = concat(cx)? {
         return Ok(launch);
     }
-    let domain_of = *cx.group.outputs.iter().max_by_key(|&&v| cx.ty(v).rank()).expect("a group has outputs");
     let fused = Fused::new(cx, domain_of)?;
     let mut b = LaunchBuilder::new(format!("{}_loop__{}", cx.ty(domain_of).dtype, cx.isa.suffix()));
     let space = Space::of(&fused, lanes(cx));

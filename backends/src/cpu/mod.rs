@@ -11,10 +11,12 @@ pub mod loops;
 pub mod micro;
 mod nest;
 pub mod pack;
+mod packed;
 mod pool;
 mod reduce;
 mod rows;
 mod scatter;
+mod small;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

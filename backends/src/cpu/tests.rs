@@ -6,20 +6,17 @@ use super::testing::{Engine, check_on};
 use super::testing::{check, one_op, parse, random_inputs, whole};
 use crate::fuse::fuse;
 use crate::kernel::Isa;
+use tersor_ir::ops::Cast;
+use tersor_ir::small::{Rounding, SmallFloat};
 use tersor_ir::testing::Gen;
-use tersor_ir::{Bindings, DType, OpKind};
+use tersor_ir::{Bindings, DType, OpKind, Tensor};
 
 /// Samples of an op, on all instruction sets.
 fn samples(kind: OpKind, count: u64) {
     for seed in 0..count {
         let mut g = Gen::new(seed);
         let (op, types) = kind.sample(&mut g);
-        let packed = |d: DType| d.bits() < 8 || matches!(d, DType::F8E4M3 | DType::F8E5M2);
         let m = one_op(op, &types);
-        let f = &m.funcs[m.main().unwrap()];
-        if f.values.values().any(|v| packed(v.ty.dtype)) {
-            continue;
-        }
         let inputs = random_inputs(&m, &Bindings::new(), seed + 1000);
         let isa = if seed % 3 == 0 { Isa::V4 } else { Isa::V3 };
         check(&m, &whole(&m), isa, build, &inputs, 2e-6);
@@ -29,8 +26,11 @@ fn samples(kind: OpKind, count: u64) {
 #[test]
 fn elementwise() {
     use OpKind::*;
-    for kind in [Unary, Binary, Compare, Select, Cast, Quant, DecodeAffine] {
+    for kind in [Unary, Binary, Compare, Select, Quant, DecodeAffine] {
         samples(kind, 120);
+    }
+    for kind in [Cast, BitCast] {
+        samples(kind, 600);
     }
 }
 
@@ -168,23 +168,81 @@ fn long_rows() {
 #[test]
 fn compiled_samples() {
     use OpKind::*;
-    let kinds = [Unary, Binary, Compare, Select, Cast, Quant, Transpose, Slice, Concat, Pad, Gather, Rope, Reduce];
+    let kinds =
+        [Unary, Binary, Compare, Select, Cast, BitCast, Quant, Transpose, Slice, Concat, Pad, Gather, Rope, Reduce];
     for (i, kind) in
         kinds.into_iter().chain([ArgReduce, CumSum, Scatter, Softmax, LayerNorm, QuantDynamic, Pool]).enumerate()
     {
         for seed in 0..2 {
             let (op, types) = kind.sample(&mut Gen::new(seed * 31 + i as u64));
-            if types.iter().any(|t| t.dtype.bits() < 8 || matches!(t.dtype, DType::F8E4M3 | DType::F8E5M2)) {
-                continue;
-            }
             let m = one_op(op, &types);
-            let f = &m.funcs[m.main().unwrap()];
-            if f.values.values().any(|v| v.ty.dtype.bits() < 8) {
-                continue;
-            }
             let inputs = random_inputs(&m, &Bindings::new(), seed);
             check_on(Engine::Native, &m, &whole(&m), Isa::V3, build, &inputs, 2e-6);
         }
+    }
+}
+
+/// Every conversion to and from a float of 8 bits, of numbers in and beyond its range.
+#[test]
+fn small_floats_round_and_saturate() {
+    for to in DType::ALL.iter().filter(|&&d| SmallFloat::of(d).is_some()) {
+        for from in [DType::F64, DType::F32, DType::F16, DType::BF16, DType::I64, DType::I8] {
+            for (overflow, round) in [(false, Rounding::Nearest), (true, Rounding::Up), (true, Rounding::Down)] {
+                let f = SmallFloat::of(*to).unwrap();
+                let mut values: Vec<f64> = (0..=f.max_code()).map(|c| f.decode(c)).collect();
+                // Halfway between neighbours, and just beside.
+                let ties: Vec<f64> = values.windows(2).map(|w| w[0] / 2.0 + w[1] / 2.0).collect();
+                values.extend(ties.iter().flat_map(|t| [*t, t * (1.0 + 1e-6), t * (1.0 - 1e-6)]));
+                values.extend([f64::INFINITY, f64::NAN, 1e6, 464.0, 248.0, 61440.0, 0.0, 1e-30]);
+                values.extend((0..40).map(|i| f64::from(i * i).sin() * 100.0));
+                if f.signed {
+                    values.extend(values.clone().iter().map(|v| -v));
+                }
+                let x = Tensor::from_f64(from, [values.len()], &values);
+                let m = one_op(Cast { to: *to, overflow, round }, &[x.ty()]);
+                let inputs = [x];
+                for isa in [Isa::V3, Isa::V4] {
+                    check(&m, &whole(&m), isa, build, &inputs, 0.0);
+                }
+                #[cfg(feature = "mlir")]
+                check_on(Engine::Native, &m, &whole(&m), Isa::V3, build, &inputs, 0.0);
+            }
+        }
+    }
+}
+
+/// Elements that share bytes: rows that do not begin at one, several widths in one loop, views, moves, and results of other kernels.
+#[test]
+fn elements_that_share_bytes() {
+    for (t, c) in [(1, 1), (3, 5), (8, 16), (5, 33)] {
+        module(
+            "module @m {
+  const @s : f32[] = splat 0.4
+  func @main(%x: f32[T,C], %i: i4[T,C], %u: u2[T,C], %f: f4e2m1[T,C], %n: i64[3], %w: f32[C,C], %h: f8e4m3[T,C], %z: i3[T,C]) -> (%q: i4[T,C], %q2: u2[T,C], %r: f32[T,C], %b: f4e2m1[C,T], %cc: i4[T,C+C], %g: u2[T,3], %p: i4[T+2,C+1], %l: f4e2m1[T,C-1], %m: i4[T,C], %sm: f32[T,C], %d: u4[T,C], %v: f8e4m3[C,T], %e: f32[T,C-1], %k: i5[T,C], %o: i8[T,C]) {
+    %q = quant %x, @s {to=i4} : i4[T,C]
+    %r = decode.affine %q, @s : f32[T,C]
+    %a = abs %r : f32[T,C]
+    %q2 = quant %a, @s {to=u2} : u2[T,C]
+    %b = transpose %f {perm=[1,0]} : f4e2m1[C,T]
+    %cc = concat %i, %q {axis=1} : i4[T,C+C]
+    %g = gather %u, %n {axis=1} : u2[T,3]
+    %p = pad %i {lo=[1,0], hi=[1,1], value=3.0} : i4[T+2,C+1]
+    %l = slice %f {axis=1, start=1, len=C-1} : f4e2m1[T,C-1]
+    %mm = matmul %x, %w : f32[T,C]
+    %m = quant %mm, @s {to=i4} : i4[T,C]
+    %sd = decode.affine %m, @s : f32[T,C]
+    %sm = softmax %sd {axis=1} : f32[T,C]
+    %d = bitcast %i {to=u4} : u4[T,C]
+    %v = transpose %h {perm=[1,0]} : f8e4m3[C,T]
+    %e = cast %l {to=f32} : f32[T,C-1]
+    %k = cast %z {to=i5} : i5[T,C]
+    %o = cast %z {to=i8} : i8[T,C]
+    return %q, %q2, %r, %b, %cc, %g, %p, %l, %m, %sm, %d, %v, %e, %k, %o
+  }
+}",
+            &[("T", t), ("C", c)],
+            1e-5,
+        );
     }
 }
 

@@ -8,6 +8,7 @@ mod ops;
 mod quantized;
 
 use crate::message::{self, Attr, field, number};
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use tersor_ir::blob::Blob;
@@ -20,8 +21,8 @@ use tersor_ir::{DType, Diagnostic, Dim, Failure, Func, Module, NodeId, Tensor, V
 const OPSET: i64 = 21;
 /// The version with `Attention` and `RMSNormalization`, written where one is needed.
 const OPSET_23: i64 = 23;
-/// Version of the file format, the one of both opsets.
-const IR_VERSION: u64 = 10;
+/// The version with `BitCast`.
+const OPSET_26: i64 = 26;
 /// Where parts of the data file begin.
 const ALIGN: usize = 64;
 
@@ -82,10 +83,10 @@ pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagn
         return Err(e.errors);
     }
     let (mut opset, mut contrib, mut model) = (vec![], vec![], vec![]);
-    number(&mut opset, 2, e.opset as u64);
+    number(&mut opset, 2, e.opset.get() as u64);
     field(&mut contrib, 1, b"com.microsoft");
     number(&mut contrib, 2, 1);
-    number(&mut model, 1, IR_VERSION);
+    number(&mut model, 1, file_version(e.opset.get()));
     field(&mut model, 2, b"tersor");
     field(&mut model, 3, env!("CARGO_PKG_VERSION").as_bytes());
     field(&mut model, 7, &graph);
@@ -100,6 +101,26 @@ pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagn
         field(&mut model, 14, &entry);
     }
     Ok(Exported { model, notes: e.notes, data: e.data })
+}
+
+/// The version of the file format that came with a version of `ai.onnx`.
+fn file_version(opset: i64) -> u64 {
+    match opset {
+        ..23 => 10,
+        23 => 11,
+        24 => 12,
+        _ => 13,
+    }
+}
+
+/// The version of `ai.onnx` in which an element type came.
+fn since(dtype: DType) -> i64 {
+    match dtype {
+        DType::F4E2M1 => OPSET_23,
+        DType::F8E8M0 => 24,
+        DType::I2 | DType::U2 => 25,
+        _ => OPSET,
+    }
 }
 
 struct Exporter<'m> {
@@ -122,7 +143,8 @@ struct Exporter<'m> {
     taken: HashSet<String>,
     /// Extents that are values already.
     dims: HashMap<Dim, String>,
-    opset: i64,
+    /// The version that what was written so far needs.
+    opset: Cell<i64>,
     notes: Vec<Diagnostic>,
     errors: Vec<Diagnostic>,
 }
@@ -143,7 +165,7 @@ impl<'m> Exporter<'m> {
             folded: HashMap::new(),
             taken: f.inputs.iter().chain(&f.outputs).map(|n| n.to_string()).collect(),
             dims: HashMap::new(),
-            opset: OPSET,
+            opset: Cell::new(OPSET),
             notes: vec![],
             errors: vec![],
         };
@@ -246,7 +268,13 @@ impl<'m> Exporter<'m> {
         self.folded.get(&v).cloned().or_else(constant)
     }
 
+    /// Notes that an operator or type of that version is written.
+    fn needs(&self, opset: i64) {
+        self.opset.set(self.opset.get().max(opset));
+    }
+
     fn element(&self, dtype: DType) -> Result<u64> {
+        self.needs(since(dtype));
         message::element(dtype).ok_or_else(|| unsupported(format!("ONNX has no element type {dtype}")))
     }
 

@@ -1,6 +1,6 @@
 //! The ONNX form of every op.
 
-use super::{Exporter, OPSET_23, unsupported};
+use super::{Exporter, OPSET_23, OPSET_26, unsupported};
 use crate::message::Attr;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
@@ -60,8 +60,19 @@ impl Exporter<'_> {
             },
             Op::Select(_) => self.last(n, "Where", &x, &[]),
             Op::Cast(op) => {
+                let mut attrs = vec![("to", Attr::Int(self.element(op.to)? as i64))];
+                if op.overflow && op.to.bits() == 8 && op.to.is_float() {
+                    attrs.push(("saturate", 0.into()));
+                }
+                if op.to == DType::F8E8M0 {
+                    attrs.push(("round_mode", op.round.name().into()));
+                }
+                self.last(n, "Cast", &x, &attrs)
+            }
+            Op::BitCast(op) => {
+                self.needs(OPSET_26);
                 let to = self.element(op.to)? as i64;
-                self.last(n, "Cast", &x, &[("to", to.into())])
+                self.last(n, "BitCast", &x, &[("to", to.into())])
             }
             Op::Reduce(op) => {
                 // An empty list would mean all axes.
@@ -98,7 +109,7 @@ impl Exporter<'_> {
             }
             Op::LayerNorm(op) => self.layer_norm(n, op, &x, &types[0]),
             Op::RmsNorm(op) => {
-                self.opset = OPSET_23;
+                self.needs(OPSET_23);
                 let one = self.scalar(types[0].dtype, 1.0)?;
                 let inputs = [x[0], x.get(1).copied().unwrap_or(&one)];
                 let attrs = [("axis", i64::from(op.axis).into()), ("epsilon", (op.eps.0 as f32).into())];
@@ -340,7 +351,7 @@ impl Exporter<'_> {
 
     /// ONNX aligns a causal mask to the first key where there are more keys than queries; a mask of our own says what the op means.
     fn attention(&mut self, n: NodeId, op: &Attention, x: &[&str], types: &[Type]) -> Result<()> {
-        self.opset = OPSET_23;
+        self.needs(OPSET_23);
         let (queries, keys) = (types[0].shape[2].clone(), types[1].shape[2].clone());
         let mut inputs: Vec<String> = x.iter().map(|s| s.to_string()).collect();
         let square = queries == keys;

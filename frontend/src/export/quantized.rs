@@ -13,7 +13,8 @@ fn container(dtype: DType) -> Option<DType> {
         DType::U2 | DType::U3 | DType::U4 => DType::U4,
         DType::I5 | DType::I6 | DType::I8 => DType::I8,
         DType::U5 | DType::U6 | DType::U8 => DType::U8,
-        DType::I16 | DType::U16 | DType::I32 | DType::F8E4M3 | DType::F8E5M2 => dtype,
+        DType::I16 | DType::U16 | DType::I32 => dtype,
+        DType::F8E4M3 | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ => dtype,
         _ => return None,
     })
 }

@@ -534,7 +534,7 @@ impl Importer<'_> {
         }
         let all = if parts.len() == 1 { parts[0] } else { self.b.op(Concat { axis: 0 }, &parts)? };
         let shaped = self.b.op(Reshape { shape: k.shape.iter().map(|&n| n.into()).collect() }, &[all])?;
-        if k.dtype == tersor_ir::DType::I64 { Ok(shaped) } else { self.b.op(Cast { to: k.dtype }, &[shaped]) }
+        if k.dtype == tersor_ir::DType::I64 { Ok(shaped) } else { self.b.op(Cast::to(k.dtype), &[shaped]) }
     }
 }
 

@@ -368,7 +368,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// Another element type; nothing where it is that already.
     pub fn cast(&mut self, x: ValueId, to: DType) -> Result<ValueId> {
-        if self.ty(x).dtype == to { Ok(x) } else { self.op(Cast { to }, &[x]) }
+        if self.ty(x).dtype == to { Ok(x) } else { self.op(Cast::to(to), &[x]) }
     }
     /// Another shape; nothing where it is that already.
     pub fn reshape(&mut self, x: ValueId, shape: Vec<Dim>) -> Result<ValueId> {

@@ -207,3 +207,38 @@ fn bits() {
     case(18, "BitwiseXor", &[x(DType::I32, &[4]), x(DType::I32, &[4])], &[], &[(&[4], &[5.0, 7.0, -1.0, -8.0])]);
     case(18, "BitwiseNot", &[x(DType::I32, &[4])], &[], &[(&[4], &[4.0, -3.0, 1.0, -6.0])]);
 }
+
+/// Numbers from ONNX's reference: what is out of range, and rounding.
+#[test]
+fn casts_to_small_types() {
+    let numbers = || consts(F32, &[7], &[0.3, 1.7, 465.0, -1e6, f64::INFINITY, f64::NAN, -1e-9]);
+    let codes = |to: i64, saturate: i64, want: [f64; 7]| {
+        case(25, "Cast", &[numbers()], &[("to", to.into()), ("saturate", saturate.into())], &[(&[7], &want)]);
+    };
+    let nan = f64::NAN;
+    codes(17, 1, [0.3125, 1.75, 448.0, -448.0, 448.0, nan, 0.0]);
+    codes(17, 0, [0.3125, 1.75, nan, nan, nan, nan, 0.0]);
+    codes(18, 1, [0.3125, 1.75, 240.0, -240.0, 240.0, nan, 0.0]);
+    codes(19, 0, [0.3125, 1.75, 448.0, f64::NEG_INFINITY, f64::INFINITY, nan, 0.0]);
+    codes(20, 0, [0.3125, 1.75, 448.0, nan, nan, nan, 0.0]);
+    codes(23, 0, [0.5, 1.5, 6.0, -6.0, 6.0, 0.0, 0.0]);
+    let powers = |mode: &str, want: [f64; 4]| {
+        let x = consts(F32, &[4], &[1.4, 1.5, 3.0, 0.25]);
+        case(25, "Cast", &[x], &[("to", 24.into()), ("round_mode", mode.into())], &[(&[4], &want)]);
+    };
+    powers("up", [2.0, 2.0, 4.0, 0.25]);
+    powers("down", [1.0, 1.0, 2.0, 0.25]);
+    powers("nearest", [1.0, 2.0, 4.0, 0.25]);
+    let x = consts(F32, &[5], &[-9.0, -8.0, 7.9, 8.0, 15.0]);
+    case(25, "Cast", &[x], &[("to", 22.into())], &[(&[5], &[7.0, -8.0, 7.0, -8.0, -1.0])]);
+    let like = consts(DType::F8E5M2, &[1], &[0.0]);
+    case(25, "CastLike", &[numbers(), like], &[], &[(&[7], &[0.3125, 1.75, 448.0, -57344.0, 57344.0, nan, 0.0])]);
+}
+
+#[test]
+fn bits_as_another_type() {
+    let x = consts(F32, &[3], &[1.0, -0.0, 0.5]);
+    case(26, "BitCast", &[x], &[("to", 6.into())], &[(&[3], &[1065353216.0, -2147483648.0, 1056964608.0])]);
+    let x = consts(DType::I8, &[2], &[-1.0, 5.0]);
+    case(26, "BitCast", &[x], &[("to", 2.into())], &[(&[2], &[255.0, 5.0])]);
+}

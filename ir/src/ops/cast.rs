@@ -3,20 +3,32 @@
 use super::declare::{Meaning, Sample};
 use crate::diag::Result;
 use crate::dim::Bindings;
+use crate::small::{Rounding, SmallFloat};
 use crate::tensor::Tensor;
 use crate::testing::Gen;
 use crate::types::{DType, Type};
 
 op! {
-    /// Converts each element. Floats round to nearest even; floats to integers truncate toward zero and saturate (NaN to 0); integers wrap; anything but zero
-    /// becomes `true`.
+    /// Converts each element (ONNX `Cast`). Floats round to nearest even; floats to integers truncate toward zero and saturate (NaN to 0); integers wrap; anything but
+    /// zero becomes `true`. Floats of at most 8 bits saturate.
     pub struct Cast = "cast" {
         operands(x: Any),
         results(y),
         attrs {
             /// The new element type.
             to: DType,
+            /// What is beyond the range of a float of 8 bits becomes infinite, or NaN where nothing is infinite.
+            overflow: bool = false,
+            /// How `f8e8m0` is rounded.
+            round: Rounding = Rounding::Nearest,
         },
+    }
+}
+
+impl Cast {
+    /// A conversion that saturates and rounds to the nearest.
+    pub fn to(to: DType) -> Cast {
+        Cast { to, overflow: false, round: Rounding::Nearest }
     }
 }
 
@@ -26,6 +38,13 @@ impl Meaning for Cast {
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
         let x = x[0];
+        if x.dtype() == self.to {
+            return Ok(vec![x.clone()]);
+        }
+        if let Some(f) = SmallFloat::of(self.to) {
+            let codes = x.to_f64().into_iter().map(|v| f.encode(v, self.overflow, self.round).into());
+            return Ok(vec![Tensor::from_bits(self.to, x.shape(), codes)]);
+        }
         Ok(vec![if x.dtype().is_float() || (self.to.is_float() && x.dtype() == DType::U64) {
             Tensor::from_f64(self.to, x.shape(), &x.to_f64())
         } else {
@@ -35,6 +54,6 @@ impl Meaning for Cast {
     fn sample(g: &mut Gen) -> Sample<Self> {
         let (from, to, rank) = (g.one_of(DType::ALL), g.one_of(DType::ALL), g.int(0, 3) as usize);
         let shape = g.shape(rank);
-        (Cast { to }, vec![g.ty(from, &shape)])
+        (Cast { to, overflow: g.flip(), round: g.one_of(Rounding::ALL) }, vec![g.ty(from, &shape)])
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::diag::{Diagnostic, Result};
 use crate::dim::{Bindings, Dim};
+use crate::small::SmallFloat;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 
@@ -32,7 +33,7 @@ impl Class {
             Class::Float => float,
             Class::Int => int,
             Class::Num => float || int,
-            Class::Code => dtype.is_int() || matches!(dtype, DType::F8E4M3 | DType::F8E5M2 | DType::F4E2M1),
+            Class::Code => dtype.is_int() || SmallFloat::of(dtype).is_some(),
             Class::Bool => dtype == DType::Bool,
         }
     }

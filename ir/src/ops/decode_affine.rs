@@ -48,7 +48,8 @@ impl Meaning for DecodeAffine {
         Ok(vec![Tensor::from_f64(x[1].dtype(), shape, &(0..x[0].len()).map(one).collect::<Vec<_>>())])
     }
     fn sample(g: &mut Gen) -> Sample<Self> {
-        let q = g.one_of(&[DType::I8, DType::U8, DType::I4, DType::U4, DType::I2, DType::U3, DType::F8E4M3]);
+        let q =
+            g.one_of(&[DType::I8, DType::U8, DType::I4, DType::U4, DType::I2, DType::U3, DType::F8E4M3, DType::F4E2M1]);
         let rank = g.int(1, 3) as usize;
         let shape = g.shape(rank);
         let (sharing, s) = Sharing::sample(g, &shape);

@@ -9,6 +9,7 @@ pub mod shape;
 
 pub mod attention;
 pub mod binary;
+pub mod bitcast;
 pub mod cast;
 pub mod choice;
 pub mod compare;
@@ -48,6 +49,7 @@ ops! {
     compare::Compare,
     select::Select,
     cast::Cast,
+    bitcast::BitCast,
     reduce::Reduce,
     reduce::ArgReduce,
     cumsum::CumSum,

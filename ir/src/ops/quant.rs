@@ -12,7 +12,7 @@ op! {
     /// `clamp(round(x / scale) + zero)` to the range of `to`, rounding to nearest even (ONNX `QuantizeLinear`). `scale` and `zero` broadcast to `x`; without `zero` it
     /// is 0, and with `narrow` the lowest code of a signed type is not used.
     pub struct Quant = "quant" {
-        operands(x: Float, scale: Float, zero: Int(opt)),
+        operands(x: Float, scale: Float, zero: Code(opt)),
         results(q),
         attrs {
             /// An integer type.
@@ -63,11 +63,11 @@ impl Meaning for Quant {
     }
     fn sample(g: &mut Gen) -> Sample<Self> {
         let (dtype, rank) = (g.one_of(&[DType::F32, DType::F64]), g.int(0, 3) as usize);
-        let to = g.one_of(&[DType::I8, DType::U8, DType::I4, DType::I16]);
+        let to = g.one_of(&[DType::I8, DType::U8, DType::I4, DType::U2, DType::I16]);
         let shape = g.shape(rank);
         let s = g.broadcastable(&shape);
         let mut t = vec![g.ty(dtype, &shape), g.ty(dtype, &s)];
-        if to.bits() >= 8 && g.flip() {
+        if g.flip() {
             t.push(g.ty(to, &s));
         }
         (Quant { to, narrow: g.flip() }, t)

@@ -36,9 +36,13 @@ impl Costs<'_> {
         NOTHING
             + match op {
                 Op::Reshape(_) | Op::Slice(_) | Op::Choice(_) | Op::Broadcast(_) => NOTHING,
-                Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_) | Op::Quant(_) => {
-                    seconds() * ABSORBED
-                }
+                Op::Unary(_)
+                | Op::Binary(_)
+                | Op::Compare(_)
+                | Op::Select(_)
+                | Op::Cast(_)
+                | Op::BitCast(_)
+                | Op::Quant(_) => seconds() * ABSORBED,
                 _ => seconds(),
             }
     }

@@ -17,7 +17,7 @@ use crate::kernel::{GroupCx, LaunchBuilder, View};
 use index::{Coord, Pos, Span};
 use std::collections::{HashMap, HashSet};
 use tersor_ir::diag::Result;
-use tersor_ir::{Def, Diagnostic, Dim, Failure, Node, Op, ValueId};
+use tersor_ir::{DType, Def, Diagnostic, Dim, Failure, Node, Op, ValueId};
 
 /// Which elements: lanes `col..col + lanes` of the last axes taken as one, in a row.
 #[derive(Clone, Debug)]
@@ -62,16 +62,13 @@ pub struct Fused<'a> {
 }
 
 impl<'a> Fused<'a> {
-    /// Over the index space of a value. Fails where the group has an element type that kernels do not read or write.
+    /// Over the index space of a value. Fails where a kernel other than a loop is to write elements of which several share a byte.
     pub fn new(cx: &'a GroupCx<'a>, domain_of: ValueId) -> Result<Fused<'a>> {
-        for &v in cx.group.inputs.iter().chain(&cx.group.outputs) {
+        for &v in &cx.group.outputs {
             let ty = cx.ty(v);
-            if element::storage(ty.dtype).is_none() && !packed::fits(cx, v) {
-                let message =
-                    format!("no kernel reads or writes {} in memory (%{} is {ty})", ty.dtype, cx.f.values[v].name);
-                return Err(Diagnostic::error("B0111", message)
-                    .with_note("elements of that type must be decoded from constants alone")
-                    .failure(Failure::Unsupported));
+            if ty.dtype.is_packed() && cx.group.anchor.is_some() {
+                let message = format!("no such kernel writes {} (%{} is {ty})", ty.dtype, cx.f.values[v].name);
+                return Err(Diagnostic::error("B0111", message).failure(Failure::Internal));
             }
         }
         for &n in &cx.group.nodes {
@@ -156,7 +153,13 @@ impl<'a> Fused<'a> {
                 let node = &self.cx.f.nodes[n];
                 let plain = matches!(
                     node.op,
-                    Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_) | Op::Quant(_)
+                    Op::Unary(_)
+                        | Op::Binary(_)
+                        | Op::Compare(_)
+                        | Op::Select(_)
+                        | Op::Cast(_)
+                        | Op::BitCast(_)
+                        | Op::Quant(_)
                 ) || matches!(&node.op, Op::DecodeAffine(d) if d.group == 0);
                 let fits = |&v: &ValueId| {
                     let shape = &self.cx.ty(v).shape;
@@ -240,6 +243,7 @@ impl Emit<'_, '_> {
         let dtype = |i: usize| cx.ty(ops[i]).dtype;
         let elementwise = match &node.op {
             Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_) | Op::Quant(_) => true,
+            Op::BitCast(_) => self.fused.inside.contains(&ops[0]),
             Op::DecodeAffine(d) => d.group == 0,
             _ => false,
         };
@@ -253,14 +257,15 @@ impl Emit<'_, '_> {
             Op::Binary(op) => element::binary(k, op.kind, dtype(0), x[0], x[1]),
             Op::Compare(op) => element::compare(k, op.kind, dtype(0), x[0], x[1]),
             Op::Select(_) => element::select(k, x[0], x[1], x[2]),
-            Op::Cast(op) => element::cast(k, dtype(0), op.to, x[0]),
+            Op::Cast(op) => element::convert(k, dtype(0), op, x[0]),
+            Op::BitCast(op) => element::bitcast(k, dtype(0), op.to, x[0]),
             Op::Quant(q) => element::quant(k, x[0], x[1], x.get(2).copied(), q.to, q.narrow),
             _ => self.decode(&x, dtype(0), dtype(1)),
         }
     }
 
     /// `(q - zero) * scale`.
-    fn decode(&mut self, x: &[Val], code: tersor_ir::DType, to: tersor_ir::DType) -> Val {
+    fn decode(&mut self, x: &[Val], code: DType, to: DType) -> Val {
         let k: &mut KernelBuilder = self.b;
         let mut q = element::cast(k, code, to, x[0]);
         if let Some(&z) = x.get(2) {
@@ -282,18 +287,23 @@ impl Emit<'_, '_> {
 
     /// Reads a value of another step, an input or a constant.
     fn read(&mut self, v: ValueId, pos: &Pos) -> Val {
+        match self.known_number(v) {
+            Some(y) => y,
+            None => self.read_as(v, self.fused.cx.ty(v).dtype, pos),
+        }
+    }
+
+    /// Reads the bits in memory as elements of a type that has as many.
+    fn read_as(&mut self, v: ValueId, dtype: DType, pos: &Pos) -> Val {
         let cx = self.fused.cx;
         let ty = cx.ty(v);
-        if let Some(y) = self.known_number(v) {
-            return y;
-        }
-        if ty.dtype.bits() < 8 {
-            return self.packed(v, pos);
+        if dtype.is_packed() {
+            return self.packed(v, dtype, pos);
         }
         let view = cx.view(v);
         let address = pos.address(self.b, &view, &ty.shape, self.lanes);
         let from = self.b.read(view.root);
-        let s = element::storage(ty.dtype).unwrap_or(Scalar::I8);
+        let s = element::storage(dtype).unwrap_or(Scalar::I8);
         let bytes = i64::from(s.bytes());
         let mask = self.mask(pos);
         let scattered = address.lanes.is_some() || !(0..=1).contains(&address.step);
@@ -327,7 +337,7 @@ impl Emit<'_, '_> {
         } else {
             self.b.load(base, Ty::Scalar(s))
         };
-        element::loaded(self.b, ty.dtype, raw)
+        element::loaded(self.b, dtype, raw)
     }
 
     /// A constant whose elements are all one small number.

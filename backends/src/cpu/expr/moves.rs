@@ -26,6 +26,7 @@ pub fn is_movement(op: &Op) -> bool {
             | Op::Rope(_)
             | Op::DecodeAffine(_)
             | Op::DecodeCodebook(_)
+            | Op::BitCast(_)
     )
 }
 
@@ -34,6 +35,7 @@ impl Emit<'_, '_> {
         let shape = self.shape(result);
         let x = node.operands.first().copied();
         match (&node.op, x) {
+            (Op::BitCast(c), Some(x)) => self.read_as(x, c.to, pos),
             (Op::Broadcast(_), Some(x)) => self.operand(x, &shape, pos),
             (Op::Reshape(r), Some(x)) => self.reshape(r, x, &shape, pos),
             (Op::Transpose(t), Some(x)) => {

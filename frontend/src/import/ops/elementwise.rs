@@ -9,7 +9,8 @@ use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{self, *};
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::unary::UnaryKind::{self, *};
-use tersor_ir::ops::{Compare, Reshape, Select};
+use tersor_ir::ops::{BitCast, Cast, Compare, Reshape, Select};
+use tersor_ir::small::{Rounding, SmallFloat};
 use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 fn map(cx: &mut NodeCx, kind: UnaryKind) -> Result<Vec<Meaning>> {
@@ -54,12 +55,15 @@ fn where_positive(cx: &mut NodeCx, x: ValueId, then: ValueId, other: ValueId) ->
     cx.op(Select {}, &[cond, then, other])
 }
 
-/// `alpha * (e^(x/beta) - 1)`
+/// `alpha * (e^(x/beta) - 1)`. The difference leaves too few digits of a float of 16 bits.
 fn exp_minus_one(cx: &mut NodeCx, x: ValueId, alpha: f64, beta: f64) -> Result<ValueId> {
+    let dtype = cx.ty(x).dtype;
+    let x = if dtype.bits() < 32 { cx.cast(x, DType::F32)? } else { x };
     let scaled = if beta == 1.0 { x } else { cx.with_scalar(Div, x, beta)? };
     let e = cx.unary(Exp, scaled)?;
     let e = cx.with_scalar(Sub, e, 1.0)?;
-    if alpha == 1.0 { Ok(e) } else { cx.with_scalar(Mul, e, alpha) }
+    let y = if alpha == 1.0 { e } else { cx.with_scalar(Mul, e, alpha)? };
+    cx.cast(y, dtype)
 }
 
 fn clip(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -152,13 +156,27 @@ fn cast(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         let number = cx.int("to", 0);
         dtype(number as i32).ok_or_else(|| cx.unsupported(format!("element type {number}")))?
     };
-    if matches!(to, DType::F8E4M3 | DType::F8E5M2) && cx.int("saturate", 1) == 0 {
-        return Err(cx.unsupported("conversion without saturation"));
-    }
     // Narrow integers keep the low bits of the truncated number.
     let from = cx.ty(x).dtype;
-    let x = if from.is_float() && to.is_int() && to.bits() < 8 { cx.cast(x, DType::I32)? } else { x };
-    done(cx.cast(x, to)?)
+    let x = if from.is_float() && to.is_int() && to.is_packed() { cx.cast(x, DType::I32)? } else { x };
+    if to.bits() != 8 || SmallFloat::of(to).is_none() || from == to {
+        return done(cx.cast(x, to)?);
+    }
+    let overflow = cx.int("saturate", 1) == 0;
+    let round = match cx.string("round_mode", "up").as_str() {
+        _ if to != DType::F8E8M0 => Rounding::Nearest,
+        "up" => Rounding::Up,
+        "down" => Rounding::Down,
+        "nearest" => Rounding::Nearest,
+        other => return Err(cx.invalid(format!("round_mode \"{}\"", other.escape_debug()))),
+    };
+    done(cx.op(Cast { to, overflow, round }, &[x])?)
+}
+
+fn bitcast(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, number) = (cx.input(0)?, cx.int("to", 0));
+    let to = dtype(number as i32).ok_or_else(|| cx.unsupported(format!("element type {number}")))?;
+    done(cx.op(BitCast { to }, &[x])?)
 }
 
 /// A shift by `n` is a product with `2^n`, or a quotient. Where all bits go, that power wraps to 0, as does the product, and a quotient by 0 is 0.
@@ -394,6 +412,7 @@ pub(super) const OPS: Topic = &[
     }),
     ("Cast", cast),
     ("CastLike", cast),
+    ("BitCast", bitcast),
     ("Identity", identity),
     ("Dropout", dropout),
     ("Flatten", |cx| {

@@ -249,7 +249,7 @@ fn range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         let s = cx.op(tersor_ir::ops::Extent { of: start }, &[])?;
         v = cx.op(Binary { kind: BinaryKind::Add }, &[v, s])?;
     }
-    Ok(vec![value(if dtype == DType::I64 { v } else { cx.op(Cast { to: dtype }, &[v])? })])
+    Ok(vec![value(if dtype == DType::I64 { v } else { cx.op(Cast::to(dtype), &[v])? })])
 }
 
 pub(super) const OPS: Topic = &[

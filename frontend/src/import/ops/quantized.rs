@@ -4,12 +4,12 @@ use super::Topic;
 use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
-use tersor_ir::ops::binary::BinaryKind::{Div, Max, Min, Mul, Sub};
+use tersor_ir::ops::binary::BinaryKind::{Add, Div, Max, Min, Mul, Sub};
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::ops::{Compare, DecodeAffine, Quant, Reduce, Select};
-use tersor_ir::{DType, Dim, ValueId};
+use tersor_ir::ops::{Cast, Compare, DecodeAffine, Quant, Reduce, Select, Slice};
+use tersor_ir::{DType, Dim, SmallFloat, ValueId};
 
 /// A per-axis parameter of rank 1 as one that broadcasts to rank `rank` at `axis`.
 fn along(cx: &mut NodeCx, p: ValueId, axis: usize, rank: usize) -> Result<ValueId> {
@@ -51,32 +51,75 @@ fn quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let rank = cx.ty(x).rank();
     let (axis, block) = axis_and_block(cx, rank)?;
-    if block > 0 {
-        return Err(cx.unsupported("blocks"));
-    }
     check_scale(cx)?;
     let scale = cx.input(1)?;
-    let mut operands = vec![x, along(cx, scale, axis, rank)?];
-    let mut to = DType::U8;
+    let float = element(cx, "precision")?.unwrap_or(cx.ty(x).dtype);
+    let s = spread(cx, scale, axis, block, x)?;
+    let mut operands = vec![cx.cast(x, float)?, cx.cast(s, float)?];
+    let mut to = element(cx, "output_dtype")?.unwrap_or(DType::U8);
+    let mut zero = None;
     if let Some(z) = cx.optional(2)? {
         to = cx.ty(z).dtype;
-        if !is_zero(cx, 2)? {
-            if to.bits() < 8 || to.is_float() {
-                return Err(cx.unsupported(format!("a zero point of type {to} that is not 0")));
-            }
-            operands.push(along(cx, z, axis, rank)?);
-        }
-    } else if cx.has("output_dtype") && cx.int("output_dtype", 0) != 0 {
-        to = crate::tensor::dtype(cx.int("output_dtype", 0) as i32)
-            .ok_or_else(|| cx.unsupported("that element type"))?;
+        zero = if is_zero(cx, 2)? { None } else { Some(spread(cx, z, axis, block, x)?) };
     }
-    if !to.is_int() {
+    if to.is_int() {
+        operands.extend(zero);
+        return Ok(vec![value(cx.op(Quant { to, narrow: false }, &operands)?)]);
+    }
+    if SmallFloat::of(to).is_none_or(|f| !f.signed) {
         return Err(cx.unsupported(format!("codes of type {to}")));
     }
-    if cx.ty(scale).dtype != cx.ty(x).dtype {
-        operands[1] = cx.cast(operands[1], cx.ty(x).dtype)?;
+    let mut y = cx.binary(Div, operands[0], operands[1])?;
+    if let Some(z) = zero {
+        let z = cx.cast(z, float)?;
+        y = cx.binary(Add, y, z)?;
     }
-    Ok(vec![value(cx.op(Quant { to, narrow: false }, &operands)?)])
+    let overflow = !to.is_packed() && cx.int("saturate", 1) == 0;
+    Ok(vec![value(cx.op(Cast { overflow, ..Cast::to(to) }, &[y])?)])
+}
+
+/// The element type that an attribute names, if it names one.
+fn element(cx: &NodeCx, attr: &str) -> Result<Option<DType>> {
+    match cx.int(attr, 0) {
+        0 => Ok(None),
+        n => crate::tensor::dtype(n as i32).map(Some).ok_or_else(|| cx.unsupported(format!("element type {n}"))),
+    }
+}
+
+/// A parameter of blocks of `block` along `axis`, or one that [`along`] takes, so that it broadcasts to `x`.
+fn spread(cx: &mut NodeCx, p: ValueId, axis: usize, block: u32, x: ValueId) -> Result<ValueId> {
+    let (shape, own) = (cx.ty(x).shape.to_vec(), cx.ty(p).shape.to_vec());
+    if block == 0 {
+        return along(cx, p, axis, shape.len());
+    }
+    let mut blocks = shape.clone();
+    if let Some(d) = blocks.get_mut(axis) {
+        *d = d.clone().ceil_div(block.into());
+    }
+    if own != blocks {
+        return Err(cx.invalid(format!(
+            "{} does not fit blocks of {block} along axis {axis} of {}",
+            cx.ty(p),
+            cx.ty(x)
+        )));
+    }
+    if shape.is_empty() {
+        return Ok(p);
+    }
+    let insert = |extent: Dim| {
+        let mut s = blocks.clone();
+        s.insert(axis + 1, extent);
+        s
+    };
+    let mut merged = blocks.clone();
+    merged[axis] = merged[axis].clone() * i64::from(block).into();
+    let p = cx.reshape(p, insert(1.into()))?;
+    let p = cx.broadcast(p, insert(i64::from(block).into()))?;
+    let p = cx.reshape(p, merged.clone())?;
+    if merged == shape {
+        return Ok(p);
+    }
+    cx.op(Slice { axis: axis as u8, start: 0.into(), len: shape[axis].clone(), step: 1 }, &[p])
 }
 
 fn dequantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -85,7 +128,12 @@ fn dequantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (axis, group) = axis_and_block(cx, rank)?;
     check_scale(cx)?;
     let scale = cx.input(1)?;
-    let mut operands = vec![q, if group > 0 { scale } else { along(cx, scale, axis, rank)? }];
+    let (named, powers) = (element(cx, "output_dtype")?, cx.ty(scale).dtype == DType::F8E8M0);
+    if powers && named.is_none() {
+        return Err(cx.invalid("a scale of type f8e8m0 without output_dtype"));
+    }
+    let s = if group > 0 { scale } else { along(cx, scale, axis, rank)? };
+    let mut operands = vec![q, if powers { cx.cast(s, DType::F32)? } else { s }];
     if let Some(z) = cx.optional(2)? {
         let (tz, tq) = (cx.ty(z).dtype, cx.ty(q).dtype);
         if tz != tq {
@@ -99,10 +147,7 @@ fn dequantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     }
     // 32-bit codes (biases) have no zero point.
     let y = cx.op(DecodeAffine { axis: axis as u8, group }, &operands)?;
-    let to = match cx.int("output_dtype", 0) {
-        0 => cx.ty(y).dtype,
-        n => crate::tensor::dtype(n as i32).ok_or_else(|| cx.unsupported(format!("element type {n}")))?,
-    };
+    let to = named.unwrap_or(cx.ty(y).dtype);
     Ok(vec![value(cx.cast(y, to)?)])
 }
 
