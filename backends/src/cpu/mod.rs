@@ -12,6 +12,7 @@ pub mod micro;
 mod nest;
 pub mod pack;
 mod pool;
+mod recurrence;
 mod reduce;
 mod rows;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
         Some(Op::MatMul(_)) => gemm::build(cx),
         None => loops::build(cx),
         Some(Op::Pool(p)) => pool::build(cx, anchor, p),
+        Some(Op::Recurrence(r)) => recurrence::build(cx, anchor, r),
         Some(Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_)) => rows::build(cx, anchor),
         Some(Op::Reduce(_) | Op::ArgReduce(_) | Op::CumSum(_)) => reduce::build(cx, anchor),
         other => {

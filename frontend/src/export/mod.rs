@@ -5,6 +5,7 @@
 
 mod ops;
 mod quantized;
+mod recurrent;
 
 use crate::message::{self, Attr, field, number};
 use std::collections::{HashMap, HashSet};
