@@ -42,7 +42,7 @@ const MAX_VIEWS: usize = 16;
 /// The role of an op. Ops that are views play it where they cannot be views.
 pub fn role(op: &Op) -> Role {
     match op {
-        Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::Pool(_) => Role::Anchor,
+        Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::Pool(_) | Op::Recurrence(_) => Role::Anchor,
         Op::ArgReduce(_) | Op::CumSum(_) | Op::Scatter(_) => Role::Anchor,
         Op::Reduce(_) | Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_) => Role::Row,
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) => Role::Elementwise,
@@ -291,7 +291,7 @@ impl Fuser<'_> {
         let group = self.groups[g].as_ref()?;
         let first = group.anchor.unwrap_or(group.nodes[0]);
         match self.op(first) {
-            Op::QuantDynamic(_) | Op::Scatter(_) => None,
+            Op::QuantDynamic(_) | Op::Scatter(_) | Op::Recurrence(_) => None,
             // After the moves that the kernel makes itself.
             Op::Attention(_) => group.nodes.last().map(|&n| self.shape(self.f.nodes[n].results[0])),
             _ => Some(self.shape(self.f.nodes[first].results[0])),

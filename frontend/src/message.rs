@@ -11,6 +11,8 @@ pub enum Attr {
     Float(f32),
     /// Text.
     Text(String),
+    /// Texts.
+    Texts(Vec<String>),
     /// Numbers.
     Ints(Vec<i64>),
     /// Floats.
@@ -30,7 +32,7 @@ macro_rules! attr_from {
         })*
     };
 }
-attr_from! { i64 => Int, f32 => Float, &str => Text, Vec<i64> => Ints, &[i64] => Ints, Vec<f32> => Floats, Tensor => Tensor }
+attr_from! { i64 => Int, f32 => Float, &str => Text, Vec<String> => Texts, Vec<i64> => Ints, &[i64] => Ints, Vec<f32> => Floats, Tensor => Tensor }
 impl<const N: usize> From<[i64; N]> for Attr {
     fn from(v: [i64; N]) -> Attr {
         Attr::Ints(v.into())
@@ -175,6 +177,10 @@ pub fn attribute(name: &str, a: &Attr) -> Vec<u8> {
         Attr::Ints(v) => {
             v.iter().for_each(|&i| number(&mut out, 8, i as u64));
             7
+        }
+        Attr::Texts(v) => {
+            v.iter().for_each(|t| field(&mut out, 9, t.as_bytes()));
+            8
         }
     };
     number(&mut out, 20, kind);

@@ -302,8 +302,8 @@ fn what_must_be_known_is_named() {
     let m = Model::new(17).input("x", "f32[5,5]").node("Det", &["x"], &["y"], &[]);
     unsupported(m.untyped_output("y"), &["Det", "more than four rows"]);
     let m = Model::new(17).input("x", "f32[N,1,2]").constant("w", &floats(&[1, 2, 2]));
-    let m = m.node("RNN", &["x", "w", "w"], &["y"], &[]).untyped_output("y");
-    unsupported(m, &["RNN", "a sequence of an extent that is not known (N)"]);
+    let m = m.node("RNN", &["x", "w", "w"], &["y"], &[("activations", vec!["Swish".to_string()].into())]);
+    unsupported(m.untyped_output("y"), &["RNN", "activation Swish"]);
     let m = Model::new(17).input("x", "f32[1,1,4,4]").constant("r", &floats(&[1, 4])).constant("b", &numbers(&[0]));
     unsupported(
         m.node("RoiAlign", &["x", "r", "b"], &["y"], &[]).untyped_output("y"),

@@ -13,6 +13,7 @@ mod nest;
 pub mod pack;
 mod packed;
 mod pool;
+mod recurrence;
 mod reduce;
 mod rows;
 mod scatter;
@@ -40,6 +41,7 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
         None => loops::build(cx),
         Some(Op::Pool(p)) => pool::build(cx, anchor, p),
         Some(Op::Scatter(s)) => scatter::build(cx, anchor, s),
+        Some(Op::Recurrence(r)) => recurrence::build(cx, anchor, r),
         Some(Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_)) => rows::build(cx, anchor),
         Some(Op::Reduce(_) | Op::ArgReduce(_) | Op::CumSum(_)) => reduce::build(cx, anchor),
         other => {

@@ -6,6 +6,7 @@
 mod nbits;
 mod ops;
 mod quantized;
+mod recurrent;
 
 use crate::message::{self, Attr, field, number};
 use std::cell::Cell;

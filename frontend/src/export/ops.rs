@@ -120,6 +120,7 @@ impl Exporter<'_> {
             Op::Pool(op) => self.pool(n, op, &x, &types[0]),
             Op::Attention(op) => self.attention(n, op, &x, &types),
             Op::Rope(op) => self.rope(n, op, &x, &types[0]),
+            Op::Recurrence(op) => self.recurrence(n, op, &x, &types),
             Op::Reshape(op) => {
                 let shape = self.extents(&op.shape)?;
                 self.last(n, "Reshape", &[x[0], &shape], &[("allowzero", 1.into())])

@@ -337,7 +337,11 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// Appends an op with one result.
     pub fn op(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
-        Ok(self.importer.op(op.into(), operands)?[0])
+        Ok(self.ops(op, operands)?[0])
+    }
+    /// [`Self::op`] with all results.
+    pub fn ops(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<Vec<ValueId>> {
+        self.importer.op(op.into(), operands)
     }
     /// A constant.
     pub fn emit_constant(&mut self, t: &Tensor) -> ValueId {

@@ -161,3 +161,100 @@ fn peepholes() {
         ],
     );
 }
+
+fn texts(names: &[&str]) -> Attr {
+    names.iter().map(|n| n.to_string()).collect::<Vec<_>>().into()
+}
+
+#[test]
+fn activations_and_clip() {
+    case(
+        14,
+        "GRU",
+        &[
+            x(F32, &[3, 2, 2]),
+            c(F32, &[2, 6, 2]),
+            c(F32, &[2, 6, 2]),
+            c(F32, &[2, 12]),
+            consts(DType::I32, &[2], &[3.0, 2.0]),
+        ],
+        &[
+            ("hidden_size", 2.into()),
+            ("direction", "bidirectional".into()),
+            ("linear_before_reset", 1.into()),
+            ("clip", 0.6.into()),
+            ("activations", texts(&["HardSigmoid", "LeakyRelu", "Affine", "Softsign"])),
+            ("activation_alpha", vec![0.3, 0.1, 0.7].into()),
+            ("activation_beta", vec![0.4, 0.2].into()),
+        ],
+        &[
+            (
+                &[3, 2, 2, 2],
+                &[
+                    -0.0252, -0.0468, -0.0252, -0.0468, 0.57717, -0.14975, -0.030453, 0.1425, 0.087911, -0.03693,
+                    -0.039816, -0.038656, -0.54395, -0.47137, -0.1425, 0.0, 0.025789, -0.054925, 0.0, 0.0, 0.4575,
+                    0.1425, 0.0, 0.0,
+                ],
+            ),
+            (&[2, 2, 2], &[0.025789, -0.054925, -0.039816, -0.038656, 0.57717, -0.14975, -0.030453, 0.1425]),
+        ],
+    );
+    case(
+        14,
+        "LSTM",
+        &[x(F32, &[3, 1, 2]), c(F32, &[1, 8, 2]), c(F32, &[1, 8, 2]), c(F32, &[1, 16])],
+        &[
+            ("hidden_size", 2.into()),
+            ("input_forget", 1.into()),
+            ("activations", texts(&["Sigmoid", "ScaledTanh", "Elu"])),
+            ("activation_alpha", vec![0.8, 0.5].into()),
+            ("activation_beta", vec![0.9].into()),
+        ],
+        &[
+            (&[3, 1, 1, 2], &[-0.0028868, 0.16699, 0.063531, 0.24542, 0.13672, -0.12132]),
+            (&[1, 1, 2], &[0.13672, -0.12132]),
+            (&[1, 1, 2], &[0.67987, -0.46813]),
+        ],
+    );
+    for (attrs, want) in [
+        (
+            vec![("activations", texts(&["ThresholdedRelu"])), ("activation_alpha", vec![0.2].into())],
+            [1.25, 0.0, 2.125, 0.9375, 0.0, 3.5],
+        ),
+        (
+            vec![("activations", texts(&["Softplus"])), ("clip", 1.0.into())],
+            [1.3133, 0.72489, 1.3133, 1.3133, 0.31326, 1.3133],
+        ),
+    ] {
+        let args = [x(F32, &[3, 1, 2]), c(F32, &[1, 2, 2]), c(F32, &[1, 2, 2]), c(F32, &[1, 4])];
+        case(14, "RNN", &args, &attrs, &[(&[3, 1, 1, 2], &want), (&[1, 1, 2], &want[4..])]);
+    }
+}
+
+/// A model whose batch and sequence are named gives what one with numbers gives, and is no longer.
+#[test]
+fn sequences_of_any_length() {
+    let model = |input: &str| {
+        Model::new(14)
+            .input("x", input)
+            .constant("w", &ramp(F32, &[2, 8, 2], 1))
+            .constant("r", &ramp(F32, &[2, 8, 2], 2))
+            .node("LSTM", &["x", "w", "r"], &["y", "h"], &[("direction", "bidirectional".into())])
+            .untyped_output("y")
+            .untyped_output("h")
+    };
+    let import = |m: Model| import_bytes(m.bytes(), "m", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]));
+    let any = import(model("f32[T,B,2]")).module;
+    let layers = any.funcs[0].nodes.values().filter(|n| matches!(n.op, tersor_ir::Op::Recurrence(_))).count();
+    assert_eq!(layers, 2);
+    for (t, b) in [(1, 1), (5, 3), (2000, 1)] {
+        let fixed = import(model(&format!("f32[{t},{b},2]"))).module;
+        let inputs = [ramp(F32, &[t, b, 2], 0)];
+        let (got, want) = (interp::run(&any, &inputs).unwrap(), interp::run(&fixed, &inputs).unwrap());
+        assert_eq!(
+            got.iter().map(Tensor::to_f64).collect::<Vec<_>>(),
+            want.iter().map(Tensor::to_f64).collect::<Vec<_>>()
+        );
+        assert_eq!(got[0].shape(), [t, 2, b, 2]);
+    }
+}

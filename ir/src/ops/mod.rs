@@ -7,6 +7,7 @@ pub mod attr;
 mod declare;
 pub mod shape;
 
+pub mod activation;
 pub mod attention;
 pub mod binary;
 pub mod bitcast;
@@ -28,6 +29,7 @@ pub mod norm;
 pub mod pad;
 pub mod pool;
 pub mod quant;
+pub mod recurrence;
 pub mod reduce;
 pub mod reference;
 pub mod reshape;
@@ -61,6 +63,7 @@ ops! {
     pool::Pool,
     attention::Attention,
     rope::Rope,
+    recurrence::Recurrence,
     reshape::Reshape,
     reshape::Broadcast,
     transpose::Transpose,
