@@ -188,6 +188,10 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
             f.nodes[n].operands.iter_mut().for_each(|v| swap(v, owner.get(&n)));
         }
         f.regions.values_mut().flat_map(|r| &mut r.results).for_each(|v| swap(v, None));
+        // An alternative may be the value of another site as it is.
+        for o in offers.iter_mut().filter(|o: &&mut Offer| o.site.func == func) {
+            o.alternatives.iter_mut().for_each(|a| swap(&mut a.value, Some(&o.site.value)));
+        }
     }
     Ok(offers)
 }
@@ -328,7 +332,10 @@ fn name_picked(m: &mut Module, offers: &[Offer], plan: &Plan) {
             let f = &mut m.funcs[o.site.func];
             let live: HashSet<ValueId> = f.live_nodes().iter().flat_map(|&n| f.nodes[n].results.to_vec()).collect();
             let moved = o.narrowed.iter().filter(|n| live.contains(&n.new) && !live.contains(&n.old));
-            for (old, new) in moved.map(|n| (n.old, n.new)).chain([(o.site.value, a.value)]) {
+            // What was there before it was offered keeps its own name.
+            let made = matches!(f.values[a.value].def, Def::Node(n, _) if o.nodes.contains(&n));
+            let own = made.then_some((o.site.value, a.value));
+            for (old, new) in moved.map(|n| (n.old, n.new)).chain(own) {
                 let (was, own) = (f.values[old].name.clone(), f.values[new].name.clone());
                 (f.values[old].name, f.values[new].name) = (own, was);
             }
@@ -381,7 +388,7 @@ pub fn costs_of(m: &Module, func: FuncId, nodes: &[NodeId], target: &dyn Target)
 
 /// Bytes and seconds of what an alternative takes the place of.
 fn exact_costs(m: &Module, o: &Offer, a: &Alternative, target: &dyn Target) -> (usize, f64) {
-    costs_of(m, o.site.func, &replaced(m, o, &slice(m, o, a.value)), target)
+    costs_of(m, o.site.func, &replaced(m, o, a), target)
 }
 
 /// Bytes and seconds of an alternative.
@@ -392,7 +399,7 @@ fn costs(m: &Module, o: &Offer, a: &Alternative, target: &dyn Target) -> (usize,
 /// The error of an alternative at its site.
 fn site_error(m: &Module, o: &Offer, a: &Alternative, statistics: Option<&Statistics>) -> Result<Option<f64>> {
     let nodes = slice(m, o, a.value);
-    let exact: Vec<NodeId> = replaced(m, o, &nodes).into_iter().rev().collect();
+    let exact: Vec<NodeId> = replaced(m, o, a).into_iter().rev().collect();
     measure::error(m, &o.site, &exact, &nodes, a.value, statistics)
 }
 
@@ -450,10 +457,12 @@ fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision>
     Ok(decision(o, all, at, reason))
 }
 
-/// The nodes of the exact program that nothing needs any more when these stand at the site: the op that makes it, and what only that needs.
-fn replaced(m: &Module, o: &Offer, nodes: &[NodeId]) -> Vec<NodeId> {
+/// The nodes of the exact program that nothing needs any more when the alternative stands at the site: the op that makes it, and what only that needs.
+fn replaced(m: &Module, o: &Offer, a: &Alternative) -> Vec<NodeId> {
     let f = &m.funcs[o.site.func];
+    let nodes = slice(m, o, a.value);
     let mut needed: HashSet<ValueId> = nodes.iter().flat_map(|&n| f.nodes[n].operands.iter().copied()).collect();
+    needed.insert(a.value);
     needed.extend(f.regions.values().flat_map(|r| r.results.iter().copied()));
     let mut out = vec![];
     for n in exact_nodes(f).into_iter().rev() {

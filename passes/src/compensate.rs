@@ -1,17 +1,16 @@
 //! `compensate`: beside a compressed weight, two thin matrices that give back most of what it lost, `x Wᵀ ≈ x W'ᵀ + (x Aᵀ) Bᵀ` (EoRA, Liu et al., 2024).
 
 use crate::family::weight_of;
-use crate::layer::{Layer, candidates};
+use crate::layer::{Layer, standing};
 use crate::lowrank::apply;
 use crate::manager::PassCx;
 use crate::propose::{Alternative, Editor, Site};
 use crate::selector::Selector;
 use crate::solve::lowrank::{Truncation, break_even};
 use crate::weights::{Needs, Several, WeightMethod, gram_of};
-use std::collections::HashSet;
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
-use tersor_ir::{Def, Diagnostic, Func, FuncId, Module, NodeId, Op, Result, ValueId};
+use tersor_ir::{Def, Diagnostic, Module, NodeId, Op, Result};
 
 pass! {
     /// Adds to alternatives that differ from a layer in its weight a product of two thin matrices: the best of its rank for what the alternative's weight has lost.
@@ -40,13 +39,7 @@ impl WeightMethod for Compensate {
         true
     }
     fn candidates(&self, m: &Module) -> Vec<(Site, NodeId)> {
-        let exact = |(id, f): (FuncId, &Func)| {
-            let choices = f.live_nodes().into_iter().filter(|&n| matches!(f.nodes[n].op, Op::Choice(_)));
-            choices.map(|n| (id, f.nodes[n].operands[0])).collect::<Vec<_>>()
-        };
-        let chosen: HashSet<(FuncId, ValueId)> = m.funcs.iter().flat_map(exact).collect();
-        let stands = |(s, _): &(Site, NodeId)| chosen.contains(&(s.func, s.value));
-        candidates(m).into_iter().filter(stands).collect()
+        standing(m)
     }
     fn needs(&self) -> Needs {
         if self.whiten { Needs::Gram } else { Needs::Nothing }

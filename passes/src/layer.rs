@@ -9,11 +9,12 @@ use crate::solve::formats::Table;
 use crate::solve::grid::ScaleType;
 use crate::solve::{Affine, Mat};
 use crate::statistics::{Statistics, ValueStatistics};
+use std::collections::HashSet;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::{Reduce, ReduceKind};
 use tersor_ir::ops::{Cast, Conv, DecodeAffine, DecodeCodebook, DecodeSparse, MatMul, Reshape};
 use tersor_ir::types::DTypeClass;
-use tersor_ir::{DType, Def, Func, Module, NodeId, Op, Result, Tensor, ValueId};
+use tersor_ir::{DType, Def, Func, FuncId, Module, NodeId, Op, Result, Tensor, ValueId};
 
 /// The weight operand of products and convolutions.
 pub const WEIGHT: usize = 1;
@@ -55,6 +56,16 @@ pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
         f.live_nodes().into_iter().filter(fits).map(|n| (Site::at(m, id, n, WEIGHT), n)).collect::<Vec<_>>()
     };
     m.funcs.iter().flat_map(one).collect()
+}
+
+/// Those [`candidates`] at which alternatives stand.
+pub fn standing(m: &Module) -> Vec<(Site, NodeId)> {
+    let exact = |(id, f): (FuncId, &Func)| {
+        let choices = f.live_nodes().into_iter().filter(|&n| matches!(f.nodes[n].op, Op::Choice(_)));
+        choices.map(|n| (id, f.nodes[n].operands[0])).collect::<Vec<_>>()
+    };
+    let chosen: HashSet<(FuncId, ValueId)> = m.funcs.iter().flat_map(exact).collect();
+    candidates(m).into_iter().filter(|(s, _)| chosen.contains(&(s.func, s.value))).collect()
 }
 
 /// What `tap` gathers for the layers among these that `wanted` accepts, each once, in order.

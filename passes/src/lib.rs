@@ -33,6 +33,8 @@ pub mod weights;
 pub mod awq;
 pub mod codebook;
 pub mod compensate;
+pub mod debias;
+pub mod drop;
 pub mod egraph;
 pub mod embedding;
 pub mod gptq;
@@ -70,5 +72,7 @@ pub const PASSES: &[&PassSpec] = &[
     &lowrank::LowRank::SPEC,
     &embedding::Embedding::SPEC,
     &compensate::Compensate::SPEC,
+    &debias::Debias::SPEC,
+    &drop::Drop::SPEC,
     &prune::Prune::SPEC,
 ];

@@ -28,7 +28,7 @@ pub(crate) fn error(
     let beside = |v: &ValueId| {
         !made.contains(v) && f.def_const(*v).is_none() && !f.nodes[op].operands.contains(v) && *v != site.value
     };
-    let region = nodes.iter().any(|&n| f.nodes[n].operands.iter().any(beside));
+    let region = nodes.is_empty() || nodes.iter().any(|&n| f.nodes[n].operands.iter().any(beside));
     let order: Vec<NodeId> = if region { exact.iter().chain(nodes).copied().collect() } else { vec![op] };
     let given = if region { whole(m, f, &order, statistics) } else { Some(local(m, f, op, statistics)) };
     let Some((mut known, env)) = given else { return Ok(None) };
