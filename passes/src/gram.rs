@@ -1,4 +1,4 @@
-//! Gram matrices: `Σ x xᵀ` over the rows that enter a product, all that second-order methods need to know of its inputs.
+//! Gram matrices: `Σ x xᵀ` over the rows that enter a product, and `Σ x`: all that second-order methods need to know of its inputs.
 //!
 //! Sums are kept in `f64`. Gram matrices of parts of the data add up to that of the whole.
 
@@ -15,6 +15,8 @@ pub struct Gram {
     pub dim: usize,
     /// The sum, `dim x dim`; symmetric.
     pub sum: Vec<f64>,
+    /// The sum of the rows themselves.
+    pub total: Vec<f64>,
 }
 
 /// Rows added at a time.
@@ -27,6 +29,7 @@ pub struct Band<'a> {
     first: usize,
     dim: usize,
     sum: &'a mut [f64],
+    total: &'a mut [f64],
     part: Vec<f32>,
 }
 
@@ -49,19 +52,28 @@ impl Band<'_> {
             for (sum, part) in self.sum.chunks_exact_mut(self.dim).zip(self.part.chunks_exact(columns)) {
                 sum.iter_mut().zip(part).for_each(|(s, p)| *s += f64::from(*p));
             }
+            for row in block.chunks_exact(stride) {
+                add(self.total, &row[self.first..columns]);
+            }
         }
     }
+}
+
+/// Adds a row.
+fn add(total: &mut [f64], row: &[f32]) {
+    total.iter_mut().zip(row).for_each(|(t, x)| *t += f64::from(*x));
 }
 
 impl Gram {
     /// Of no rows.
     pub fn new(dim: usize) -> Gram {
-        Gram { rows: 0, dim, sum: vec![0.0; dim * dim] }
+        Gram { rows: 0, dim, sum: vec![0.0; dim * dim], total: vec![0.0; dim] }
     }
     /// Adds rows, one after another in `x`. A row with an element that is NaN or infinite is left out.
     pub fn add(&mut self, x: &[f32]) {
         let rows: Vec<&[f32]> =
             x.chunks_exact(self.dim.max(1)).filter(|row| row.iter().all(|v| v.is_finite())).collect();
+        rows.iter().for_each(|row| add(&mut self.total, row));
         for block in rows.chunks(BLOCK) {
             let wide: Vec<f64> = block.iter().flat_map(|row| row.iter().map(|&v| f64::from(v))).collect();
             let x = MatRef::from_row_major_slice(&wide, block.len(), self.dim);
@@ -76,8 +88,9 @@ impl Gram {
     /// [`Gram::mirror`] completes it.
     pub fn bands(&mut self) -> Vec<Band<'_>> {
         let dim = self.dim;
-        let bands = self.sum.chunks_mut((BAND * dim).max(1)).enumerate();
-        let mut bands: Vec<_> = bands.map(|(i, sum)| Band { first: i * BAND, dim, sum, part: vec![] }).collect();
+        let bands = self.sum.chunks_mut((BAND * dim).max(1)).zip(self.total.chunks_mut(BAND)).enumerate();
+        let band = |(i, (sum, total))| Band { first: i * BAND, dim, sum, total, part: vec![] };
+        let mut bands: Vec<_> = bands.map(band).collect();
         bands.reverse();
         bands
     }
@@ -95,6 +108,7 @@ impl Gram {
         assert_eq!(self.dim, other.dim, "elements of a row");
         self.rows += other.rows;
         self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| *a += b);
+        self.total.iter_mut().zip(&other.total).for_each(|(a, b)| *a += b);
     }
     /// Bytes of a Gram matrix of rows of `dim` elements.
     pub fn bytes(dim: usize) -> usize {
@@ -108,6 +122,10 @@ impl Gram {
     pub fn mat(&self) -> Mat {
         Mat { rows: self.dim, cols: self.dim, data: self.sum.clone() }
     }
+    /// The mean of each element.
+    pub fn mean(&self) -> Vec<f64> {
+        self.total.iter().map(|t| t / self.rows.max(1) as f64).collect()
+    }
     /// The sum of squares of each element.
     pub fn diagonal(&self) -> Vec<f64> {
         (0..self.dim).map(|i| self.sum[i * self.dim + i]).collect()
@@ -116,12 +134,14 @@ impl Gram {
     pub fn divided(&self, t: &[f64]) -> Gram {
         let mut out = self.clone();
         out.sum.iter_mut().enumerate().for_each(|(at, v)| *v /= t[at / self.dim] * t[at % self.dim]);
+        out.total.iter_mut().zip(t).for_each(|(v, t)| *v /= t);
         out
     }
     /// The part over these elements, in this order.
     pub fn part(&self, order: &[usize]) -> Gram {
         let sum = order.iter().flat_map(|&i| order.iter().map(move |&j| self.sum[i * self.dim + j])).collect();
-        Gram { rows: self.rows, dim: order.len(), sum }
+        let total = order.iter().map(|&i| self.total[i]).collect();
+        Gram { rows: self.rows, dim: order.len(), sum, total }
     }
     /// `H = G / rows + λ I` with `λ = damping * mean(diag(G / rows))`. The row and column of an element that was always 0 are those of the identity.
     pub fn hessian(&self, damping: f64) -> Mat {
@@ -162,10 +182,13 @@ mod tests {
                     prop_assert!((plain - whole.sum[i * dim + j]).abs() <= 1e-12 * n as f64);
                     prop_assert_eq!(whole.sum[i * dim + j], whole.sum[j * dim + i]);
                 }
+                let mean = (0..n).map(|r| f64::from(x[r * dim + i])).sum::<f64>() / n.max(1) as f64;
+                prop_assert_eq!(whole.mean()[i], mean);
             }
             let mut banded = Gram::new(dim);
             banded.bands().iter_mut().for_each(|b| b.add(&x, dim));
             banded.mirror(n as u64);
+            prop_assert_eq!(&banded.total, &whole.total);
             prop_assert!(banded.sum.iter().zip(&whole.sum).all(|(a, b)| (a - b).abs() <= 1e-4 * n as f64));
             let (a, b) = x.split_at(cut.min(n) * dim);
             let (mut first, mut second) = (Gram::new(dim), Gram::new(dim));
@@ -173,6 +196,7 @@ mod tests {
             second.add(b);
             first.merge(&second);
             prop_assert_eq!(first.rows, n as u64);
+            prop_assert!(first.total.iter().zip(&whole.total).all(|(a, b)| (a - b).abs() <= 1e-12 * n as f64));
             prop_assert!(first.sum.iter().zip(&whole.sum).all(|(a, b)| (a - b).abs() <= 1e-12 * n as f64));
         }
     }
@@ -181,11 +205,12 @@ mod tests {
     fn rows_that_are_not_finite_are_left_out_and_dead_elements_stand_apart() {
         let mut g = Gram::new(2);
         g.add(&[1.0, 0.0, f32::NAN, 1.0, 2.0, 0.0, 1.0, f32::INFINITY]);
-        assert_eq!((g.rows, &g.sum[..]), (2, &[5.0, 0.0, 0.0, 0.0][..]));
+        assert_eq!((g.rows, &g.sum[..], &g.total[..]), (2, &[5.0, 0.0, 0.0, 0.0][..], &[3.0, 0.0][..]));
         assert_eq!(g.hessian(0.0).data, [2.5, 0.0, 0.0, 1.0]);
         assert!(!g.is_short());
-        assert_eq!(g.divided(&[2.0, 1.0]).sum[0], 1.25);
-        assert_eq!(g.part(&[1]).sum, [0.0]);
+        let half = g.divided(&[2.0, 1.0]);
+        assert_eq!((half.sum[0], half.mean()[0]), (1.25, 0.75));
+        assert_eq!((g.part(&[1]).sum, g.part(&[1, 0]).total), (vec![0.0], vec![0.0, 3.0]));
         assert_eq!(Gram::bytes(3), 72);
     }
 }

@@ -3,7 +3,8 @@
 //! A weight has a row for each output channel and a column for each element that is summed over, wherever it lies in the constant: a matrix of a product as it
 //! is or transposed, the kernel of a convolution with all its axes but the first in one. A table's rows are its own.
 
-use crate::patches::Tap;
+use crate::gram::Gram;
+use crate::patches::{Patches, Tap};
 use crate::propose::{Editor, Site};
 use crate::solve::formats::Table;
 use crate::solve::grid::ScaleType;
@@ -251,8 +252,16 @@ impl<'a> Layer<'a> {
         b.name = self.base.clone();
         b.op(Binary { kind: BinaryKind::Add }, &[y, shift])
     }
-    /// The mean of each element that is summed over; of a convolution that of its channel.
+    /// The Gram matrix of what it sums over, where calibration gathered one that fits.
+    pub fn gram(&self) -> Option<&'a Gram> {
+        let grams = self.inputs.zip(Patches::of(&self.op, &self.shape)).and_then(|(i, p)| i.grams(&p));
+        grams.and_then(<[Gram]>::first).filter(|g| g.dim == self.w.cols && g.rows > 0)
+    }
+    /// The mean of each element that is summed over; of a convolution without a Gram matrix that of its channel, padding left aside.
     pub fn mean(&self) -> Vec<f64> {
+        if let Some(gram) = self.gram() {
+            return gram.mean();
+        }
         let mean = self.inputs.map_or_else(Vec::new, |i| i.mean());
         let each = self.w.cols / mean.len().max(1);
         (0..self.w.cols).map(|j| mean.get(j / each.max(1)).copied().unwrap_or(0.0)).collect()

@@ -120,24 +120,6 @@ impl Window {
         };
         (0..spatial).map(extent).collect()
     }
-    /// The part of all places at which each tap of the kernel sees an element and no padding, of an input with these extents along the spatial axes.
-    pub fn coverage(&self, extents: &[usize]) -> Vec<f64> {
-        let along = |i: usize| -> Vec<f64> {
-            let mut shape = vec![1; 2 + extents.len()];
-            let first = Conv::axes(self.channels_last, shape.len()).2;
-            shape[first..first + extents.len()].copy_from_slice(extents);
-            let places = self.outputs(&shape)[i];
-            let inside = |k: usize, o: usize| {
-                let at = (o * self.strides[i] + k * self.dilations[i]).checked_sub(self.pads[i]);
-                at.is_some_and(|at| at < extents[i])
-            };
-            let part = |k| (0..places).filter(|&o| inside(k, o)).count() as f64 / places.max(1) as f64;
-            (0..self.kernel[i]).map(part).collect()
-        };
-        (0..extents.len())
-            .map(along)
-            .fold(vec![1.0], |all, parts| all.iter().flat_map(|a| parts.iter().map(move |p| a * p)).collect())
-    }
     /// Rows that an input of this shape gives, for each group.
     pub fn places(&self, shape: &[usize]) -> usize {
         self.outputs(shape).iter().product::<usize>() * shape[0]

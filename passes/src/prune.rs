@@ -11,7 +11,7 @@ use crate::coupling::{Group, Unit, Weight, groups};
 use crate::gram::Gram;
 use crate::layer::{Layer, WEIGHT, tapped};
 use crate::manager::PassCx;
-use crate::patches::{Patches, Tap};
+use crate::patches::Tap;
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::sample;
 use crate::selector::Selector;
@@ -149,12 +149,8 @@ impl Prune {
     fn taps_of(&self, m: &Module, c: &Candidate) -> Vec<Tap> {
         let (Ok(region), true) = (&c.region, self.calibrated()) else { return vec![] };
         let f = &m.funcs[c.site.func];
-        let gram = self.score != Score::Magnitude || self.recover == Recover::Ls;
         let read = |w: &&Weight| is_layer(f, w) && f.values[w.value].ty.dtype == DType::F32;
-        let tap = |w: &Weight| match gram {
-            true => Tap::with_gram(m, c.site.func, w.node),
-            false => Tap::of(f.nodes[w.node].operands[0]),
-        };
+        let tap = |w: &Weight| Tap::with_gram(m, c.site.func, w.node);
         let inputs = region.inputs(f).into_iter().filter(|&v| f.values[v].ty.dtype == DType::F32);
         let inputs = inputs.filter(|&v| sample::whole(m, f, v).is_some()).map(Tap::whole);
         c.group.consumers.iter().filter(read).map(tap).chain(inputs).collect()
@@ -165,15 +161,12 @@ impl Prune {
         let (all, most) = (group.channels.len(), self.remove.0.iter().map(|r| r.0).fold(0.0, f64::max));
         // What stays is rounded to a multiple, down as well as up.
         let count = (all as f64 * most).ceil() as usize + self.multiple as usize;
-        // Means at the borders of images are estimates, which need not fit the Gram matrix.
-        [self.recover != Recover::None, false].into_iter().find_map(|means| {
-            let reading = |(r, gram): (&'a Reader<'a>, &'a Gram)| {
-                let inputs = Inputs { gram, mean: r.mean.as_deref().filter(|_| means) };
-                Reading { w: &r.layer.w, inputs, channel: &r.channel }
-            };
-            let readings: Vec<Reading> = readers.iter().zip(grams.iter().copied()).map(reading).collect();
-            eliminate(&readings, all, &group.free(), count, self.damp.0)
-        })
+        let reading = |(r, gram): (&'a Reader<'a>, &'a Gram)| {
+            let inputs = Inputs { gram, shifts: self.recover != Recover::None };
+            Reading { w: &r.layer.w, inputs, channel: &r.channel }
+        };
+        let readings: Vec<Reading> = readers.iter().zip(grams.iter().copied()).map(reading).collect();
+        eliminate(&readings, all, &group.free(), count, self.damp.0)
     }
     /// The channels that go when this part is asked for, of channels with these scores; why none where none does.
     fn gone(&self, group: &Group, part: f64, scores: &[f64]) -> Result<BTreeSet<usize>, String> {
@@ -263,7 +256,7 @@ impl Propose for Prune {
         for w in group.consumers.iter().filter(|w| is_layer(b.func, w)) {
             let result = b.func.nodes[w.node].results[0];
             if let Ok(layer) = Layer::of(b, &Site { value: result, ..site.clone() }, cx.statistics) {
-                readers.extend(Reader::new(b, *w, &group, layer));
+                readers.extend(Reader::new(*w, &group, layer));
             }
         }
         if self.calibrated() && readers.iter().any(|r| r.gram.is_none() && r.mean.is_none()) {
@@ -347,32 +340,22 @@ struct Reader<'a> {
     /// The channel of each column of the layer's weight.
     channel: Vec<usize>,
     gram: Option<&'a Gram>,
-    /// The mean of each column's input, padding included.
+    /// The mean of each column's input.
     mean: Option<Vec<f64>>,
 }
 
 impl<'a> Reader<'a> {
     /// `None` where the columns are not the group's.
-    fn new(b: &Editor, weight: Weight, group: &Group, layer: Layer<'a>) -> Option<Reader<'a>> {
+    fn new(weight: Weight, group: &Group, layer: Layer<'a>) -> Option<Reader<'a>> {
         let of = positions(group, &weight);
         let taps = layer.w.cols / of.len().max(1);
         let channel: Vec<usize> = of.iter().flat_map(|&c| std::iter::repeat_n(c, taps)).collect();
         if channel.len() != layer.w.cols {
             return None;
         }
-        let shape = b.ty(weight.value).static_shape()?;
-        let patches = Patches::of(&layer.op, &shape);
-        let grams = layer.inputs.zip(patches.as_ref()).and_then(|(i, p)| i.grams(p));
-        let gram = grams.and_then(<[Gram]>::first).filter(|g| g.dim == layer.w.cols && g.rows > 0);
-        let seen = layer.inputs.filter(|i| i.count > 0 && i.mean().len() == of.len());
-        let mean = seen.map(|_| {
-            let coverage = match &patches {
-                Some(Patches::Windows(w)) => image(b, &layer).map(|extents| w.coverage(&extents)),
-                _ => None,
-            };
-            let part = |j: usize| coverage.as_ref().map_or(1.0, |c| c[j % c.len()]);
-            layer.mean().iter().enumerate().map(|(j, m)| m * part(j)).collect()
-        });
+        let gram = layer.gram();
+        let seen = layer.inputs.is_some_and(|i| i.count > 0 && i.mean().len() == of.len());
+        let mean = (gram.is_some() || seen).then(|| layer.mean());
         Some(Reader { weight, layer, channel, gram, mean })
     }
 
@@ -382,8 +365,7 @@ impl<'a> Reader<'a> {
         let w = &self.layer.w;
         let mean = self.mean.as_deref().filter(|_| how.recover != Recover::None);
         let best = match (how.recover, self.gram) {
-            (Recover::Ls, Some(gram)) => refit(w, &Inputs { gram, mean }, &kept, how.damp.0)
-                .or_else(|| refit(w, &Inputs { gram, mean: None }, &kept, how.damp.0)),
+            (Recover::Ls, Some(gram)) => refit(w, &Inputs { gram, shifts: true }, &kept, how.damp.0),
             _ => None,
         };
         let Refit { w: part, shift } = best.unwrap_or_else(|| plain(w, mean, &kept));
@@ -404,14 +386,6 @@ impl<'a> Reader<'a> {
             changes.shifts.insert(node, Tensor::from_f64(DType::F32, shape, &shift));
         }
     }
-}
-
-/// The spatial extents of a convolution's input, where they are fixed.
-fn image(b: &Editor, layer: &Layer) -> Option<Vec<usize>> {
-    let Op::Conv(c) = &layer.op else { return None };
-    let shape = &b.ty(layer.x).shape;
-    let first = tersor_ir::ops::Conv::axes(c.channels_last, shape.len()).2;
-    shape[first..first + shape.len() - 2].iter().map(|d| usize::try_from(d.as_const()?).ok()).collect()
 }
 
 /// What each channel contributes to the squared outputs of its readers, `Σ G_jj ‖W_:j‖²` over its columns, each reader's in units of all of them.
@@ -456,8 +430,9 @@ fn magnitudes(b: &Editor, group: &Group) -> Vec<f64> {
 mod tests {
     use super::Prune;
     use crate::coupling::tests::model;
-    use crate::filetest::{difference, run_passes};
+    use crate::filetest::{difference, run_passes, seeded_inputs};
     use proptest::prelude::*;
+    use tersor_ir::interp;
     use tersor_ir::text::{parse, print};
 
     proptest! {
@@ -484,6 +459,41 @@ mod tests {
             run_passes("prune{remove=0, multiple=1}", &mut after).unwrap();
             after.pipeline.clear();
             prop_assert_eq!(print(&after), print(&before));
+        }
+
+        #[test]
+        fn over_calibration_data_means_help_and_least_squares_more(
+            seed in 1u64..1000,
+            (hidden, outer) in (4usize..12, 1usize..6),
+            (before, after, stride) in (0u32..3, 0u32..3, 1u32..3),
+        ) {
+            let extent = (6 + before + after - 3) / stride + 1;
+            let text = format!(
+                "module @m {{ const @a : f32[{hidden},3,3,3] = rng normal(0, 0.3) seed {seed} const @b : f32[{outer},{hidden},3,3] = rng normal(0, 0.3) seed 7
+                 const @one : f32[] = splat 1
+                 func @main(%x: f32[2,3,6,6]) -> (%y: f32[2,{outer},{extent},{extent}]) {{
+                 %h = conv %x, @a {{strides=[1,1], pads=[1,1,1,1], dilations=[1,1]}} : f32[2,{hidden},6,6] %s = add %h, @one : f32[2,{hidden},6,6] %r = relu %s : f32[2,{hidden},6,6]
+                 %y = conv %r, @b {{strides=[{stride},{stride}], pads=[{before},{before},{after},{after}], dilations=[1,1]}} : f32[2,{outer},{extent},{extent}] return %y }} }}"
+            );
+            let exact = parse(&text, &Default::default()).unwrap();
+            // The squared error of all outputs, and the largest of the mean of one channel.
+            let off = |recover: &str| {
+                let mut m = exact.clone();
+                run_passes(&format!("prune{{remove=0.5, multiple=1, score=activation, recover={recover}}}"), &mut m).unwrap();
+                assert!(m.constant_bytes() < exact.constant_bytes());
+                let (mut square, mut sums) = (0.0, vec![0.0; outer]);
+                for seed in 100..108 {
+                    let run = |m| interp::run(m, &seeded_inputs(&exact, seed).unwrap()).unwrap().remove(0).to_f64();
+                    for (at, (a, b)) in run(&m).iter().zip(run(&exact)).enumerate() {
+                        square += (a - b).powi(2);
+                        sums[at / (extent * extent) as usize % outer] += (a - b) / f64::from(16 * extent * extent);
+                    }
+                }
+                (square, sums.iter().fold(0f64, |a, s| a.max(s.abs())))
+            };
+            let (none, bias, ls) = (off("none"), off("bias"), off("ls"));
+            prop_assert!(bias.0 <= none.0 * (1.0 + 1e-4) && ls.0 <= bias.0 * (1.0 + 1e-4), "{:?} {:?} {:?}", none, bias, ls);
+            prop_assert!(bias.1 < 1e-4 && ls.1 < 1e-4, "{:?} {:?} {:?}", none, bias, ls);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::gram::Gram;
 use crate::layer::{Layer, candidates, inputs, tapped, too_small};
 use crate::manager::PassCx;
-use crate::patches::{Patches, Tap};
+use crate::patches::Tap;
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::selector::Selector;
 use crate::solve::Grid;
@@ -116,8 +116,7 @@ impl<T: WeightMethod> Propose for T {
 
 /// The Gram matrix of what a layer sums over; `None`, and the reason told, where there is none that fits.
 pub fn gram_of<'a>(layer: &Layer<'a>, site: &Site, cx: &mut PassCx) -> Option<&'a Gram> {
-    let grams = layer.inputs.zip(Patches::of(&layer.op, &site.weight)).and_then(|(i, p)| i.grams(&p));
-    let gram = grams.and_then(<[Gram]>::first).filter(|g| g.dim == layer.w.cols && g.rows > 0);
+    let gram = layer.gram();
     if gram.is_none() {
         cx.decline(site, "calibration gathered no Gram matrix of the input");
     }

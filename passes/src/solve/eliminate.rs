@@ -28,7 +28,7 @@ impl State {
     fn new(r: &Reading, channels: usize, damping: f64) -> Option<State> {
         let cols = r.w.cols;
         let all: Vec<usize> = (0..cols).collect();
-        // With means a constant is one more input, which always stays.
+        // A constant is an input that always stays.
         let h = r.inputs.moments(&all, r.inputs.damping(&all, damping));
         let root = h.cholesky()?.lower_inverse();
         let inverse = root.transposed().times(&root);
@@ -108,7 +108,7 @@ mod tests {
     /// The squared error of the best weight over the columns of kept channels.
     fn error(w: &Mat, x: &Mat, g: &Gram, channel: &[usize], gone: &[usize]) -> f64 {
         let kept: Vec<usize> = (0..x.cols).filter(|&j| !gone.contains(&channel[j])).collect();
-        let best = refit(w, &Inputs { gram: g, mean: None }, &kept, 1e-9).unwrap();
+        let best = refit(w, &Inputs { gram: g, shifts: false }, &kept, 1e-9).unwrap();
         x.times(&w.transposed()).minus(&x.columns(&kept).times(&best.w.transposed())).squared_norm()
     }
 
@@ -122,7 +122,7 @@ mod tests {
             let w = normal(outs, n, &mut s);
             let channel: Vec<usize> = (0..n).map(|j| j / taps).collect();
             let g = gram(&x);
-            let reading = Reading { w: &w, inputs: Inputs { gram: &g, mean: None }, channel: &channel };
+            let reading = Reading { w: &w, inputs: Inputs { gram: &g, shifts: false }, channel: &channel };
             let order = eliminate(&[reading], 5, &[0, 1, 2, 3, 4], 1, 1e-9).unwrap();
             let first = order.iter().position(|&o| o == 0.0).unwrap();
             let lost = |c: usize| error(&w, &x, &g, &channel, &[c]);
@@ -144,7 +144,7 @@ mod tests {
             }
             let (w, g) = (normal(16, 24, &mut s), gram(&x));
             let channel: Vec<usize> = (0..24).collect();
-            let reading = Reading { w: &w, inputs: Inputs { gram: &g, mean: None }, channel: &channel };
+            let reading = Reading { w: &w, inputs: Inputs { gram: &g, shifts: false }, channel: &channel };
             let order = eliminate(&[reading], 24, &channel, 8, 1e-6).unwrap();
             assert!(order[3] == 0.0 || order[7] == 0.0, "{order:?}");
             let gone: Vec<usize> = (0..24).filter(|&c| order[c].is_finite()).collect();

@@ -53,7 +53,8 @@ impl Rotation {
     pub fn of_gram(&self, gram: &Gram) -> Gram {
         let once = self.apply(&gram.mat());
         let twice = self.apply(&once.transposed());
-        Gram { rows: gram.rows, dim: gram.dim, sum: twice.data }
+        let total = self.apply(&Mat { rows: 1, cols: gram.dim, data: gram.total.clone() });
+        Gram { rows: gram.rows, dim: gram.dim, sum: twice.data, total: total.data }
     }
 }
 

@@ -134,7 +134,8 @@ mod tests {
     fn asvd(p: &Problem) -> Gram {
         let n = p.x.rows as f64;
         let t = (0..p.x.cols).map(|j| (0..p.x.rows).map(|i| p.x.at(i, j).abs()).sum::<f64>() / n);
-        Gram { rows: 1, dim: p.x.cols, sum: Mat::diagonal(&t.map(|t| t + 2e-6 * t.sqrt()).collect::<Vec<_>>()).data }
+        let scales: Vec<f64> = t.map(|t| t + 2e-6 * t.sqrt()).collect();
+        Gram { rows: 1, sum: Mat::diagonal(&scales).data, ..Gram::new(p.x.cols) }
     }
 
     proptest! {

@@ -8,7 +8,6 @@ pub mod formats;
 pub mod grid;
 pub mod hadamard;
 pub mod hqq;
-pub mod keep;
 pub mod lowrank;
 pub mod mask;
 pub mod mat;

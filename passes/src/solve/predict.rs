@@ -1,7 +1,7 @@
 //! Columns of a weight that go, made good in those that stay: each input that goes is predicted from those that stay, and its weights with it.
 //!
 //! For rows with Gram matrix `G`, kept columns `K` and others `R`, `W_R x_R` is best approximated by `Δ x_K` with `Δ = W_R G_RK (G_KK + λI)⁻¹`; at `λ = 0`, `W_K + Δ` is
-//! `W G_:K G_KK⁻¹`, the least-squares weight. With the means of the inputs a constant takes part as one more kept input, and gives a shift of the outputs.
+//! `W G_:K G_KK⁻¹`, the least-squares weight. A constant may take part as one more kept input, and gives a shift of the outputs.
 
 use super::Mat;
 use crate::gram::Gram;
@@ -13,17 +13,17 @@ const RAISES: i32 = 8;
 pub struct Inputs<'a> {
     /// Their Gram matrix.
     pub gram: &'a Gram,
-    /// Their means, where they are known.
-    pub mean: Option<&'a [f64]>,
+    /// A constant is one more of them: outputs may be shifted.
+    pub shifts: bool,
 }
 
 impl Inputs<'_> {
-    /// Mean squares of these columns, damped by `lambda`; where means are known with a last row and column of them, for a constant input of 1.
+    /// Mean squares of these columns, damped by `lambda`; with a last row and column of their means, for a constant input of 1, where there is one.
     pub fn moments(&self, columns: &[usize], lambda: f64) -> Mat {
         let (k, n) = (columns.len(), self.gram.rows.max(1) as f64);
         let g = |i: usize, j: usize| self.gram.sum[i * self.gram.dim + j] / n;
-        let mean = |c: usize| self.mean.map_or(0.0, |m| m[c]);
-        let size = k + usize::from(self.mean.is_some());
+        let mean = |c: usize| self.gram.total[c] / n;
+        let size = k + usize::from(self.shifts);
         Mat::from_fn(size, size, |i, j| match (i < k, j < k) {
             (true, true) => g(columns[i], columns[j]) + if i == j { lambda } else { 0.0 },
             (true, false) => mean(columns[i]),
@@ -69,8 +69,8 @@ pub fn refit(w: &Mat, inputs: &Inputs, kept: &[usize], damping: f64) -> Option<R
     let (gone, k) = (others(w.cols, kept), kept.len());
     let n = inputs.gram.rows.max(1) as f64;
     let g = |i: usize, j: usize| inputs.gram.sum[i * inputs.gram.dim + j] / n;
-    let size = k + usize::from(inputs.mean.is_some());
-    let mean = |c: usize| inputs.mean.map_or(0.0, |m| m[c]);
+    let size = k + usize::from(inputs.shifts);
+    let mean = |c: usize| inputs.gram.total[c] / n;
     let weights = w.columns(&gone);
     let moments = Mat::from_fn(gone.len(), size, |r, j| if j < k { g(gone[r], kept[j]) } else { mean(gone[r]) });
     let lost = weights.times(&moments);
@@ -129,7 +129,7 @@ mod tests {
             let kept: Vec<usize> = (0..ins).filter(|&c| c == 0 || s.below(2) == 0).collect();
             let (g, m) = (gram(&x), means(&x));
             let mean = affine.then_some(&m[..]);
-            let best = refit(&w, &Inputs { gram: &g, mean }, &kept, 1e-9).unwrap();
+            let best = refit(&w, &Inputs { gram: &g, shifts: affine }, &kept, 1e-9).unwrap();
             let found = error(&w, &x, &kept, &best);
             let as_is = plain(&w, mean, &kept);
             prop_assert!(found <= error(&w, &x, &kept, &as_is) + 1e-9);
@@ -149,7 +149,7 @@ mod tests {
             let (g, m, kept) = (gram(&x), means(&x), [0, 2, 3, 5]);
             let mean = affine.then_some(&m[..]);
             let none = plain(&w, None, &kept);
-            prop_assert_eq!(&none, &refit(&w, &Inputs { gram: &g, mean }, &kept, 0.01).unwrap());
+            prop_assert_eq!(&none, &refit(&w, &Inputs { gram: &g, shifts: affine }, &kept, 0.01).unwrap());
             prop_assert_eq!(&none, &plain(&w, mean, &kept));
         }
     }
@@ -160,7 +160,7 @@ mod tests {
         for (part, plain_at_least, refit_at_most) in [(4, 0.08, 0.03), (2, 0.2, 0.08)] {
             let kept: Vec<usize> = (0..p.w.cols).filter(|c| c % part != 0).collect();
             let as_is = error(&p.w, &p.x, &kept, &plain(&p.w, None, &kept));
-            let best = refit(&p.w, &Inputs { gram: &p.gram, mean: None }, &kept, 1e-6).unwrap();
+            let best = refit(&p.w, &Inputs { gram: &p.gram, shifts: false }, &kept, 1e-6).unwrap();
             let found = error(&p.w, &p.x, &kept, &best);
             assert!(as_is > plain_at_least && found < refit_at_most, "1 of {part}: {as_is}, {found}");
         }

@@ -89,7 +89,8 @@ impl Problem {
 
 /// The Gram matrix of rows, without their rounding to `f32`.
 pub fn gram(x: &Mat) -> Gram {
-    Gram { rows: x.rows as u64, dim: x.cols, sum: x.transposed().times(x).data }
+    let total = (0..x.cols).map(|j| (0..x.rows).map(|i| x.at(i, j)).sum()).collect();
+    Gram { rows: x.rows as u64, dim: x.cols, sum: x.transposed().times(x).data, total }
 }
 
 /// The mean of `f` over four layers of a kind. (Where its large channels lie makes a factor of two between layers of `S2`.)

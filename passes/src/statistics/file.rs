@@ -12,7 +12,7 @@ use tersor_ir::diag::Failure;
 use tersor_ir::{DType, Diagnostic, Result, Tensor};
 
 /// The last character is the version.
-const MAGIC: &[u8; 8] = b"TSRSTAT3";
+const MAGIC: &[u8; 8] = b"TSRSTAT4";
 /// Bytes of the checksum.
 const CHECK: usize = 32;
 /// No axis and no rank is as large.
@@ -119,7 +119,7 @@ impl Writer<'_> {
         }
         Ok(())
     }
-    /// Each as rows, elements of a row, and the lower triangle of the sum.
+    /// Each as rows, elements of a row, the lower triangle of the sum, and the sum of the rows.
     fn grams(&mut self, grams: &[Gram]) -> std::io::Result<()> {
         self.word(grams.len() as u64)?;
         for g in grams {
@@ -127,6 +127,7 @@ impl Writer<'_> {
             for i in 0..g.dim {
                 self.words(g.sum[i * g.dim..][..=i].iter().map(|v| v.to_bits()))?;
             }
+            self.words(g.total.iter().map(|v| v.to_bits()))?;
         }
         Ok(())
     }
@@ -200,7 +201,8 @@ impl<'a> Reader<'a> {
             g.sum[i * dim..][..=i].copy_from_slice(&self.floats(i + 1)?);
         }
         g.mirror(rows);
-        g.sum.iter().all(|v| v.is_finite()).then_some(g)
+        g.total = self.floats(dim)?;
+        g.sum.iter().chain(&g.total).all(|v| v.is_finite()).then_some(g)
     }
     fn value(&mut self) -> Option<ValueStatistics> {
         let (count, not_finite) = (self.count()?, self.count()?);

@@ -146,8 +146,11 @@ impl Statistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patches::Window;
+    use crate::sample;
     use proptest::prelude::*;
-    use tersor_ir::Tensor;
+    use tersor_ir::Type;
+    use tersor_ir::testing::Gen;
 
     fn of(parts: &[&[f32]]) -> ValueStatistics {
         let mut s = ValueStatistics::new(1);
@@ -164,6 +167,37 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_left_of_channels_is_what_they_alone_would_have_given(
+            seed in 1u64..1 << 40,
+            channels in 1usize..7,
+            channels_last: bool,
+            pad in 0usize..2,
+        ) {
+            let axis = if channels_last { 3 } else { 1 };
+            let mut shape = vec![2, 4, 4];
+            shape.insert(axis, channels);
+            let t = Gen::new(seed).tensor(&Type::new(DType::F32, shape));
+            let (kernel, pads) = (vec![2, 3], vec![pad; 4]);
+            let w = Window { kernel, strides: vec![1, 2], pads, dilations: vec![1, 1], groups: 1, channels_last };
+            let seen = |t: &Tensor| {
+                let (mut s, mut g) = (ValueStatistics::new(axis), Gram::new(t.shape()[axis] * 6));
+                s.add(t);
+                w.blocks(t, 0, g.dim, 16, &mut |rows| g.add(rows));
+                s.windows = vec![(w.clone(), vec![g])];
+                s
+            };
+            let mut kept = vec![None; 4];
+            kept[axis] = Some((0..channels).filter(|c| *c == 0 || (seed >> c) % 2 == 0).rev().collect());
+            let mut narrowed = seen(&t);
+            narrowed.narrow(&kept);
+            let alone = seen(&sample::part(&t, &kept).unwrap());
+            prop_assert_eq!(&narrowed.sum, &alone.sum);
+            prop_assert_eq!(narrowed.count, alone.count);
+            let (a, b) = (&narrowed.windows[0].1[0], &alone.windows[0].1[0]);
+            prop_assert_eq!((a.rows, a.dim, &a.total), (b.rows, b.dim, &b.total));
+            prop_assert!(a.sum.iter().zip(&b.sum).all(|(a, b)| (a - b).abs() < 1e-9));
+        }
         #[test]
         fn merging_halves_gives_the_whole(a in values(), b in values()) {
             let whole = of(&[&a, &b]);

@@ -144,7 +144,15 @@ impl ValueStatistics {
         let rows = of(rank.saturating_sub(1));
         let part = |g: Gram| rows.map_or_else(|| Some(g.clone()), |k| k.iter().all(|&i| i < g.dim).then(|| g.part(k)));
         self.gram = self.gram.take().and_then(part);
-        self.windows.retain(|(w, _)| of(Patches::Windows(w.clone()).axis(rank)).is_none());
+        self.windows.retain_mut(|(w, grams)| {
+            let rows = Patches::Windows(w.clone());
+            let Some(k) = of(rows.axis(rank)) else { return true };
+            let taps = rows.extent(w.groups).1;
+            let columns: Vec<usize> = k.iter().flat_map(|c| c * taps..(c + 1) * taps).collect();
+            let fits = w.groups == 1 && grams.iter().all(|g| columns.iter().all(|&c| c < g.dim));
+            grams.iter_mut().filter(|_| fits).for_each(|g| *g = g.part(&columns));
+            fits
+        });
     }
     fn widen(&mut self, channels: usize) {
         let n = channels.max(self.absmax.len());
