@@ -95,8 +95,8 @@ impl Branch {
 impl Propose for Drop {
     fn taps(&self, m: &Module) -> Vec<Tap> {
         let chosen = branches(m).into_iter().filter(|(s, _)| self.select.matches(s) && !self.exclude.matches(s));
-        let values = chosen.flat_map(|(s, b)| [b.stream, b.added, s.value]);
-        let mut out: Vec<Tap> = values.map(Tap::of).collect();
+        let mut out: Vec<Tap> =
+            chosen.flat_map(|(s, b)| [Tap::whole(b.stream), Tap::of(b.added), Tap::of(s.value)]).collect();
         out.sort_unstable();
         out.dedup();
         out
