@@ -58,7 +58,8 @@ struct Row {
     plan: Option<String>,
 }
 
-/// A figure that must hold: the error of a row is at most so many times that of another, or so many points of the score below the exact program's.
+/// A figure that must hold: the error of a row is at most so many times that of another, or so many points of the score below the exact program's; or its time is at most so
+/// many times that of the exact program.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Must {
@@ -66,6 +67,7 @@ struct Must {
     times: Option<f64>,
     of: Option<String>,
     points: Option<f64>,
+    time: Option<f64>,
 }
 
 /// What a row gave.
@@ -162,14 +164,15 @@ fn table(task: &Task, dir: &Path, table: &Path, page: &mut String) -> Result<boo
     let _ = writeln!(page, "\n| what must hold | at most | measured | |\n|---|---:|---:|---|");
     for must in &task.must {
         let found = of(&must.row)?;
-        let (what, most, is) = match (must.times, &must.of, must.points) {
-            (Some(times), Some(other), None) => {
+        let (what, most, is) = match (must.times, &must.of, must.points, must.time) {
+            (Some(times), Some(other), None, None) => {
                 (format!("{} / {other}", must.row), times, found.error / of(other)?.error)
             }
-            (None, None, Some(points)) => {
+            (None, None, Some(points), None) => {
                 (format!("{}: points lost", must.row), points, 100.0 * (found.error - bench.exact.error))
             }
-            _ => return Err(format!("{}: give `times` and `of`, or `points`", must.row)),
+            (None, None, None, Some(time)) => (format!("{}: time", must.row), time, found.time),
+            _ => return Err(format!("{}: give `times` and `of`, or `points`, or `time`", must.row)),
         };
         // Figures that are equal but for rounding hold.
         let holds = is <= most + 1e-9;
