@@ -5,6 +5,7 @@ pub mod compile;
 pub mod cpu;
 pub mod cuda;
 pub mod emit;
+pub mod expand;
 pub mod fuse;
 pub mod kernel;
 pub mod layout;

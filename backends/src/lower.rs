@@ -4,7 +4,7 @@
 
 use crate::fuse::{Fusion, fuse};
 use crate::kernel::{GroupCx, Isa, Launch, Operand, encoded_bytes};
-use crate::{cpu, emit, layout};
+use crate::{cpu, emit, expand, layout};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Seek, Write};
 use std::sync::Arc;
@@ -63,6 +63,7 @@ pub fn lower<W: Write + Seek>(
 ) -> Result<(Interface, Vec<Lowered>)> {
     let mut m = m.clone();
     layout::channels_last(&mut m)?;
+    expand::expand(&mut m)?;
     let f = &m.funcs[m.main()?];
     if let Some(d) = control(f).into_iter().next() {
         return Err(d);
@@ -90,7 +91,8 @@ pub fn lower<W: Write + Seek>(
 /// Everything of `@main` that has no code on an instruction set.
 pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
     let mut m = m.clone();
-    let f = match layout::channels_last(&mut m).and_then(|()| m.main()) {
+    let prepared = layout::channels_last(&mut m).and_then(|()| expand::expand(&mut m));
+    let f = match prepared.and_then(|()| m.main()) {
         Ok(f) => &m.funcs[f],
         Err(d) => return vec![d],
     };
