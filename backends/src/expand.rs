@@ -1,7 +1,9 @@
-//! Ops without a kernel for their element type, as ops that have one: attention of `f64` as products around a softmax.
+//! Ops without a kernel for what they work on, as ops that have one: attention of `f64` as products around a softmax, convolutions by weights that are
+//! computed as products with [`windows`].
 //!
 //! Exact. The nodes of the expansion take the op's place.
 
+use crate::windows;
 use tersor_ir::diag::Result;
 use tersor_ir::module::Builder;
 use tersor_ir::ops::binary::BinaryKind;
@@ -14,16 +16,24 @@ pub fn expand(m: &mut Module) -> Result<()> {
     let main = m.main()?;
     let Module { consts, funcs, .. } = m;
     let f = &mut funcs[main];
-    let wide = |n: &NodeId| match &f.nodes[*n].op {
-        Op::Attention(op) if f.values[f.nodes[*n].operands[0]].ty.dtype == DType::F64 => Some((*n, op.clone())),
-        _ => None,
+    let without = |n: &NodeId| {
+        let node = &f.nodes[*n];
+        match &node.op {
+            Op::Attention(_) => f.values[node.operands[0]].ty.dtype == DType::F64,
+            Op::Conv(op) => windows::fits(f, op, node.operands[1]),
+            _ => false,
+        }
     };
-    let found: Vec<(NodeId, Attention)> = f.body().nodes.iter().filter_map(wide).collect();
-    for (n, op) in found {
+    let found: Vec<NodeId> = f.body().nodes.iter().copied().filter(without).collect();
+    for n in found {
         let (node, before) = (f.nodes[n].clone(), f.body().nodes.len());
         let name = f.values[node.results[0]].name.to_string();
         let mut b = Builder { loc: node.loc.clone(), name, ..Builder::new(consts, f) };
-        let y = attention(&mut b, &op, &node.operands)?;
+        let y = match &node.op {
+            Op::Attention(op) => attention(&mut b, op, &node.operands)?,
+            Op::Conv(op) => windows::product(&mut b, op, node.operands[0], node.operands[1])?,
+            _ => continue,
+        };
         f.replace_uses(node.results[0], y);
         let nodes = &mut f.body_mut().nodes;
         let made = nodes.split_off(before);

@@ -205,7 +205,8 @@ impl Fuser<'_> {
         };
         let Some(view) = view else { return false };
         let dense = view.offset == Dim::Const(0) && self.is_dense(&view, y);
-        if self.returned(y) && !(dense && self.maker(x).is_some()) {
+        let whole = self.f.values[view.root].ty.elements() == self.f.values[y].ty.elements();
+        if self.returned(y) && !(dense && whole && self.maker(x).is_some()) {
             return false;
         }
         if !dense && !self.uses[y.index()].iter().all(|&r| self.follows(r, y, &view, MAX_VIEWS)) {
@@ -416,6 +417,24 @@ mod tests {
   }
 }";
         assert_eq!(groups(text), "q0 q1 -> q1\na at ar -> ar\no r -> r\nn -> n\ne s y -> y\n");
+    }
+
+    /// What is returned has a buffer of its own size.
+    #[test]
+    fn a_returned_part_is_no_view() {
+        let text = |len: usize| {
+            format!(
+                "module @m {{
+  func @main(%x: f32[4,8]) -> (%y: f32[{len},8]) {{
+    %s = softmax %x {{axis=1}} : f32[4,8]
+    %y = slice %s {{axis=0, len={len}}} : f32[{len},8]
+    return %y
+  }}
+}}"
+            )
+        };
+        assert_eq!(groups(&text(2)), "s -> s\ny -> y\n");
+        assert_eq!(groups(&text(4)), "s -> s\n");
     }
 
     #[test]

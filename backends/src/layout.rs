@@ -1,9 +1,8 @@
 //! Images channels last: every convolution and window runs on `[N, spatial…, C]`, and what lies between stays that way.
 //!
 //! Exact. The function is rebuilt node by node; each value may exist channels first, channels last, or both, and is transposed at most once. Constants that
-//! meet a channels-last value are transposed here. Convolutions by weights that are computed become products ([`windows`]).
+//! meet a channels-last value are transposed here.
 
-use crate::windows;
 use std::collections::HashMap;
 use tersor_ir::diag::Result;
 use tersor_ir::module::{Builder, Def};
@@ -141,13 +140,6 @@ impl Rebuild<'_, '_> {
         let rank = self.rank(y);
         self.b.loc = loc;
         let done = match (&node.op, x) {
-            (Op::Conv(c), Some(x)) if windows::fits(self.old, c, node.operands[1]) => {
-                let (x, w) = (self.first(x)?, self.first(node.operands[1])?);
-                self.b.name.clone_from(&name);
-                let v = windows::product(&mut self.b, c, x, w)?;
-                self.first.insert(y, v);
-                return Ok(());
-            }
             (Op::Conv(c), Some(x)) if !c.channels_last => {
                 let (xl, w) = (self.last(x, rank)?, self.first(node.operands[1])?);
                 self.named(&name, tersor_ir::ops::Conv { channels_last: true, ..c.clone() }, &[xl, w])?

@@ -62,8 +62,8 @@ pub fn lower<W: Write + Seek>(
     step: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<(Interface, Vec<Lowered>)> {
     let mut m = m.clone();
-    layout::channels_last(&mut m)?;
     expand::expand(&mut m)?;
+    layout::channels_last(&mut m)?;
     let f = &m.funcs[m.main()?];
     if let Some(d) = control(f).into_iter().next() {
         return Err(d);
@@ -91,7 +91,7 @@ pub fn lower<W: Write + Seek>(
 /// Everything of `@main` that has no code on an instruction set.
 pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
     let mut m = m.clone();
-    let prepared = layout::channels_last(&mut m).and_then(|()| expand::expand(&mut m));
+    let prepared = expand::expand(&mut m).and_then(|()| layout::channels_last(&mut m));
     let f = match prepared.and_then(|()| m.main()) {
         Ok(f) => &m.funcs[f],
         Err(d) => return vec![d],

@@ -51,7 +51,7 @@ impl Exporter<'_> {
     pub(super) fn recurrence(&mut self, n: NodeId, op: &Recurrence, x: &[&str], types: &[Type]) -> Result<()> {
         let dtype = types[0].dtype;
         if dtype == DType::BF16 {
-            self.opset = OPSET_23;
+            self.needs(OPSET_23);
         }
         let (steps, batch) = (&types[0].shape[0], &types[0].shape[1]);
         let (width, hidden) = (&types[1].shape[0], &types[1].shape[1]);
@@ -86,7 +86,8 @@ impl Exporter<'_> {
         } else {
             inputs.push(x[2].to_string());
         }
-        let results: Vec<String> = self.f.nodes[n].results.to_vec().into_iter().map(|v| self.name_result(v)).collect();
+        let f = self.f;
+        let results: Vec<String> = f.nodes[n].results.iter().map(|&v| self.name_result(v)).collect();
         let (kind, states) = match op.kind {
             Cell::Rnn => ("RNN", vec![results[1].clone()]),
             Cell::Gru => ("GRU", vec![results[1].clone()]),

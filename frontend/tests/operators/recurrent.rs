@@ -245,7 +245,8 @@ fn sequences_of_any_length() {
     };
     let import = |m: Model| import_bytes(m.bytes(), "m", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]));
     let any = import(model("f32[T,B,2]")).module;
-    let layers = any.funcs[0].nodes.values().filter(|n| matches!(n.op, tersor_ir::Op::Recurrence(_))).count();
+    let layers =
+        any.funcs[any.main().unwrap()].nodes.values().filter(|n| matches!(n.op, tersor_ir::Op::Recurrence(_))).count();
     assert_eq!(layers, 2);
     for (t, b) in [(1, 1), (5, 3), (2000, 1)] {
         let fixed = import(model(&format!("f32[{t},{b},2]"))).module;

@@ -32,7 +32,8 @@ impl Mapping {
                 if to == 1 {
                     0.0
                 } else {
-                    x * (n - 1.0) / (m - 1.0)
+                    // By the extent before it is rounded down.
+                    x * (n - 1.0) / (n * scale - 1.0)
                 }
             }
             "pytorch_half_pixel" => {
