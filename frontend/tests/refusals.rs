@@ -309,6 +309,15 @@ fn what_must_be_known_is_named() {
         m.node("RoiAlign", &["x", "r", "b"], &["y"], &[]).untyped_output("y"),
         &["RoiAlign", "sampling_ratio 0"],
     );
+    let m = Model::new(17)
+        .input("x", "f32[4]")
+        .constant("r", &floats(&[]))
+        .constant("t", &Tensor::scalar(DType::Bool, 1.0));
+    unsupported(m.node("Dropout", &["x", "r", "t"], &["y"], &[]).untyped_output("y"), &["Dropout", "training mode"]);
+    let m = Model::new(17).input("x", "i64[2,3]").node("ai.onnx.ml:OneHotEncoder", &["x"], &["y"], &[]);
+    unsupported(m.untyped_output("y"), &["OneHotEncoder", "categories that are not numbers"]);
+    let m = Model::new(17).input("x", "f32[2,3]").node("ai.onnx.ml:TreeEnsembleRegressor", &["x"], &["y"], &[]);
+    refused(m.untyped_output("y"), Failure::Model, &["TreeEnsembleRegressor", "no nodes_treeids"]);
     let m = Model::new(17).input("x", "f32[4]").node("com.microsoft:Gelu", &["x"], &["y"], &[]);
     let m = m.node("com.example:Gelu", &["y"], &["z"], &[]);
     unsupported(m.untyped_output("z"), &["Gelu of domain com.example"]);

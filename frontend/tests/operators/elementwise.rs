@@ -242,3 +242,9 @@ fn bits_as_another_type() {
     let x = consts(DType::I8, &[2], &[-1.0, 5.0]);
     case(26, "BitCast", &[x], &[("to", 2.into())], &[(&[2], &[255.0, 5.0])]);
 }
+
+#[test]
+fn nothing_is_dropped_at_a_ratio_of_zero() {
+    let chance = [x(F32, &[3]), consts(F32, &[], &[0.0]), consts(DType::Bool, &[], &[1.0])];
+    case(13, "Dropout", &chance, &[], &[(&[3], &[-1.25, 0.5, -0.5]), (&[3], &[1.0; 3])]);
+}

@@ -13,6 +13,7 @@ mod inverse;
 mod linear_attention;
 mod loss;
 mod microsoft;
+mod ml;
 mod movement;
 mod nn;
 mod quantized;

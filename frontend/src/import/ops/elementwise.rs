@@ -253,15 +253,18 @@ fn identity(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok(vec![cx.meaning(0)?])
 }
 
-/// Inference: the input, and a mask of `true` where one is asked for.
+/// Where nothing is dropped (inference, or a ratio of 0): the input, and a mask of `true` where one is asked for.
 fn dropout(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     cx.takes(1);
     let training = match cx.optional(2)? {
-        Some(_) => cx.constant(2)?.is_none_or(|t| t.to_i64().iter().any(|&v| v != 0)),
+        Some(_) => {
+            let mode = cx.constant(2)?.ok_or_else(|| cx.undecided(2, "a training mode that is not constant"))?;
+            mode.to_i64().iter().any(|&v| v != 0)
+        }
         None => false,
     };
-    if training || cx.opset < 7 && cx.int("is_test", 0) == 0 {
-        return Err(cx.unsupported("training mode"));
+    if training && cx.constant_scalar(1)? != Some(0.0) || cx.opset < 7 && cx.int("is_test", 0) == 0 {
+        return Err(cx.unsupported("training mode, which draws numbers by chance"));
     }
     let m = cx.meaning(0)?;
     if cx.node.output.get(1).is_none_or(|o| o.is_empty()) {

@@ -12,6 +12,9 @@ mod known;
 mod linear_attention;
 mod loss;
 mod microsoft;
+mod ml_features;
+mod ml_linear;
+mod ml_trees;
 mod movement;
 mod nn;
 mod quantized;
@@ -52,6 +55,9 @@ const TOPICS: &[Topic] = &[
     linear_attention::OPS,
     loss::OPS,
     microsoft::OPS,
+    ml_features::OPS,
+    ml_linear::OPS,
+    ml_trees::OPS,
     movement::OPS,
     nn::OPS,
     quantized::OPS,

@@ -1,0 +1,178 @@
+//! Operators of `ai.onnx.ml`, against ONNX Runtime.
+
+use crate::*;
+use tersor_frontend::testing::Attr;
+
+type Attrs = Vec<(&'static str, Attr)>;
+
+fn floats(v: &[f32]) -> Attr {
+    v.to_vec().into()
+}
+
+#[test]
+fn numbers_of_features() {
+    let attrs = [("offset", floats(&[0.5, 0.0, 1.0])), ("scale", floats(&[2.0, 1.0, 4.0]))];
+    case(17, "ai.onnx.ml:Scaler", &[x(F32, &[2, 3])], &attrs, &[(&[2, 3], &[-3.5, 0.5, -6.0, 1.5, 0.25, -7.0])]);
+    let norm = |name: &'static str, want: &[f64]| {
+        case(17, "ai.onnx.ml:Normalizer", &[x(F32, &[3, 3])], &[("norm", name.into())], &[(&[3, 3], want)]);
+    };
+    norm("MAX", &[-2.5, 1.0, -1.0, 1.0, 0.2, -0.6, 1.0, 0.0, -1.0]);
+    norm("L1", &[-0.555556, 0.222222, -0.222222, 0.555556, 0.111111, -0.333333, 0.5, 0.0, -0.5]);
+    norm("L2", &[-0.870388, 0.348155, -0.348155, 0.845154, 0.169031, -0.507093, 0.707107, 0.0, -0.707107]);
+    let attrs = [("threshold", 0.25.into())];
+    case(17, "ai.onnx.ml:Binarizer", &[x(F32, &[6])], &attrs, &[(&[6], &[0.0, 1.0, 0.0, 1.0, 0.0, 0.0])]);
+    case(
+        17,
+        "ai.onnx.ml:ArrayFeatureExtractor",
+        &[x(F32, &[2, 4]), ints(&[3, 0])],
+        &[],
+        &[(&[2, 2], &[1.25, -1.25, 0.0, 0.25])],
+    );
+    let sides = [x(F32, &[2, 2]), x(F32, &[2, 1])];
+    let attrs = [("inputdimensions", [2, 1].into())];
+    case(17, "ai.onnx.ml:FeatureVectorizer", &sides, &attrs, &[(&[2, 3], &[-1.25, 0.5, -0.5, -0.5, 1.25, 1.25])]);
+}
+
+#[test]
+fn values_in_place_of_others() {
+    let attrs = [("imputed_value_floats", floats(&[1.0, 2.0, 3.0])), ("replaced_value_float", 0.25.into())];
+    case(17, "ai.onnx.ml:Imputer", &[x(F32, &[2, 3])], &attrs, &[(&[2, 3], &[-1.25, 0.5, -0.5, 1.25, 2.0, -0.75])]);
+    let attrs = [("imputed_value_int64s", [9].into()), ("replaced_value_int64", 2.into())];
+    let ramp = || x(DType::I64, &[2, 3]);
+    case(17, "ai.onnx.ml:Imputer", &[ramp()], &attrs, &[(&[2, 3], &[-5.0, 9.0, -2.0, 5.0, 1.0, -3.0])]);
+    case(
+        17,
+        "ai.onnx.ml:OneHotEncoder",
+        &[x(DType::I64, &[2, 2])],
+        &[("cats_int64s", [-5, 2, 7].into())],
+        &[(&[2, 2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])],
+    );
+    let attrs = [
+        ("keys_int64s", [2, -5, 2].into()),
+        ("values_floats", floats(&[1.5, 2.5, 3.5])),
+        ("default_float", 9.0.into()),
+    ];
+    case(17, "ai.onnx.ml:LabelEncoder", &[x(DType::I64, &[5])], &attrs, &[(&[5], &[2.5, 1.5, 9.0, 9.0, 9.0])]);
+    let attrs = [("keys_floats", floats(&[0.5, -1.25])), ("values_int64s", [7, 8].into())];
+    case(17, "ai.onnx.ml:LabelEncoder", &[x(F32, &[3])], &attrs, &[(&[3], &[8.0, 7.0, -1.0])]);
+}
+
+#[test]
+fn linear_models() {
+    let attrs = [
+        ("coefficients", floats(&[1.0, 2.0, 3.0, -1.0, 0.5, 0.25])),
+        ("intercepts", floats(&[0.5, -1.0])),
+        ("targets", 2.into()),
+    ];
+    case(17, "ai.onnx.ml:LinearRegressor", &[x(F32, &[2, 3])], &attrs, &[(&[2, 2], &[-1.25, 0.375, 0.0, -2.3125])]);
+    let attrs = [
+        ("coefficients", floats(&[1.0, 2.0, 3.0, -1.0, 0.5, 0.25])),
+        ("intercepts", floats(&[0.5, -1.0, 0.0])),
+        ("classlabels_ints", [4, 5, 6].into()),
+        ("post_transform", "SOFTMAX".into()),
+    ];
+    let scores = [0.677299, 0.00276797, 0.319933, 0.918013, 0.00177218, 0.0802151, 0.154343, 0.53871, 0.306947];
+    let classifier = "ai.onnx.ml:LinearClassifier";
+    case(17, classifier, &[x(F32, &[3, 2])], &attrs, &[(&[3], &[4.0, 4.0, 5.0]), (&[3, 3], &scores)]);
+    let attrs = [
+        ("coefficients", floats(&[1.0, 2.0])),
+        ("intercepts", floats(&[0.5])),
+        ("classlabels_ints", [4, 5].into()),
+        ("post_transform", "LOGISTIC".into()),
+    ];
+    let scores = [0.437823, 0.562177, 0.0758582, 0.924142, 0.679179, 0.320821];
+    case(17, classifier, &[x(F32, &[3, 2])], &attrs, &[(&[3], &[5.0, 5.0, 4.0]), (&[3, 2], &scores)]);
+}
+
+#[test]
+fn support_vectors() {
+    let kernel = |name: &'static str, want: [f64; 2]| {
+        let attrs = [
+            ("kernel_type", name.into()),
+            ("kernel_params", floats(&[0.5, 0.25, 2.0])),
+            ("support_vectors", floats(&[1.0, 2.0, -1.0, 0.5, 0.0, 1.0])),
+            ("coefficients", floats(&[0.5, -1.0, 2.0])),
+            ("n_supports", 3.into()),
+            ("rho", floats(&[0.125])),
+        ];
+        case(17, "ai.onnx.ml:SVMRegressor", &[x(F32, &[2, 2])], &attrs, &[(&[2, 1], &want)]);
+    };
+    kernel("LINEAR", [-0.5, 2.5]);
+    kernel("POLY", [-0.367188, 1.77734]);
+    kernel("RBF", [-0.0232456, 1.29208]);
+    kernel("SIGMOID", [0.349817, 1.28599]);
+}
+
+/// Two trees; the first has two levels.
+fn trees(of: [&'static str; 4], ids: [i64; 5], weights: [f32; 5]) -> Attrs {
+    let modes = ["BRANCH_LEQ", "BRANCH_GT", "LEAF", "LEAF", "LEAF", "BRANCH_LT", "LEAF", "LEAF"];
+    vec![
+        ("nodes_treeids", [0, 0, 0, 0, 0, 1, 1, 1].into()),
+        ("nodes_nodeids", [0, 1, 2, 3, 4, 0, 1, 2].into()),
+        ("nodes_featureids", [0, 1, 0, 0, 0, 1, 0, 0].into()),
+        ("nodes_truenodeids", [1, 3, 0, 0, 0, 1, 0, 0].into()),
+        ("nodes_falsenodeids", [2, 4, 0, 0, 0, 2, 0, 0].into()),
+        ("nodes_values", floats(&[0.25, -0.5, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0])),
+        ("nodes_modes", Attr::Texts(modes.map(String::from).to_vec())),
+        (of[0], [0, 0, 0, 1, 1].into()),
+        (of[1], [2, 3, 4, 1, 2].into()),
+        (of[2], ids.into()),
+        (of[3], floats(&weights)),
+    ]
+}
+
+const TARGET: [&str; 4] = ["target_treeids", "target_nodeids", "target_ids", "target_weights"];
+const CLASS: [&str; 4] = ["class_treeids", "class_nodeids", "class_ids", "class_weights"];
+
+#[test]
+fn regression_by_trees() {
+    let regressor = "ai.onnx.ml:TreeEnsembleRegressor";
+    let mut attrs = trees(TARGET, [0, 1, 0, 0, 1], [1.0, 2.0, 3.0, 4.0, 5.0]);
+    attrs.push(("n_targets", 2.into()));
+    let want = [0.0, 7.0, 0.0, 7.0, 7.0, 0.0, 5.0, 0.0, 0.0, 7.0];
+    case(17, regressor, &[x(F32, &[5, 2])], &attrs, &[(&[5, 2], &want)]);
+    let mut attrs = trees(TARGET, [0; 5], [1.0, 2.0, 3.0, 4.0, 5.0]);
+    attrs.push(("base_values", floats(&[0.5])));
+    case(17, regressor, &[x(F32, &[5, 2])], &attrs, &[(&[5, 1], &[7.5, 7.5, 7.5, 5.5, 7.5])]);
+    for (kind, want) in [("AVERAGE", [3.5, 3.5, 3.5, 2.5, 3.5]), ("MAX", [5.0, 5.0, 4.0, 4.0, 5.0])] {
+        let mut attrs = trees(TARGET, [0; 5], [1.0, 2.0, 3.0, 4.0, 5.0]);
+        attrs.extend([("n_targets", 1.into()), ("aggregate_function", kind.into())]);
+        case(17, regressor, &[x(F32, &[5, 2])], &attrs, &[(&[5, 1], &want)]);
+    }
+}
+
+#[test]
+fn classes_by_trees() {
+    let classifier = "ai.onnx.ml:TreeEnsembleClassifier";
+    let mut attrs = trees(CLASS, [0, 1, 2, 0, 1], [1.0, 2.0, 3.0, 4.0, 5.0]);
+    attrs.extend([("classlabels_int64s", [7, 8, 9].into()), ("post_transform", "SOFTMAX".into())]);
+    let scores = [
+        0.000910222,
+        0.99818,
+        0.000910222,
+        0.000910222,
+        0.99818,
+        0.000910222,
+        0.721399,
+        0.0132129,
+        0.265388,
+        0.986703,
+        0.00664835,
+        0.00664835,
+        0.000910222,
+        0.99818,
+        0.000910222,
+    ];
+    let labels: Want = (&[5], &[8.0, 8.0, 7.0, 7.0, 8.0]);
+    case(17, classifier, &[x(F32, &[5, 2])], &attrs, &[labels, (&[5, 3], &scores)]);
+    let labels: Want = (&[5], &[7.0, 7.0, 8.0, 8.0, 7.0]);
+    let mut attrs = trees(CLASS, [0; 5], [0.1, -0.2, 0.3, 0.15, -0.5]);
+    attrs.push(("classlabels_int64s", [7, 8].into()));
+    let mut logistic = attrs.clone();
+    logistic.push(("post_transform", "LOGISTIC".into()));
+    let scores = [0.668188, 0.331812, 0.668188, 0.331812, 0.389361, 0.610639, 0.437823, 0.562177, 0.668188, 0.331812];
+    case(17, classifier, &[x(F32, &[5, 2])], &logistic, &[labels, (&[5, 2], &scores)]);
+    attrs.push(("base_values", floats(&[0.25])));
+    let scores = [0.45, -0.45, 0.45, -0.45, -0.7, 0.7, -0.5, 0.5, 0.45, -0.45];
+    case(17, classifier, &[x(F32, &[5, 2])], &attrs, &[labels, (&[5, 2], &scores)]);
+}
