@@ -17,8 +17,6 @@ pub enum Attr {
     Ints(Vec<i64>),
     /// Floats.
     Floats(Vec<f32>),
-    /// Texts.
-    Texts(Vec<String>),
     /// A tensor.
     Tensor(Tensor),
     /// A `GraphProto`.

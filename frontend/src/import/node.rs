@@ -157,6 +157,13 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         d.with_help(format!("it follows from inputs of the model, which become constants by {}", flags.join(" ")))
     }
 
+    /// A warning about this node.
+    pub fn warn(&mut self, code: &'static str, what: impl std::fmt::Display) {
+        let d = Diagnostic::warning(code, format!("{}: {what}", self.node.op_type));
+        let d = d.at_loc(&self.importer.b.loc);
+        self.importer.notes.push(d);
+    }
+
     // ---- operands
 
     /// How many inputs are written down, absent ones included.

@@ -283,9 +283,17 @@ fn resizing() {
     case(
         13,
         "Resize",
-        &[x(F32, &[1, 1, 4, 4]), None, consts(F32, &[4], &[1.0, 1.0, 0.5, 0.6])],
+        &[x(F32, &[1, 1, 4, 4]), None, consts(F32, &[4], &[1.0, 1.0, 0.5, 0.5])],
         &[("mode", "linear".into()), ("coordinate_transformation_mode", "align_corners".into())],
         &[(&[1, 1, 2, 2], &[-1.25, 1.25, 0.5, 0.25])],
+    );
+    // Where the scaled extent is not whole, ONNX's reference, from which ONNX Runtime departs.
+    case(
+        13,
+        "Resize",
+        &[x(F32, &[1, 1, 2, 4]), None, consts(F32, &[4], &[1.0, 1.0, 0.6, 0.6])],
+        &[("mode", "linear".into()), ("coordinate_transformation_mode", "align_corners".into())],
+        &[(&[1, 1, 1, 2], &[-1.25, -0.25])],
     );
     case(
         13,

@@ -296,6 +296,9 @@ fn resize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         if !(1.0..=f64::from(1 << 24)).contains(&to) {
             return Err(cx.invalid(format!("{to} elements along axis {axis}")));
         }
+        if mapping.coordinates == "align_corners" && to > 1.0 && scale * from as f64 != to {
+            cx.warn("O0041", format!("corners of axis {axis} are aligned by the extent {}, as ONNX's reference does; runtimes that round it first give other elements", scale * from as f64));
+        }
         if mapping.antialias && scale < 1.0 / WIDEST {
             return Err(cx.unsupported(format!("antialiasing where {from} elements become {to}")));
         }
