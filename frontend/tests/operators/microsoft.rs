@@ -92,3 +92,61 @@ fn products() {
         &[(&[2, 2], &[-2.25, -6.75, -2.0, -9.25])],
     );
 }
+
+#[test]
+fn functions_of_codes() {
+    let s = |v: f64| consts(F32, &[], &[v]);
+    let z = |v: f64| consts(DType::U8, &[], &[v]);
+    let codes = |shape: &[usize]| x(DType::U8, shape);
+    let run = |op: &str, args: &[Option<Arg>], attrs: &[(&str, Attr)], want: Want| {
+        case(17, &format!("com.microsoft:{op}"), args, attrs, &[want]);
+    };
+    let two = || [codes(&[2, 3]), s(0.5), z(3.0), codes(&[3]), s(0.25), z(2.0), s(0.31), z(4.0)];
+    run("QLinearAdd", &two(), &[], (&[2, 3], &[5.0, 13.0, 3.0, 21.0, 11.0, 2.0]));
+    run("QLinearMul", &two(), &[], (&[2, 3], &[0.0, 9.0, 4.0, 24.0, 8.0, 4.0]));
+    let one = [codes(&[5]), s(0.5), z(3.0), s(0.01), z(4.0)];
+    run("QLinearSigmoid", &one, &[], (&[5], &[22.0, 92.0, 54.0, 101.0, 86.0]));
+    let one = |shape: &[usize]| [codes(shape), s(0.5), z(5.0), s(0.21), z(20.0)];
+    let alpha = [("alpha", 0.1.into())];
+    run("QLinearLeakyRelu", &one(&[5]), &alpha, (&[5], &[19.0, 25.0, 20.0, 32.0, 22.0]));
+    let last = |v: i64| [("channels_last", v.into())];
+    run("QLinearGlobalAveragePool", &one(&[1, 2, 2, 2]), &last(0), (&[1, 2, 1, 1], &[20.0, 21.0]));
+    run("QLinearGlobalAveragePool", &one(&[1, 2, 2, 2]), &last(1), (&[1, 1, 1, 2], &[19.0, 22.0]));
+    let sides = [
+        s(0.21),
+        z(20.0),
+        codes(&[2, 2]),
+        s(0.5),
+        z(3.0),
+        consts(DType::U8, &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
+        s(0.25),
+        z(2.0),
+    ];
+    let want = [27.0, 18.0, 19.0, 20.0, 34.0, 25.0, 21.0, 22.0];
+    run("QLinearConcat", &sides, &[("axis", 1.into())], (&[2, 4], &want));
+    let one = [codes(&[2, 4]), s(0.5), z(3.0), s(1.0 / 256.0), z(0.0)];
+    let attrs = [("axis", 1.into()), ("opset", 13.into())];
+    run("QLinearSoftmax", &one, &attrs, (&[2, 4], &[1.0, 45.0, 6.0, 203.0, 41.0, 6.0, 184.0, 25.0]));
+}
+
+#[test]
+fn products_of_codes_as_floats() {
+    let w = || consts(DType::U8, &[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    let f = |v: &[f64]| consts(F32, &[v.len()], v);
+    let u = |v: &[f64]| consts(DType::U8, &[v.len()], v);
+    let bias = || f(&[1.0, 2.0]);
+    case(
+        17,
+        "com.microsoft:MatMulIntegerToFloat",
+        &[x(DType::U8, &[2, 3]), w(), f(&[0.5]), f(&[0.25, 0.5]), u(&[3.0]), u(&[2.0]), bias()],
+        &[],
+        &[(&[2, 2], &[1.75, 3.75, -1.0, 0.25])],
+    );
+    case(
+        17,
+        "com.microsoft:DynamicQuantizeMatMul",
+        &[x(F32, &[2, 3]), w(), f(&[0.25, 0.5]), u(&[2.0, 1.0]), bias()],
+        &[],
+        &[(&[2, 2], &[1.37255, 1.5, 0.00490195, 0.764706])],
+    );
+}

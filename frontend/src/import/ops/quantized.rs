@@ -12,7 +12,7 @@ use tersor_ir::ops::{Cast, Compare, DecodeAffine, Quant, Reduce, Select, Slice};
 use tersor_ir::{DType, Dim, SmallFloat, ValueId};
 
 /// A per-axis parameter of rank 1 as one that broadcasts to rank `rank` at `axis`.
-fn along(cx: &mut NodeCx, p: ValueId, axis: usize, rank: usize) -> Result<ValueId> {
+pub(super) fn along(cx: &mut NodeCx, p: ValueId, axis: usize, rank: usize) -> Result<ValueId> {
     let t = cx.ty(p);
     if t.rank() == 0 || t.elements() == Dim::Const(1) && t.rank() <= 1 {
         return cx.reshape(p, vec![]);
@@ -157,7 +157,7 @@ fn is_zero(cx: &mut NodeCx, i: usize) -> Result<bool> {
 }
 
 /// Codes less their zero point, where that is not 0. A list of zero points lies along `axis`.
-fn centred(cx: &mut NodeCx, i: usize, zero: usize, axis: usize) -> Result<(ValueId, bool)> {
+pub(super) fn centred(cx: &mut NodeCx, i: usize, zero: usize, axis: usize) -> Result<(ValueId, bool)> {
     let x = cx.input(i)?;
     let Some(z) = cx.optional(zero)? else { return Ok((x, false)) };
     if is_zero(cx, zero)? {
@@ -190,8 +190,7 @@ fn conv_integer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 /// Codes of one unsigned byte with a scale and a zero point that the operand's range determines.
-fn dynamic_quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let x = cx.input(0)?;
+pub(super) fn dynamic_codes(cx: &mut NodeCx, x: ValueId) -> Result<[ValueId; 3]> {
     let axes: Vec<u8> = (0..cx.ty(x).rank() as u8).collect();
     let low = cx.op(Reduce { kind: ReduceKind::Min, axes: axes.clone(), keep: false }, &[x])?;
     let high = cx.op(Reduce { kind: ReduceKind::Max, axes, keep: false }, &[x])?;
@@ -204,7 +203,12 @@ fn dynamic_quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let below = cx.unary(UnaryKind::Neg, low)?;
     let zero = cx.op(Quant { to: DType::U8, narrow: false }, &[below, scale])?;
     let q = cx.op(Quant { to: DType::U8, narrow: false }, &[x, scale, zero])?;
-    Ok(vec![value(q), value(scale), value(zero)])
+    Ok([q, scale, zero])
+}
+
+fn dynamic_quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    Ok(dynamic_codes(cx, x)?.map(value).into())
 }
 
 /// The exact integer product as floats, then codes of it. Scales of the operands are inputs 1 and 4, scale and zero point of the result 6 and 7.
