@@ -1,5 +1,5 @@
 //! Ops without a kernel for what they work on, as ops that have one: attention of `f64` as products around a softmax, convolutions by weights that are
-//! computed as products with [`windows`].
+//! computed as products with [`windows`], scatters of elements that share bytes as scatters of bytes.
 //!
 //! Exact. The nodes of the expansion take the op's place.
 
@@ -8,7 +8,8 @@ use tersor_ir::diag::Result;
 use tersor_ir::module::Builder;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
-use tersor_ir::ops::{Attention, Binary, Compare, Extent, Iota, MatMul, Reshape, Select, Softmax};
+use tersor_ir::ops::{Attention, Binary, Cast, Compare, Extent, Iota, MatMul, Reshape, Select, Softmax};
+use tersor_ir::types::DTypeClass;
 use tersor_ir::{DType, Dim, Module, NodeId, Op, ValueId};
 
 /// Expands what `@main` has of such ops.
@@ -18,9 +19,11 @@ pub fn expand(m: &mut Module) -> Result<()> {
     let f = &mut funcs[main];
     let without = |n: &NodeId| {
         let node = &f.nodes[*n];
+        let dtype = |i: usize| f.values[node.operands[i]].ty.dtype;
         match &node.op {
-            Op::Attention(_) => f.values[node.operands[0]].ty.dtype == DType::F64,
+            Op::Attention(_) => dtype(0) == DType::F64,
             Op::Conv(op) => windows::fits(f, op, node.operands[1]),
+            Op::Scatter(_) => dtype(0).is_packed(),
             _ => false,
         }
     };
@@ -32,7 +35,7 @@ pub fn expand(m: &mut Module) -> Result<()> {
         let y = match &node.op {
             Op::Attention(op) => attention(&mut b, op, &node.operands)?,
             Op::Conv(op) => windows::product(&mut b, op, node.operands[0], node.operands[1])?,
-            _ => continue,
+            op => bytewise(&mut b, op, &node.operands)?,
         };
         f.replace_uses(node.results[0], y);
         let nodes = &mut f.body_mut().nodes;
@@ -42,6 +45,20 @@ pub fn expand(m: &mut Module) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A scatter of elements that each have a byte, or more.
+fn bytewise(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Result<ValueId> {
+    let dtype = b.ty(operands[0]).dtype;
+    let wide = match dtype.class() {
+        DTypeClass::Float => DType::F32,
+        DTypeClass::Int => DType::I8,
+        DTypeClass::UInt | DTypeClass::Bool => DType::U8,
+    };
+    let x = b.op(Cast::to(wide), &[operands[0]])?;
+    let updates = b.op(Cast::to(wide), &[operands[2]])?;
+    let y = b.op(op.clone(), &[x, operands[1], updates])?;
+    b.op(Cast::to(dtype), &[y])
 }
 
 /// Query heads that share keys are rows of one product.
@@ -85,7 +102,7 @@ fn attention(b: &mut Builder, op: &Attention, operands: &[ValueId]) -> Result<Va
 mod tests {
     use super::expand;
     use crate::cpu::build;
-    use crate::cpu::testing::{check, one_op, random_inputs};
+    use crate::cpu::testing::{check, one_op, parse, random_inputs};
     use crate::fuse::fuse;
     use crate::kernel::Isa;
     use tersor_ir::testing::{Gen, max_abs};
@@ -110,5 +127,23 @@ mod tests {
             }
         }
         assert_eq!(found, 20);
+    }
+
+    #[test]
+    fn scatters_of_elements_that_share_bytes_have_kernels() {
+        for dtype in ["i4", "u2", "i3", "f4e2m1"] {
+            let text = "module @m {
+  func @main(%x: i4[5,3], %i: i64[2], %u: i4[2,3]) -> (%y: i4[5,3]) {
+    %y = scatter %x, %i, %u : i4[5,3]
+    return %y
+  }
+}";
+            let old = parse(&text.replace("i4", dtype));
+            let mut new = old.clone();
+            expand(&mut new).unwrap();
+            let inputs = random_inputs(&new, &Bindings::new(), 3);
+            assert_eq!(interp::run(&old, &inputs).unwrap(), interp::run(&new, &inputs).unwrap());
+            check(&new, &fuse(&new.funcs[new.main().unwrap()]), Isa::V3, build, &inputs, 0.0);
+        }
     }
 }
