@@ -21,6 +21,8 @@ pub enum Attr {
     Tensor(Tensor),
     /// A `GraphProto`.
     Graph(Vec<u8>),
+    /// In a function: that attribute of the call.
+    Of(String),
 }
 
 macro_rules! attr_from {
@@ -177,6 +179,10 @@ pub fn attribute(name: &str, a: &Attr) -> Vec<u8> {
         Attr::Ints(v) => {
             v.iter().for_each(|&i| number(&mut out, 8, i as u64));
             7
+        }
+        Attr::Of(name) => {
+            field(&mut out, 21, name.as_bytes());
+            return out;
         }
         Attr::Texts(v) => {
             v.iter().for_each(|t| field(&mut out, 9, t.as_bytes()));

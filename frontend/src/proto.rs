@@ -1,7 +1,9 @@
 //! The only file that names onnx-protobuf: its message structs, and accessors over them.
 
 pub use onnx_protobuf::attribute_proto::AttributeType as AttributeKind;
-pub use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+pub use onnx_protobuf::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
 use onnx_protobuf::{tensor_proto, tensor_shape_proto, type_proto};
 use protobuf::Message;
 use tersor_ir::Diagnostic;

@@ -8,7 +8,8 @@ use tersor_ir::{Tensor, Type};
 #[derive(Clone, Debug)]
 pub struct Model {
     opset: i64,
-    nodes: Vec<u8>,
+    nodes: Vec<Vec<u8>>,
+    functions: Vec<u8>,
     initializers: Vec<u8>,
     inputs: Vec<u8>,
     outputs: Vec<u8>,
@@ -19,7 +20,15 @@ impl Model {
     /// An empty model of a version of `ai.onnx`.
     pub fn new(opset: i64) -> Model {
         let none = Vec::new;
-        Model { opset, nodes: none(), initializers: none(), inputs: none(), outputs: none(), extra: none() }
+        Model {
+            opset,
+            nodes: vec![],
+            functions: none(),
+            initializers: none(),
+            inputs: none(),
+            outputs: none(),
+            extra: none(),
+        }
     }
     /// An input of a type such as `f32[N,3]`.
     pub fn input(mut self, name: &str, ty: &str) -> Model {
@@ -74,7 +83,33 @@ impl Model {
     /// A node, named after its first output with an `n_` before it.
     pub fn node(mut self, op: &str, inputs: &[&str], outputs: &[&str], attrs: &[(&str, Attr)]) -> Model {
         let name = format!("n_{}", outputs.first().unwrap_or(&""));
-        field(&mut self.nodes, 1, &message::node(&name, op, inputs, outputs, attrs));
+        self.nodes.push(message::node(&name, op, inputs, outputs, attrs));
+        self
+    }
+    /// A function `domain:name` of the nodes of `body`, with attributes: those without a value must be given.
+    pub fn function(
+        mut self,
+        name: &str,
+        ports: (&[&str], &[&str]),
+        attrs: &[(&str, Option<Attr>)],
+        body: &Model,
+    ) -> Model {
+        let (domain, name) = name.rsplit_once(':').unwrap_or(("", name));
+        let (mut f, mut opset) = (vec![], vec![]);
+        field(&mut f, 1, name.as_bytes());
+        ports.0.iter().for_each(|i| field(&mut f, 4, i.as_bytes()));
+        ports.1.iter().for_each(|o| field(&mut f, 5, o.as_bytes()));
+        for (name, default) in attrs {
+            match default {
+                None => field(&mut f, 6, name.as_bytes()),
+                Some(a) => field(&mut f, 11, &message::attribute(name, a)),
+            }
+        }
+        body.nodes.iter().for_each(|n| field(&mut f, 7, n));
+        number(&mut opset, 2, body.opset as u64);
+        field(&mut f, 9, &opset);
+        field(&mut f, 10, domain.as_bytes());
+        field(&mut self.functions, 25, &f);
         self
     }
     /// The file.
@@ -85,6 +120,7 @@ impl Model {
         number(&mut model, 1, 8);
         field(&mut model, 7, &graph);
         field(&mut model, 8, &opset);
+        model.extend(&self.functions);
         model
     }
 }
@@ -97,7 +133,8 @@ impl From<Model> for Attr {
 
 impl Model {
     fn graph(&self) -> Vec<u8> {
-        let mut graph = self.nodes.clone();
+        let mut graph = vec![];
+        self.nodes.iter().for_each(|n| field(&mut graph, 1, n));
         field(&mut graph, 2, b"test");
         for part in [&self.initializers, &self.inputs, &self.outputs, &self.extra] {
             graph.extend(part);

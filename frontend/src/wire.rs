@@ -40,6 +40,7 @@ fn child(parent: Kind, field: u64) -> Option<Kind> {
         (Model, 8 | 14 | 20) => Leaf,
         (Graph | Function, 1) if parent == Graph => Node,
         (Function, 7) => Node,
+        (Function, 11) => Attribute,
         (Graph, 5) => Tensor,
         (Graph, 15) => Sparse,
         (Graph, 11..=14 | 16) => Leaf,

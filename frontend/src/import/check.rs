@@ -8,7 +8,7 @@ use tersor_ir::diag::Result;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor, ValueId};
 
 /// The opset versions that operators are decoded for.
-const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
+pub(super) const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 /// Nodes of a graph.
 pub(super) const MAX_NODES: usize = 5_000_000;
 /// Bytes of a name.

@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod extents;
+mod functions;
 mod inputs;
 mod known;
 mod lint;
@@ -11,10 +12,12 @@ mod ops;
 mod order;
 mod region;
 
-use crate::proto::{self, GraphProto, ModelProto, NodeProto};
+use crate::proto::{self, FunctionProto, GraphProto, ModelProto, NodeProto};
 use crate::tensor::{self, Sources};
 use crate::wire;
+use check::OPSETS;
 use extents::Aliases;
+use functions::Functions;
 pub use known::Known;
 use node::NodeCx;
 pub use ops::operators;
@@ -275,6 +278,9 @@ struct Importer<'a> {
     /// What is not to be had; why not is among the errors.
     broken: HashSet<String>,
     inlined: Inlined,
+    functions: Functions<'a>,
+    /// The functions whose calls are being imported, from the outermost.
+    calls: Vec<&'a FunctionProto>,
     errors: Vec<Diagnostic>,
     notes: Vec<Diagnostic>,
 }
@@ -300,6 +306,7 @@ impl Importer<'_> {
         sources: &mut Sources,
         rounds: &mut Rounds,
     ) -> (Result<Module, Vec<Diagnostic>>, Vec<Diagnostic>) {
+        let (functions, errors) = functions::functions(model);
         let mut module = Module::new(name);
         let mut func = Func::new("main");
         let Module { consts, symbols, .. } = &mut module;
@@ -317,10 +324,12 @@ impl Importer<'_> {
             absent: HashMap::new(),
             broken: HashSet::new(),
             inlined: Inlined::default(),
+            functions,
+            calls: vec![],
             errors: vec![],
             notes: vec![],
         };
-        importer.graph(&model.graph);
+        importer.graph(&model.graph, errors);
         let Importer { errors, notes, .. } = importer;
         if !errors.is_empty() {
             return (Err(errors), notes);
@@ -331,8 +340,9 @@ impl Importer<'_> {
     }
 
     /// Reads everything that can be read, whatever else is wrong.
-    fn graph(&mut self, g: &GraphProto) {
-        self.errors = check::names(g);
+    fn graph(&mut self, g: &GraphProto, mut found: Vec<Diagnostic>) {
+        found.extend(check::names(g));
+        self.errors = found;
         for t in &g.initializer {
             self.b.loc = Loc::Onnx { node: t.name.as_str().into(), op: "initializer".into() };
             match self.sources.tensor(t, &t.name) {

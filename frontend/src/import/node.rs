@@ -64,6 +64,10 @@ pub(super) fn formed(form: Form) -> Meaning {
 impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     /// Decodes a node: its results in order, or what is wrong with it.
     pub(super) fn import(importer: &'i mut Importer<'a>, node: &'n NodeProto) -> Result<Vec<Meaning>, Vec<Diagnostic>> {
+        if let Some(f) = importer.function(node) {
+            let inputs = NodeCx::new(importer, node).map_err(|d| vec![d])?.inputs;
+            return importer.call(f, node, &inputs).map_err(|d| vec![d]);
+        }
         // First, so that operators behind one that is not supported are reported with it.
         let decode = super::ops::find(node).map_err(|d| vec![d])?;
         let mut cx = NodeCx::new(importer, node).map_err(|d| vec![d])?;

@@ -8,6 +8,7 @@ mod bits;
 mod control;
 mod early;
 mod elementwise;
+mod functions;
 mod indexing;
 mod inverse;
 mod linear_attention;
