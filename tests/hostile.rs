@@ -274,6 +274,37 @@ fn terabytes_are_never_made() {
     for m in [big("ConstantOfShape", &["shape"]), big("Expand", &["one", "shape"]), big("Tile", &["one", "shape"])] {
         accepted(&dir, &m);
     }
+    let scalar = |v: i64| Tensor::from_i64(DType::I64, [], &[v]);
+    let m = Model::new(17).input("x", "i64[1]").constant("a", &scalar(0)).constant("b", &scalar(1 << 40));
+    let m = m.constant("c", &scalar(1)).node("Range", &["a", "b", "c"], &["t"], &[]);
+    let m = m.node("ReduceMax", &["t"], &["s"], &[("keepdims", 0.into())]).node("Add", &["x", "s"], &["y"], &[]);
+    accepted(&dir, &m.untyped_output("y"));
+    let m = Model::new(17).input("x", "f32[1,1,2,2]").constant("sizes", &numbers(&[1, 1, 1 << 20, 1 << 20]));
+    let m = m.node("Resize", &["x", "", "", "sizes"], &["y"], &[("mode", "nearest".into())]);
+    accepted(&dir, &m.untyped_output("y"));
+}
+
+#[test]
+fn functions_and_loops_end() {
+    let dir = Dir::new();
+    let body = || Model::new(17);
+    let call = |m: Model| m.input("x", "f32[2]").node("mine:F0", &["x"], &["y"], &[]).untyped_output("y").bytes();
+    let again = body().node("mine:F0", &["a"], &["r"], &[]);
+    let ports: (&[&str], &[&str]) = (&["a"], &["r"]);
+    refused(&dir, &call(Model::new(17).function("mine:F0", ports, &[], &again)), 3, &["calls itself", "n_r"]);
+    let mut doubling = Model::new(17);
+    for i in 0..30 {
+        let next = if i == 29 { "Neg".to_string() } else { format!("mine:F{}", i + 1) };
+        let both = body().node(&next, &["a"], &["m"], &[]).node(&next, &["m"], &["r"], &[]);
+        doubling = doubling.function(&format!("mine:F{i}"), ports, &[], &both);
+    }
+    refused(&dir, &call(doubling), 7, &["nested graphs"]);
+    let step = body().input("i", "i64[]").input("go", "bool[]").input("v", "f32[2]").node("Neg", &["v"], &["w"], &[]);
+    let step = step.node("Identity", &["go"], &["on"], &[]).untyped_output("on").untyped_output("w");
+    let trips = Tensor::from_i64(DType::I64, [], &[1 << 62]);
+    let m = Model::new(17).input("x", "f32[2]").constant("n", &trips);
+    let m = m.node("Loop", &["n", "", "x"], &["y"], &[("body", step.into())]).untyped_output("y");
+    refused(&dir, &m.bytes(), 4, &["n_y", "repetitions"]);
 }
 
 /// A chain of this many nodes, of these operators in turn. A name with `+` takes a constant, with `*` its operand twice.
