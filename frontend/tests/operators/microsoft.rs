@@ -150,3 +150,29 @@ fn products_of_codes_as_floats() {
         &[(&[2, 2], &[1.37255, 1.5, 0.00490195, 0.764706])],
     );
 }
+
+#[test]
+fn turned_by_angles_of_tables() {
+    let run = |shape: &[usize], ids: Option<Arg>, wide: usize, attrs: &[(&str, Attr)], want: &[f64]| {
+        let table =
+            |v: [[f64; 2]; 3]| consts(F32, &[3, wide], &v.iter().flat_map(|r| r[..wide].to_vec()).collect::<Vec<_>>());
+        let (cos, sin) =
+            (table([[1.0, 1.0], [0.5, 0.25], [-0.5, 0.75]]), table([[0.0, 0.0], [0.75, 0.5], [0.25, -0.5]]));
+        case(17, "com.microsoft:RotaryEmbedding", &[x(F32, shape), ids, cos, sin], attrs, &[(shape, want)]);
+    };
+    let row = [
+        -0.25, -0.5, -1.1875, 0.5625, -0.625, -0.1875, 0.6875, -0.375, 0.5625, -0.0625, -0.125, -1.3125, -0.5625,
+        -0.25, -0.5, 0.4375,
+    ];
+    let heads = |n: i64| ("num_heads", n.into());
+    let each = || consts(DType::I64, &[1, 2], &[1.0, 2.0]);
+    run(&[1, 2, 8], each(), 2, &[heads(2)], &row);
+    run(&[1, 2, 8], ints(&[1]), 2, &[], &row);
+    let pairs =
+        [0.5, -0.5625, 0.25, 1.1875, 0.25, -0.75, 1.0, 0.0, 0.3125, -0.625, -0.8125, -0.8125, 0.5, -0.5, 1.25, 0.25];
+    let ids = consts(DType::I64, &[1, 2], &[2.0, 0.0]);
+    run(&[1, 2, 2, 4], ids, 2, &[("interleaved", 1.into())], &pairs);
+    let part =
+        [-1.0, -0.6875, -0.5, 1.25, 0.6875, -0.1875, 1.0, 0.0, 0.3125, -0.625, -0.25, -1.25, -0.125, 0.375, 1.25, 0.25];
+    run(&[1, 2, 8], each(), 1, &[heads(2), ("rotary_embedding_dim", 2.into())], &part);
+}

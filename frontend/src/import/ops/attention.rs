@@ -13,7 +13,7 @@ use tersor_ir::ops::{Attention, Concat, Extent, Gather, Pad, Real, Rope, Select,
 use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 /// `[B, S, H*D]` as `[B, H, S, D]`; four axes stay.
-fn to_heads(cx: &mut NodeCx, x: ValueId, heads: &str) -> Result<ValueId> {
+pub(super) fn to_heads(cx: &mut NodeCx, x: ValueId, heads: &str) -> Result<ValueId> {
     let t = cx.ty(x);
     match t.rank() {
         4 => Ok(x),
@@ -21,15 +21,21 @@ fn to_heads(cx: &mut NodeCx, x: ValueId, heads: &str) -> Result<ValueId> {
             let h = cx.int(heads, 0);
             let d = if h > 0 { t.shape[2].exact_div(&h.into()) } else { None };
             let d = d.ok_or_else(|| cx.invalid(format!("{} elements in {heads} = {h} heads", t.shape[2])))?;
-            let split = cx.reshape(x, vec![t.shape[0].clone(), t.shape[1].clone(), h.into(), d])?;
-            cx.transpose(split, vec![0, 2, 1, 3])
+            heads_of(cx, x, h.into(), d)
         }
         rank => Err(cx.invalid(format!("an operand of rank {rank}, expected 3 or 4"))),
     }
 }
 
+/// `[B, S, H*D]` as `[B, H, S, D]`.
+pub(super) fn heads_of(cx: &mut NodeCx, x: ValueId, heads: Dim, d: Dim) -> Result<ValueId> {
+    let t = cx.ty(x);
+    let split = cx.reshape(x, vec![t.shape[0].clone(), t.shape[1].clone(), heads, d])?;
+    cx.transpose(split, vec![0, 2, 1, 3])
+}
+
 /// The inverse of [`to_heads`] for operands that had three axes.
-fn from_heads(cx: &mut NodeCx, y: ValueId, rank: usize) -> Result<ValueId> {
+pub(super) fn from_heads(cx: &mut NodeCx, y: ValueId, rank: usize) -> Result<ValueId> {
     if rank == 4 {
         return Ok(y);
     }
@@ -238,23 +244,28 @@ fn angles(cx: &mut NodeCx, i: usize, ids: Option<ValueId>, interleaved: bool) ->
 fn rotary_embedding(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, ids) = (cx.input(0)?, cx.optional(3)?);
     let rank = cx.ty(x).rank();
-    let interleaved = cx.int("interleaved", 0) == 1;
     let x = to_heads(cx, x, "num_heads")?;
-    let (cos, sin) = (angles(cx, 1, ids, interleaved)?, angles(cx, 2, ids, interleaved)?);
+    let y = rotated(cx, x, ids, [1, 2])?;
+    Ok(vec![value(from_heads(cx, y, rank)?)])
+}
+
+/// `[B, H, S, D]` turned by the angles of the two tables, which are inputs, at positions `ids`.
+pub(super) fn rotated(cx: &mut NodeCx, x: ValueId, ids: Option<ValueId>, tables: [usize; 2]) -> Result<ValueId> {
+    let interleaved = cx.int("interleaved", 0) == 1;
+    let (cos, sin) = (angles(cx, tables[0], ids, interleaved)?, angles(cx, tables[1], ids, interleaved)?);
     let whole = cx.ty(x).shape[3].clone();
     let part = match cx.int("rotary_embedding_dim", 0) {
         0 => whole.clone(),
         n => n.into(),
     };
-    let y = if part == whole {
-        cx.op(Rope { interleaved }, &[x, cos, sin])?
+    if part == whole {
+        cx.op(Rope { interleaved }, &[x, cos, sin])
     } else {
         let turned = cx.op(Slice { axis: 3, start: 0.into(), len: part.clone(), step: 1 }, &[x])?;
         let rest = cx.op(Slice { axis: 3, start: part.clone(), len: whole - part, step: 1 }, &[x])?;
         let turned = cx.op(Rope { interleaved }, &[turned, cos, sin])?;
-        cx.op(Concat { axis: 3 }, &[turned, rest])?
-    };
-    Ok(vec![value(from_heads(cx, y, rank)?)])
+        cx.op(Concat { axis: 3 }, &[turned, rest])
+    }
 }
 
 pub(super) const OPS: Topic = &[("Attention", attention), ("RotaryEmbedding", rotary_embedding)];

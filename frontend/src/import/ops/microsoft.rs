@@ -1,6 +1,7 @@
 //! Operators of ONNX Runtime (`com.microsoft`) that its optimizer and its exporters write.
 
 use super::Topic;
+use super::attention::{from_heads, heads_of, rotated, to_heads};
 use super::elementwise::swish;
 use super::nn::rms_norm;
 use crate::import::Meaning;
@@ -125,6 +126,36 @@ fn product(cx: &mut NodeCx, x: ValueId, w: ValueId) -> Result<ValueId> {
     cx.matmul(x, w, true)
 }
 
+/// Positions are given one by one, or as that of the first token; heads that are not counted are as wide as the tables.
+fn rotary_embedding(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, ids, cos) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    if cx.int("is_packed_batching", 0) != 0 || cx.float("scale", 1.0) != 1.0 {
+        return Err(cx.unsupported("packed batches or a scale"));
+    }
+    let t = cx.ty(x);
+    let heads = cx.int("num_heads", 0);
+    let x = match (t.rank(), cx.ty(cos).shape.get(1)) {
+        (3, Some(half)) if heads == 0 => {
+            let d = half.clone() * 2.into();
+            let heads = t.shape[2].exact_div(&d);
+            let heads = heads.ok_or_else(|| cx.invalid(format!("heads of {d} in {t}")))?;
+            heads_of(cx, x, heads, d)?
+        }
+        _ => to_heads(cx, x, "num_heads")?,
+    };
+    let [batch, length] = [0, 2].map(|a| cx.ty(x).shape[a].clone());
+    let ids = if cx.ty(ids).rank() == 1 {
+        let first = cx.reshape(ids, vec![1.into(), 1.into()])?;
+        let p = cx.positions(&length, 1, 2, cx.ty(ids).dtype)?;
+        let p = cx.binary(Add, p, first)?;
+        cx.broadcast(p, vec![batch, length])?
+    } else {
+        ids
+    };
+    let y = rotated(cx, x, Some(ids), [2, 3])?;
+    done(from_heads(cx, y, t.rank())?)
+}
+
 pub(super) const OPS: Topic = &[
     ("com.microsoft:Gelu", |cx| biased(cx, Gelu)),
     ("com.microsoft:BiasGelu", |cx| biased(cx, Gelu)),
@@ -136,4 +167,5 @@ pub(super) const OPS: Topic = &[
     // Written for the domain `ai.onnx`.
     ("SimplifiedLayerNormalization", rms_norm),
     ("com.microsoft:MatMulNBits", matmul_nbits),
+    ("com.microsoft:RotaryEmbedding", rotary_embedding),
 ];
