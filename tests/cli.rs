@@ -158,6 +158,28 @@ fn exports_to_onnx() {
 }
 
 #[test]
+fn inputs_that_decide_shapes_are_given() {
+    use tersor_frontend::testing::Model;
+    let dir = with_model();
+    let sum = Model::new(13).input("x", "f32[2,3]").input("axes", "i64[A]");
+    let sum = sum.node("ReduceSum", &["x", "axes"], &["y"], &[]).untyped_output("y");
+    dir.write("sum.onnx", sum.bytes());
+    says(&dir.error(4, &["inspect", "sum.onnx"]), &["input 1 must be constant"]);
+    let tir = dir.json(0, &["cat", "sum.onnx", "--value", "axes=0,1"])["data"]["tir"].to_string();
+    says(&tir, &["@main(%x: f32[2,3])", "f32[1,1]"]);
+    says(&dir.error(2, &["cat", "sum.onnx", "--value", "axes=one"]), &["--value axes=one", "write --value axes=0,1"]);
+    let list = Model::new(17).formed("s", (false, true), "f32[2]");
+    let list = list.node("ConcatFromSequence", &["s"], &["y"], &[("axis", 0.into())]).untyped_output("y");
+    dir.write("list.onnx", list.bytes());
+    says(&dir.error(4, &["inspect", "list.onnx"]), &["how many elements"]);
+    let tir = dir.json(0, &["cat", "list.onnx", "--length", "s=3"])["data"]["tir"].to_string();
+    says(&tir, &["%s.2: f32[2]", "f32[6]"]);
+    says(&dir.error(2, &["cat", "list.onnx", "--length", "s=few"]), &["--length s=few"]);
+    dir.json(0, &["opt", "m.onnx", "-p", "normalize", "-o", "a.tir"]);
+    says(&dir.error(2, &["cat", "a.tir", "--value", "x=1"]), &["ONNX models only"]);
+}
+
+#[test]
 fn bad_models_end_with_one_clear_error() {
     let dir = with_model();
     let bytes = mlp().bytes();

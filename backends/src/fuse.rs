@@ -35,7 +35,7 @@ pub enum Role {
 }
 
 /// Nodes of one kernel: what emits them goes from a node to its operands by calls.
-const MAX_NODES: usize = 256;
+const MAX_NODES: usize = 64;
 /// Views in a row that a reader looks through.
 const MAX_VIEWS: usize = 16;
 
