@@ -174,6 +174,14 @@ impl Budget {
     pub fn default_objective(&self) -> Quantity {
         if self.limits(Quantity::Error) { Quantity::Size } else { Quantity::Error }
     }
+    /// An error where a limit names an alternative that is not among those of the sites.
+    pub fn known<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) -> Result<()> {
+        let named = |(_, limit, text): &'_ (Quantity, Limit, String)| match limit {
+            Limit::Like(name) if names.clone().all(|n| n != *name) => Err(unknown(text, name, names.clone())),
+            _ => Ok(()),
+        };
+        self.limits.iter().try_for_each(named)
+    }
     /// The limits in absolute numbers.
     pub fn absolute(&self, table: &Table) -> Result<Vec<(Quantity, f64)>> {
         let exact: Costs = table.totals(&table.exact());
@@ -188,11 +196,7 @@ impl Budget {
             Limit::Like(name) => match table.everywhere(name) {
                 Some(a) => Ok((*q, table.totals(&a).get(*q))),
                 None => {
-                    let names: BTreeSet<&str> =
-                        table.rows.iter().flat_map(|r| r.alternatives.iter().map(|a| a.name.as_str())).collect();
-                    let names: Vec<&str> = names.into_iter().collect();
-                    let d = Diagnostic::error("S0423", format!("budget `{text}`: no site has that alternative"));
-                    Err(d.failure(Failure::Usage).with_help(did_you_mean(name, &names)))
+                    Err(unknown(text, name, table.rows.iter().flat_map(|r| r.alternatives.iter().map(|a| &*a.name))))
                 }
             },
         };
@@ -202,6 +206,12 @@ impl Budget {
     pub fn problem<'a>(&self, table: &'a Table, minimise: Quantity) -> Result<Problem<'a>> {
         Ok(Problem { table, limits: self.absolute(table)?, minimise })
     }
+}
+
+fn unknown<'n>(text: &str, name: &str, names: impl Iterator<Item = &'n str>) -> Diagnostic {
+    let names: Vec<&str> = names.collect::<BTreeSet<_>>().into_iter().collect();
+    let d = Diagnostic::error("S0423", format!("budget `{text}`: no site has that alternative"));
+    d.failure(Failure::Usage).with_help(did_you_mean(name, &names))
 }
 
 #[cfg(test)]

@@ -154,6 +154,9 @@ pub fn search(o: &SearchOptions, watch: &Watch) -> Result<Found> {
             d.with_help("name passes that compress, such as -p 'normalize,saturate,quantize{acts=none}'"),
         ]);
     }
+    // Before everything is measured.
+    let names = plans.sites().iter().flat_map(|s| s.alternatives.iter().map(|n| &**n));
+    o.budget.known(names).map_err(one)?;
     let mut meter = Meter::new(plans, &data, &o.metric, labels, o, watch)?;
     watch.done("prepare", meter.describe(), start);
     let calibration = o.samples.as_ref().map(Samples::hash).transpose()?.map(|h| format!("blake3:{}", h.to_hex()));
