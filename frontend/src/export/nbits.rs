@@ -47,15 +47,15 @@ impl Exporter<'_> {
 
     /// Whether all that reads a decoded weight is a product of this form, so that the weight itself is not needed.
     pub(super) fn only_nbits(&self, w: ValueId) -> bool {
-        let readers = self.f.nodes.iter().filter(|(_, n)| n.operands.contains(&w));
+        if self.options.form != Form::NBits || self.f.regions.values().any(|r| r.results.contains(&w)) {
+            return false;
+        }
         let product = |(n, node): (NodeId, &tersor_ir::Node)| match &node.op {
             Op::MatMul(op) => node.operands[0] != w && self.encoded(n, op).is_some(),
             _ => false,
         };
-        let result = self.f.regions.values().any(|r| r.results.contains(&w));
-        self.options.form == Form::NBits
-            && !result
-            && readers.fold(None, |all, r| Some(all.unwrap_or(true) && product(r))) == Some(true)
+        let mut readers = self.f.nodes.iter().filter(|(_, n)| n.operands.contains(&w)).peekable();
+        readers.peek().is_some() && readers.all(product)
     }
 
     /// Writes a product in this form, if it has it.

@@ -151,16 +151,7 @@ impl<'a> Fused<'a> {
         self.cx.group.inputs.iter().all(|&v| dense(v))
             && self.cx.group.nodes.iter().filter(|&&n| Some(n) != self.cx.group.anchor).all(|&n| {
                 let node = &self.cx.f.nodes[n];
-                let plain = matches!(
-                    node.op,
-                    Op::Unary(_)
-                        | Op::Binary(_)
-                        | Op::Compare(_)
-                        | Op::Select(_)
-                        | Op::Cast(_)
-                        | Op::BitCast(_)
-                        | Op::Quant(_)
-                ) || matches!(&node.op, Op::DecodeAffine(d) if d.group == 0);
+                let plain = role(&node.op) == Role::Elementwise;
                 let fits = |&v: &ValueId| {
                     let shape = &self.cx.ty(v).shape;
                     let own = &shape[shape.len() - shape.len().min(merged)..];
