@@ -3,7 +3,8 @@
 //! Constants go to the artifact as they are packed and are dropped at once, so that no more than one step's weights are in memory. Equal kernels are kept once.
 
 use crate::fuse::{Fusion, fuse};
-use crate::kernel::{GroupCx, Isa, Launch, Operand, encoded_bytes};
+use crate::kernel::{Group, GroupCx, Isa, Launch, Operand, encoded_bytes};
+use crate::signature::Signature;
 use crate::{cpu, emit, expand, layout};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Seek, Write};
@@ -75,12 +76,7 @@ pub fn lower<W: Write + Seek>(
     let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion)).collect();
     for (i, group) in fusion.groups.iter().enumerate() {
         for p in &mut programs {
-            let cx = GroupCx::new(&m, f, group, p.isa, &fusion.views);
-            let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
-            let launch = cpu::build(&cx).map_err(|d| d.at_loc(&node.loc))?;
-            let site = f.values[node.results[0]].name.to_string();
-            cx.decoded.take().into_iter().for_each(|v| p.decodes(v, &site));
-            p.call(launch, name_of(&node.loc, &node.op), &site, &mut table, writer)?;
+            p.group(group, &mut table, writer)?;
         }
         step(i + 1, fusion.groups.len())?;
     }
@@ -259,6 +255,8 @@ struct Lowering<'a> {
     kernels: Vec<emit::Kernel>,
     /// Kernels by their text under a common name.
     by_text: HashMap<String, u32>,
+    /// Calls of groups so far, with the position among a group's values of each operand that is one.
+    seen: HashMap<Signature, (Call, Vec<Option<usize>>)>,
     buffers: HashMap<ValueId, u32>,
     packed: HashMap<u32, u32>,
     /// For each result of the function: whether a step writes it in place.
@@ -280,6 +278,7 @@ impl<'a> Lowering<'a> {
             program,
             kernels,
             by_text,
+            seen: HashMap::new(),
             buffers: HashMap::new(),
             packed: HashMap::new(),
             in_place,
@@ -337,14 +336,63 @@ impl<'a> Lowering<'a> {
         Ok(Place::Constant(writer.constant(&self.f.values[v].name, "", t.bytes()).map_err(runtime_error)?))
     }
 
-    fn call<W: Write + Seek>(
+    /// Appends the step of a group.
+    fn group<W: Write + Seek>(
         &mut self,
-        launch: Launch,
-        name: String,
-        site: &str,
+        group: &Group,
         table: &mut Table,
         writer: &mut ArtifactWriter<W>,
     ) -> Result<()> {
+        let node = &self.f.nodes[group.anchor.unwrap_or(group.nodes[0])];
+        let name = name_of(&node.loc, &node.op);
+        let signature = Signature::of(self.f, group, self.fusion, |v| self.known(v));
+        if let Some((signature, values)) = &signature
+            && let Some((call, places)) = self.seen.get(signature)
+        {
+            let (mut call, places) = (call.clone(), places.clone());
+            for (arg, at) in call.args.iter_mut().zip(places) {
+                if let Some(i) = at {
+                    arg.buffer = self.buffer(values[i], table, writer)?;
+                }
+            }
+            self.program.steps.push(Step::call(name, call));
+            return Ok(());
+        }
+        let cx = GroupCx::new(self.m, self.f, group, self.isa, &self.fusion.views);
+        let launch = cpu::build(&cx).map_err(|d| d.at_loc(&node.loc))?;
+        let site = self.f.values[node.results[0]].name.to_string();
+        cx.decoded.take().into_iter().for_each(|v| self.decodes(v, &site));
+        let place = |values: &[ValueId], o: &Operand| match o {
+            Operand::Read(v) | Operand::Write(v) => values.iter().position(|x| x == v),
+            Operand::Packed { .. } => None,
+        };
+        let signature = signature.map(|(s, values)| (s, launch.args.iter().map(|o| place(&values, o)).collect()));
+        let call = self.call(launch, &name, &site, table, writer)?;
+        if let Some((signature, places)) = signature {
+            self.seen.insert(signature, (call.clone(), places));
+        }
+        self.program.steps.push(Step::call(name, call));
+        Ok(())
+    }
+
+    /// Whether a value depends on constants alone.
+    fn known(&self, v: ValueId) -> bool {
+        match self.f.values[v].def {
+            Def::Const(_) => true,
+            Def::Node(n, _) => !self.grouped.contains(&n) && !self.fusion.views.contains_key(&v),
+            Def::Param(..) => false,
+        }
+    }
+
+    /// A launch with its operands in buffers.
+    fn call<W: Write + Seek>(
+        &mut self,
+        launch: Launch,
+        name: &str,
+        site: &str,
+        table: &mut Table,
+        writer: &mut ArtifactWriter<W>,
+    ) -> Result<Call> {
         let Launch { kernel, args, dims, grid, scratch, grain } = launch;
         let mut list = vec![];
         for a in args {
@@ -358,7 +406,7 @@ impl<'a> Lowering<'a> {
                 }
                 Operand::Write(v) => Arg::write(self.buffer(v, table, writer)?),
                 Operand::Packed { layout, data } => {
-                    let c = writer.constant(&name, &layout, data.bytes()).map_err(runtime_error)?;
+                    let c = writer.constant(name, &layout, data.bytes()).map_err(runtime_error)?;
                     let size = table.extent(&data.bytes().len().into())?;
                     let program = &mut self.program;
                     Arg::read(*self.packed.entry(c).or_insert_with(|| program.buffer(Place::Constant(c), size)))
@@ -368,8 +416,7 @@ impl<'a> Lowering<'a> {
         let dims = dims.iter().map(|d| table.extent(d)).collect::<Result<_>>()?;
         let kernel = self.kernel(kernel);
         let (grid, scratch, grain) = (table.extent(&grid)?, table.extent(&scratch)?, table.extent(&grain)?);
-        self.program.steps.push(Step::call(name, Call { kernel, args: list, dims, grid, scratch, grain }));
-        Ok(())
+        Ok(Call { kernel, args: list, dims, grid, scratch, grain })
     }
 
     /// The position of a kernel; equal ones are kept once.

@@ -133,3 +133,20 @@ fn an_attention_block() {
         &[("B", 2), ("T", 7)],
     );
 }
+
+/// Groups that are alike share a kernel and what it was built from, with buffers and constants of their own.
+#[test]
+fn groups_of_one_signature() {
+    let scalars: String = (0..4).map(|i| format!("  const @c{i} : f32[5] = rng normal(0, 1) seed {i}\n")).collect();
+    let rows = |i: usize| format!("    %s{i} = softmax %m{i} {{axis=1}} : f32[N,5]\n");
+    let step = |i: usize, x: &str| format!("    %m{i} = mul {x}, @c{} : f32[N,5]\n{}", i % 3, rows(i));
+    let body: String =
+        (0..6).map(|i| step(i, &if i == 0 { "%x".to_string() } else { format!("%s{}", i - 1) })).collect();
+    check(
+        &format!(
+            "module @m {{\n{scalars}  func @main(%x: f32[N,5]) -> (%y: f32[N,5], %z: f32[N,5]) {{\n{body}    %y = sub %s5, %s4 : f32[N,5]
+    %z = sub %s3, %s5 : f32[N,5]\n    return %y, %z\n  }}\n}}"
+        ),
+        &[("N", 3)],
+    );
+}

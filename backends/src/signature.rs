@@ -1,0 +1,62 @@
+//! What decides the kernel of a group, so that equal groups need one kernel built and printed once.
+
+use crate::fuse::Fusion;
+use crate::kernel::Group;
+use std::collections::HashMap;
+use tersor_ir::{Func, Op, Type, ValueId};
+
+/// Ops, types, and which operand is which: two groups with one signature have the same kernel, over buffers of their own.
+#[derive(PartialEq, Eq, Hash, Debug)]
+pub struct Signature {
+    anchor: Option<usize>,
+    ops: Vec<Op>,
+    /// Of each node: operands, results, and an end.
+    uses: Vec<Use>,
+    /// Of values, in the order of [`Signature::of`].
+    types: Vec<Type>,
+    outputs: Vec<usize>,
+}
+
+#[derive(PartialEq, Eq, Hash, Debug)]
+enum Use {
+    /// A value by position.
+    Value(usize),
+    /// A value that is known before a run: its elements may be part of the kernel, so it stands for itself.
+    Known(ValueId),
+    End,
+}
+
+impl Signature {
+    /// Of a group, with the values that it reads and writes in order; `known` says which are known before a run. `None` where a value is a view, whose strides decide too.
+    pub fn of(
+        f: &Func,
+        group: &Group,
+        fusion: &Fusion,
+        known: impl Fn(ValueId) -> bool,
+    ) -> Option<(Signature, Vec<ValueId>)> {
+        let (mut values, mut positions) = (vec![], HashMap::new());
+        let (mut ops, mut uses) = (Vec::with_capacity(group.nodes.len()), vec![]);
+        for &n in &group.nodes {
+            let node = &f.nodes[n];
+            ops.push(node.op.clone());
+            for &v in node.operands.iter().chain(&node.results) {
+                if fusion.views.contains_key(&v) {
+                    return None;
+                }
+                uses.push(if known(v) {
+                    Use::Known(v)
+                } else {
+                    Use::Value(*positions.entry(v).or_insert_with(|| {
+                        values.push(v);
+                        values.len() - 1
+                    }))
+                });
+            }
+            uses.push(Use::End);
+        }
+        let anchor = group.anchor.and_then(|a| group.nodes.iter().position(|&n| n == a));
+        let types = values.iter().map(|&v| f.values[v].ty.clone()).collect();
+        let outputs = group.outputs.iter().map(|v| positions.get(v).copied()).collect::<Option<_>>()?;
+        Some((Signature { anchor, ops, uses, types, outputs }, values))
+    }
+}
