@@ -19,6 +19,8 @@ pub struct Fusion {
     pub groups: Vec<Group>,
     /// Values that are views of others' buffers.
     pub views: HashMap<ValueId, View>,
+    /// Nodes that bind a symbol, in order, each with the number of groups that run before.
+    pub binds: Vec<(usize, NodeId)>,
 }
 
 /// How an op takes part in fusion.
@@ -43,7 +45,7 @@ const MAX_VIEWS: usize = 16;
 pub fn role(op: &Op) -> Role {
     match op {
         Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::Pool(_) | Op::Recurrence(_) => Role::Anchor,
-        Op::ArgReduce(_) | Op::CumSum(_) | Op::Scatter(_) => Role::Anchor,
+        Op::ArgReduce(_) | Op::CumSum(_) | Op::Scatter(_) | Op::ArgSort(_) | Op::Nms(_) => Role::Anchor,
         Op::Reduce(_) | Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_) => Role::Row,
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) => Role::Elementwise,
         Op::Cast(_) | Op::BitCast(_) | Op::Quant(_) => Role::Elementwise,
@@ -57,7 +59,7 @@ pub fn fuse(f: &Func) -> Fusion {
     let bytes = |v: &Value| v.ty.static_elements().and_then(|n| v.ty.dtype.bytes(n)).unwrap_or_default();
     let weights = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_))).map(|(v, x)| (v, bytes(x))).collect();
     let (groups, group_of, views, taken) = (vec![], HashMap::new(), HashMap::new(), HashSet::new());
-    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, weights };
+    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, weights, binds: vec![] };
     for &n in &f.body().nodes {
         fusion.node(n);
     }
@@ -123,6 +125,8 @@ struct Fuser<'a> {
     taken: HashSet<NodeId>,
     /// Values that are computed before a run, from constants alone, and the bytes of the largest of these.
     weights: HashMap<ValueId, usize>,
+    /// Nodes that bind a symbol, with the number of groups before, those that were taken into others among them.
+    binds: Vec<(usize, NodeId)>,
 }
 
 impl Fuser<'_> {
@@ -156,6 +160,9 @@ impl Fuser<'_> {
         {
             self.weights.extend(results.into_iter().map(|v| (v, largest)));
             return;
+        }
+        if self.op(n).binds().is_some() {
+            self.binds.push((self.groups.len(), n));
         }
         if self.taken.contains(&n) || self.as_view(n) {
             return;
@@ -195,6 +202,7 @@ impl Fuser<'_> {
             }),
             // Truth values are 0 and 1, bytes are anything.
             Op::BitCast(c) if c.to != DType::Bool => Some(base.clone()),
+            Op::Prefix(_) => Some(base.clone()),
             Op::Slice(s) if s.step > 0 => {
                 let (mut v, a) = (base.clone(), s.axis as usize);
                 v.offset = v.offset + s.start.clone() * v.strides[a].clone();
@@ -292,7 +300,7 @@ impl Fuser<'_> {
         let group = self.groups[g].as_ref()?;
         let first = group.anchor.unwrap_or(group.nodes[0]);
         match self.op(first) {
-            Op::QuantDynamic(_) | Op::Scatter(_) | Op::Recurrence(_) => None,
+            Op::QuantDynamic(_) | Op::Scatter(_) | Op::Recurrence(_) | Op::ArgSort(_) | Op::Nms(_) => None,
             // After the moves that the kernel makes itself.
             Op::Attention(_) => group.nodes.last().map(|&n| self.shape(self.f.nodes[n].results[0])),
             _ => Some(self.shape(self.f.nodes[first].results[0])),
@@ -308,7 +316,8 @@ impl Fuser<'_> {
             let same = group.nodes.iter().all(|&p| self.shape(self.f.nodes[p].results[0]) == self.shape(x));
             // Nobody between reads what the group makes: it moves down to here.
             let free = group.nodes.iter().flat_map(|&p| &self.uses[self.f.nodes[p].results[0].index()]);
-            let unread = free.filter(|r| self.group_of.get(r) != Some(&g)).all(|r| !self.group_of.contains_key(r));
+            let open = |r: &NodeId| !self.group_of.contains_key(r) && self.op(*r).binds().is_none();
+            let unread = free.filter(|r| self.group_of.get(r) != Some(&g)).all(open);
             let unviewed =
                 group.nodes.iter().all(|&p| !self.views.values().any(|w| w.root == self.f.nodes[p].results[0]));
             let whole = !group.nodes.iter().any(|&p| self.packs(p));
@@ -351,8 +360,10 @@ impl Fuser<'_> {
 
     fn finish(self) -> Fusion {
         let Fuser { f, uses, groups, views, .. } = &self;
-        let mut out = vec![];
-        for group in groups.iter().flatten() {
+        let (mut out, mut binds, mut next) = (vec![], vec![], self.binds.iter().peekable());
+        for (at, group) in groups.iter().enumerate() {
+            binds.extend(std::iter::from_fn(|| next.next_if(|b| b.0 <= at)).map(|b| (out.len(), b.1)));
+            let Some(group) = group else { continue };
             let inside: HashSet<NodeId> = group.nodes.iter().copied().collect();
             let mut g = group.clone();
             for &n in &g.nodes {
@@ -374,7 +385,8 @@ impl Fuser<'_> {
                 out.push(g);
             }
         }
-        Fusion { groups: out, views: views.clone() }
+        binds.extend(next.map(|b| (out.len(), b.1)));
+        Fusion { groups: out, views: views.clone(), binds }
     }
 }
 

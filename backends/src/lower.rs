@@ -76,6 +76,7 @@ pub fn lower<W: Write + Seek>(
     let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion)).collect();
     for (i, group) in fusion.groups.iter().enumerate() {
         for p in &mut programs {
+            p.binds(i, &mut table, writer)?;
             p.group(group, &mut table, writer)?;
         }
         step(i + 1, fusion.groups.len())?;
@@ -167,7 +168,7 @@ struct Table {
 }
 
 impl Table {
-    /// Declares the symbols that inputs bind.
+    /// Declares the symbols that inputs bind, then those that nodes bind.
     fn symbols(&mut self, m: &Module) -> Result<()> {
         let f = &m.funcs[m.main()?];
         for &p in &f.body().params {
@@ -183,8 +184,18 @@ impl Table {
                     min: bound(info.min),
                     max: bound(info.max),
                     hint: bound(info.hint),
+                    cap: None,
                 });
             }
+        }
+        for node in f.body().nodes.iter().map(|&n| &f.nodes[n]) {
+            let Op::Prefix(p) = &node.op else { continue };
+            let Some(s) = node.op.binds() else { continue };
+            // The cap is in the table before what is over the symbol.
+            let cap = self.extent(&f.values[node.operands[0]].ty.shape[usize::from(p.axis)])?;
+            self.symbols.insert(s.clone(), self.interface.symbols.len() as u32);
+            let (min, max, hint) = (0, Symbol::UNBOUNDED, 0);
+            self.interface.symbols.push(Symbol { name: s.to_string(), min, max, hint, cap: Some(cap) });
         }
         Ok(())
     }
@@ -419,6 +430,22 @@ impl<'a> Lowering<'a> {
         Ok(Call { kernel, args: list, dims, grid, scratch, grain })
     }
 
+    /// The steps that bind symbols when `groups` are done.
+    fn binds<W: Write + Seek>(
+        &mut self,
+        groups: usize,
+        table: &mut Table,
+        writer: &mut ArtifactWriter<W>,
+    ) -> Result<()> {
+        for &(_, n) in self.fusion.binds.iter().filter(|b| b.0 == groups) {
+            let node = &self.f.nodes[n];
+            let Some(&symbol) = node.op.binds().and_then(|s| table.symbols.get(s)) else { continue };
+            let count = self.buffer(node.operands[1], table, writer)?;
+            self.program.steps.push(Step::bind(name_of(&node.loc, &node.op), symbol, count));
+        }
+        Ok(())
+    }
+
     /// The position of a kernel; equal ones are kept once.
     fn kernel(&mut self, mut kernel: emit::Kernel) -> u32 {
         let family = std::mem::replace(&mut kernel.name, "kernel".into());
@@ -434,6 +461,7 @@ impl<'a> Lowering<'a> {
 
     /// Results that no step wrote in place are copied: inputs, constants, and values that are returned twice.
     fn finish<W: Write + Seek>(mut self, table: &mut Table, writer: &mut ArtifactWriter<W>) -> Result<Lowered> {
+        self.binds(self.fusion.groups.len(), table, writer)?;
         for (i, &r) in self.f.body().results.iter().enumerate() {
             let from = self.buffer(r, table, writer)?;
             if self.in_place[i] {

@@ -298,7 +298,9 @@ fn what_is_legal_and_worth_a_word() {
 fn what_must_be_known_is_named() {
     let unsupported = |m: Model, words: &[&str]| refused(m, Failure::Unsupported, words);
     let x = || Model::new(17).input("x", "f32[2,3]").input("n", "i64[1]");
-    unsupported(x().node("TopK", &["x", "n"], &["y"], &[]).untyped_output("y"), &["TopK", "input 1 must be constant"]);
+    let short = Tensor::from_i64(DType::I64, [1], &[9]);
+    let m = x().constant("k", &short).node("TopK", &["x", "k"], &["y", ""], &[]).untyped_output("y");
+    refused(m, Failure::Model, &["the 9 largest of 3"]);
     let m = Model::new(17).input("x", "f32[5,5]").node("Det", &["x"], &["y"], &[]);
     unsupported(m.untyped_output("y"), &["Det", "more than four rows"]);
     let m = Model::new(17).input("x", "f32[N,1,2]").constant("w", &floats(&[1, 2, 2]));

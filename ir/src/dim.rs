@@ -210,6 +210,19 @@ impl Dim {
     }
 }
 
+impl Dim {
+    /// Whether a symbol is part of it.
+    pub fn mentions(&self, symbol: &str) -> bool {
+        let mut found = false;
+        self.symbols(&mut |s| found |= **s == *symbol);
+        found
+    }
+    /// The smaller of two.
+    pub fn min(self, other: Dim) -> Dim {
+        self.clone() + other.clone() - self.max(other)
+    }
+}
+
 impl Atom {
     fn eval(&self, bindings: &Bindings) -> Option<i64> {
         match self {

@@ -121,7 +121,7 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
 
 /// Whether a node is a function of its operands alone, and has some.
 fn folds(node: &Node) -> bool {
-    !node.operands.is_empty() && node.regions.is_empty() && !matches!(node.op, Op::Choice(_))
+    !node.operands.is_empty() && node.regions.is_empty() && !matches!(node.op, Op::Choice(_) | Op::Prefix(_))
 }
 
 fn show(env: &Bindings) -> String {
@@ -166,7 +166,12 @@ impl Run<'_> {
                 )?
             } else {
                 let x = node.operands.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>>>()?;
-                node.op.eval(&x.iter().collect::<Vec<_>>(), &self.env).map_err(|d| d.at_loc(&node.loc))?
+                let x: Vec<&Tensor> = x.iter().collect();
+                let results = node.op.eval(&x, &self.env).map_err(|d| d.at_loc(&node.loc))?;
+                if let Some(symbol) = node.op.binds() {
+                    self.env.insert(symbol.clone(), x[1].get_i64(0));
+                }
+                results
             };
             for (&v, t) in node.results.iter().zip(results) {
                 self.check(v, &t).map_err(|d| d.at_loc(&node.loc))?;

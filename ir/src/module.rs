@@ -6,7 +6,7 @@
 
 use crate::constant::{ConstId, Constant};
 use crate::diag::{Diagnostic, Result};
-use crate::dim::SymbolInfo;
+use crate::dim::{Dim, SymbolInfo};
 use crate::entity::PrimaryMap;
 use crate::entity_id;
 use crate::loc::Loc;
@@ -145,6 +145,15 @@ impl Module {
     /// Declares a symbol unless it is known.
     pub fn symbol(&mut self, name: &str, info: SymbolInfo) {
         self.symbols.entry(name.into()).or_insert(info);
+    }
+    /// The symbols that the data of a run decide, each with its cap.
+    pub fn caps(&self) -> BTreeMap<Arc<str>, Dim> {
+        let cap = |f: &Func, n: NodeId| match &f.nodes[n].op {
+            Op::Prefix(p) => f.values[f.nodes[n].operands[0]].ty.shape.get(usize::from(p.axis)).cloned(),
+            _ => None,
+        };
+        let of = |f| Func::binders(f).into_iter().filter_map(move |(s, n)| Some((s, cap(f, n)?)));
+        self.funcs.values().flat_map(of).collect()
     }
     /// The hints of all symbols, as bindings for cost estimates.
     pub fn hints(&self) -> crate::dim::Bindings {
@@ -307,9 +316,15 @@ impl Func {
         self.nodes.values_mut().flat_map(|n| n.operands.iter_mut()).for_each(swap);
         self.regions.values_mut().flat_map(|r| r.results.iter_mut()).for_each(swap);
     }
-    /// Removes nodes whose results nobody uses. Returns how many went.
+    /// The symbols that nodes of the body bind, each with its node.
+    pub fn binders(&self) -> BTreeMap<Arc<str>, NodeId> {
+        let binds = |&n: &NodeId| Some((self.nodes[n].op.binds()?.clone(), n));
+        self.body().nodes.iter().filter_map(binds).collect()
+    }
+    /// Removes nodes whose results nobody uses. What binds a symbol is used by what has extents over it. Returns how many went.
     pub fn remove_dead(&mut self) -> usize {
         use crate::entity::EntityId;
+        let binders = self.binders();
         let mut live = vec![false; self.values.len()];
         let mut stack: Vec<ValueId> = self.body().results.clone();
         while let Some(v) = stack.pop() {
@@ -319,6 +334,9 @@ impl Func {
             if let Def::Node(n, _) = self.values[v].def {
                 let node = &self.nodes[n];
                 stack.extend(node.operands.iter().copied());
+                if !binders.is_empty() {
+                    node.op.symbols(&mut |s| stack.extend(binders.get(s).map(|&n| self.nodes[n].results[0])));
+                }
                 for &r in &node.regions {
                     stack.extend(self.regions[r].results.iter().copied());
                 }

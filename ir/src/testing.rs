@@ -2,6 +2,7 @@
 
 use crate::constant::SplitMix;
 use crate::dim::Dim;
+use crate::ops::Op;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 
@@ -66,6 +67,15 @@ impl Gen {
         };
         let values: Vec<f64> = (0..n).map(|_| one(self)).collect();
         Tensor::from_f64(ty.dtype, shape, &values)
+    }
+    /// Operands for a sample of an op: [`Gen::tensor`]s, with a count that there is room for.
+    pub fn operands(&mut self, op: &Op, types: &[Type]) -> Vec<Tensor> {
+        let mut x: Vec<Tensor> = types.iter().map(|t| self.tensor(t)).collect();
+        if let Op::Prefix(p) = op {
+            let count = self.int(0, x[0].shape()[p.axis as usize] as i64);
+            x[1] = Tensor::from_i64(DType::I64, [], &[count]);
+        }
+        x
     }
     /// Integers over the whole range of their type, a quarter of them at its ends.
     pub fn extremes(&mut self, ty: &Type) -> Tensor {

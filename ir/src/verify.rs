@@ -3,10 +3,10 @@
 use crate::diag::Diagnostic;
 use crate::dim::Dim;
 use crate::entity::EntityId;
-use crate::module::{Def, Func, Module, RegionId, ValueId};
+use crate::module::{Def, Func, Module, Node, RegionId, ValueId};
 use crate::ops::Op;
 use crate::text::print_node;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// All errors of a module; none for a sound one.
 pub fn verify(m: &Module) -> Vec<Diagnostic> {
@@ -21,7 +21,10 @@ pub fn verify(m: &Module) -> Vec<Diagnostic> {
         errors.push(d);
     }
     for f in m.funcs.values() {
-        let mut v = Verifier { m, f, errors: &mut errors, defined: vec![false; f.values.len()], sites: HashSet::new() };
+        let bound = f.live_nodes().into_iter().filter_map(|n| f.nodes[n].op.binds());
+        let symbols = bound.map(|s| (&**s, false)).collect();
+        let defined = vec![false; f.values.len()];
+        let mut v = Verifier { m, f, errors: &mut errors, defined, sites: HashSet::new(), symbols };
         v.names();
         v.region(f.body_id());
     }
@@ -34,6 +37,8 @@ struct Verifier<'a> {
     errors: &'a mut Vec<Diagnostic>,
     defined: Vec<bool>,
     sites: HashSet<&'a str>,
+    /// Symbols that a node binds, and whether it came already.
+    symbols: BTreeMap<&'a str, bool>,
 }
 
 impl<'a> Verifier<'a> {
@@ -80,6 +85,28 @@ impl<'a> Verifier<'a> {
         ok
     }
 
+    /// Symbols are bound once, by what runs always and before what has extents over them.
+    fn symbols(&mut self, r: RegionId, node: &'a Node) {
+        let binds = node.op.binds();
+        let at = |d: Diagnostic| d.at_loc(&node.loc);
+        node.op.symbols(&mut |s| {
+            if binds != Some(s) && self.symbols.get(&**s) == Some(&false) {
+                self.error(at(Diagnostic::error("T0510", format!("extent {s} is used before it is bound"))));
+            }
+        });
+        let Some(symbol) = binds else { return };
+        if r != self.f.body_id() {
+            self.error(at(Diagnostic::error("T0511", format!("{symbol} is bound in a region, which may not run"))));
+        }
+        let given = self.f.body().params.iter().flat_map(|&p| &self.f.values[p].ty.shape).any(|d| d.mentions(symbol));
+        if given || self.symbols.insert(symbol, true) == Some(true) {
+            self.error(at(Diagnostic::error("T0512", format!("extent {symbol} is bound twice"))));
+        }
+        if !self.m.symbols.contains_key(symbol) {
+            self.error(at(Diagnostic::error("T0504", format!("symbol {symbol} has no bounds"))));
+        }
+    }
+
     fn region(&mut self, r: RegionId) {
         let f = self.f;
         for &p in &f.regions[r].params {
@@ -87,6 +114,7 @@ impl<'a> Verifier<'a> {
         }
         for &n in &f.regions[r].nodes {
             let node = &f.nodes[n];
+            self.symbols(r, node);
             let usable = node.operands.iter().filter(|&&v| self.usable(v)).count() == node.operands.len();
             if usable {
                 let types: Vec<_> = node.operands.iter().map(|&v| &f.values[v].ty).collect();

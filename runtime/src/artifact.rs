@@ -81,7 +81,7 @@ impl Value {
     }
 }
 
-/// A named extent that inputs bind; every symbol is itself an extent of some input.
+/// A named extent. Inputs bind it, as an extent of one of them, or, where it has a cap, a step of each program does.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Symbol {
     #[prost(string, tag = "1")]
@@ -94,6 +94,9 @@ pub struct Symbol {
     /// A typical value, for reports.
     #[prost(uint64, tag = "4")]
     pub hint: u64,
+    /// The most that it can be, an entry of the extents table before those over the symbol itself: then the data decide it ([`crate::program::Bind`]).
+    #[prost(uint32, optional, tag = "5")]
+    pub cap: Option<ExtentId>,
 }
 
 impl Symbol {

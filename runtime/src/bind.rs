@@ -3,20 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::artifact::Manifest;
+use crate::artifact::{Manifest, Symbol};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::load::{KernelFn, Loaded, Model};
 use crate::memory::Aligned;
 use crate::plan::{Placement, plan_lives};
 use crate::pool::MAX_GRID;
-use crate::program::{Action, Arg, ExtentId, ExtentOp, Place, Program, evaluate};
+use crate::program::{Action, Arg, ExtentId, ExtentOp, Place, Program, value};
+use crate::range::{self, ranges};
 use crate::tensor::{TensorView, bytes_of, kind};
 
 /// What a bound step does.
 pub(crate) enum Run {
     Call(KernelFn),
     Copy(usize),
+    /// Gives a symbol the number that the operand is: that entry of [`Loaded::due`] is due.
+    Bind(usize),
     /// An empty grid.
     Nothing,
 }
@@ -41,7 +44,14 @@ pub(crate) struct Patch {
 
 pub(crate) struct Bound {
     pub input_shapes: Vec<Vec<usize>>,
+    /// The most that each extent can be.
     pub output_shapes: Vec<Vec<usize>>,
+    /// What the symbols are, those with a cap since they were last bound.
+    symbols: Vec<i64>,
+    /// The value of every extent, or the most that it can be until the symbols in it are bound.
+    values: Vec<i64>,
+    /// The most bytes of every buffer, which it has room for.
+    sizes: Vec<u64>,
     pub placement: Placement,
     /// Scratch bytes of a thread, a multiple of 64.
     pub scratch: usize,
@@ -89,10 +99,12 @@ pub(crate) fn symbols(model: &Model, inputs: &[TensorView]) -> Result<Vec<i64>> 
             }
         }
     }
-    bound
-        .into_iter()
-        .map(|b| b.map(|(v, _)| v).ok_or_else(|| Error::new(Kind::Internal, "a symbol is unbound")))
-        .collect()
+    let value = |(b, s): (Option<(i64, usize)>, &Symbol)| match (b, s.cap) {
+        (Some((v, _)), _) => Ok(v),
+        (None, Some(_)) => Ok(0),
+        (None, None) => Err(Error::new(Kind::Internal, "a symbol is unbound")),
+    };
+    bound.into_iter().zip(&m.symbols).map(value).collect()
 }
 
 fn bind(m: &Manifest, bound: &mut [Option<(i64, usize)>], s: usize, found: i64, input: usize) -> Result<()> {
@@ -107,7 +119,7 @@ fn bind(m: &Manifest, bound: &mut [Option<(i64, usize)>], s: usize, found: i64, 
     }
     if (found as u64) < symbol.min || found as u64 > symbol.max {
         let bounds = match symbol.max {
-            crate::artifact::Symbol::UNBOUNDED => format!("at least {}", symbol.min),
+            Symbol::UNBOUNDED => format!("at least {}", symbol.min),
             max => format!("{}..{max}", symbol.min),
         };
         let what = format!("input {name}: {} is {found}, the model was compiled for {bounds}", symbol.name);
@@ -145,11 +157,11 @@ impl Values<'_> {
 
 impl Bound {
     /// Binds the program; `inputs` gave the symbols.
-    pub fn new(model: &Model, symbols: &[i64], inputs: &[TensorView]) -> Result<Bound> {
+    pub fn new(model: &Model, symbols: Vec<i64>, inputs: &[TensorView]) -> Result<Bound> {
         let loaded = &*model.0;
         let m = model.manifest();
-        let values = evaluate(&m.extents, symbols)?;
-        let values = Values(&values);
+        let most: Vec<i64> = ranges(&m.extents, &m.symbols, &symbols)?.into_iter().map(|r| r.most).collect();
+        let values = Values(&most);
         for (i, (value, given)) in m.inputs.iter().zip(inputs).enumerate() {
             for (axis, (&d, &found)) in value.dims.iter().zip(given.shape).enumerate() {
                 if values.0[d as usize] != found as i64 {
@@ -164,7 +176,10 @@ impl Bound {
         let mut bound = Bound {
             input_shapes: inputs.into_iter().map(|(s, _)| s).collect(),
             output_shapes: outputs.into_iter().map(|(s, _)| s).collect(),
+            symbols,
+            values: vec![],
             placement: plan_lives(&loaded.lifetimes, &sizes)?,
+            sizes: vec![],
             scratch: 0,
             pointers: Vec::new(),
             dims: Vec::new(),
@@ -180,7 +195,40 @@ impl Bound {
                 .step(loaded, &values, &sizes, step.action.as_ref())
                 .map_err(|e| e.context(format!("step {}", step.name)))?;
         }
+        (bound.values, bound.sizes) = (most, sizes);
         Ok(bound)
+    }
+
+    /// Binds a symbol with a cap to a count, and completes what was waiting for it.
+    pub fn late(&mut self, loaded: &Loaded, due: usize, count: i64) -> Result<()> {
+        let (m, due) = (loaded.artifact.manifest(), &loaded.due[due]);
+        let symbol = &m.symbols[due.symbol as usize];
+        let cap = symbol.cap.map_or(0, |cap| self.values[cap as usize]);
+        range::check(&symbol.name, count, cap)?;
+        self.symbols[due.symbol as usize] = count;
+        for &e in &due.extents {
+            self.values[e as usize] = value(&m.extents, e as usize, &self.values, &self.symbols)?;
+        }
+        let values = Values(&self.values);
+        let program = &loaded.variant().program;
+        for &b in &due.buffers {
+            let size = values.count(program.buffers[b as usize].size, "a buffer's size")?;
+            if size > self.sizes[b as usize] {
+                return Err(Error::new(Kind::Internal, format!("buffer {b} has no room for {size} bytes")));
+            }
+        }
+        for &s in &due.steps {
+            let (step, bound) = (&program.steps[s as usize], &mut self.steps[s as usize]);
+            let dims = &mut self.dims[bound.dims..];
+            let completed = complete(bound, dims, loaded, &values, step.action.as_ref());
+            completed.map_err(|e| e.context(format!("step {}", step.name)))?;
+        }
+        Ok(())
+    }
+
+    /// The extents of an output after a run.
+    pub fn output_shape<'a>(&'a self, v: &'a crate::artifact::Value) -> impl Iterator<Item = usize> + 'a {
+        v.dims.iter().map(|&d| self.values[d as usize].max(0) as usize)
     }
 
     /// Points the operands that are a constant, or all that are one, at the bytes that stand in for it or at the artifact's.
@@ -202,16 +250,11 @@ impl Bound {
                     self.operand(loaded, values, sizes, a, 0)?;
                 }
                 self.dims.extend(c.dims.iter().map(|&d| values.0[d as usize]));
-                let grid = values.count(c.grid, "its grid")? as i64;
-                if grid > MAX_GRID {
-                    return Err(Error::new(Kind::Extent, format!("its grid has {grid} points")));
-                }
                 let scratch = values.count(c.scratch, "its scratch")?;
                 let scratch = scratch.checked_next_multiple_of(64).and_then(|s| usize::try_from(s).ok());
                 self.scratch =
                     self.scratch.max(scratch.ok_or_else(|| Error::new(Kind::Memory, "its scratch overflows"))?);
-                let run = if grid == 0 { Run::Nothing } else { Run::Call(loaded.kernel(c.kernel)) };
-                BoundStep { run, args, dims, grid, grain: (values.count(c.grain, "its grain")? as i64).max(1) }
+                BoundStep { run: Run::Nothing, args, dims, grid: 0, grain: 1 }
             }
             Some(Action::Copy(c)) => {
                 let bytes = values.count(c.bytes, "its length")?;
@@ -219,10 +262,16 @@ impl Bound {
                 self.operand(loaded, values, sizes, &c.to, bytes)?;
                 BoundStep { run: Run::Copy(bytes as usize), args, dims, grid: 1, grain: 1 }
             }
+            Some(Action::Bind(b)) => {
+                self.operand(loaded, values, sizes, &b.count, size_of::<i64>() as u64)?;
+                let due = self.steps.iter().filter(|s| matches!(s.run, Run::Bind(_))).count();
+                BoundStep { run: Run::Bind(due), args, dims, grid: 1, grain: 1 }
+            }
             None => BoundStep { run: Run::Nothing, args, dims, grid: 0, grain: 1 },
         };
         self.steps.push(step);
-        Ok(())
+        let (step, dims) = (self.steps.last_mut().expect("pushed"), &mut self.dims[dims..]);
+        complete(step, dims, loaded, values, action)
     }
 
     /// Adds an operand of which at least `bytes` will be used.
@@ -252,6 +301,30 @@ impl Bound {
         self.pointers.push(pointer);
         Ok(())
     }
+}
+
+/// Takes over what extents say of a step.
+fn complete(
+    step: &mut BoundStep,
+    dims: &mut [i64],
+    loaded: &Loaded,
+    values: &Values,
+    action: Option<&Action>,
+) -> Result<()> {
+    match action {
+        Some(Action::Call(c)) => {
+            dims.iter_mut().zip(&c.dims).for_each(|(to, &d)| *to = values.0[d as usize]);
+            step.grid = values.count(c.grid, "its grid")? as i64;
+            if step.grid > MAX_GRID {
+                return Err(Error::new(Kind::Extent, format!("its grid has {} points", step.grid)));
+            }
+            step.grain = (values.count(c.grain, "its grain")? as i64).max(1);
+            step.run = if step.grid == 0 { Run::Nothing } else { Run::Call(loaded.kernel(c.kernel)) };
+        }
+        Some(Action::Copy(c)) => step.run = Run::Copy(values.count(c.bytes, "its length")? as usize),
+        Some(Action::Bind(_)) | None => {}
+    }
+    Ok(())
 }
 
 /// The bytes of every buffer, checked against what it stands for.

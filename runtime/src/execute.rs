@@ -15,7 +15,7 @@ use crate::load::Model;
 use crate::memory::{ALIGN, Aligned};
 use crate::pool::{Job, MAX_THREADS, Pool};
 use crate::program::Action;
-use crate::tensor::{Tensor, TensorView};
+use crate::tensor::{Tensor, TensorView, bytes_of};
 
 /// Bound programs that a session keeps for shapes seen before.
 const KEPT: usize = 8;
@@ -27,7 +27,7 @@ pub type Observer<'a> = &'a mut dyn FnMut(usize, Duration);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepInfo<'a> {
     pub name: &'a str,
-    /// The kernel's name, or `copy`.
+    /// The kernel's name, `copy` or `bind`.
     pub kernel: &'a str,
 }
 
@@ -117,6 +117,7 @@ impl Session {
         v.program.steps.iter().map(|s| {
             let kernel = match &s.action {
                 Some(Action::Call(c)) => v.kernels[c.kernel as usize].name.as_str(),
+                Some(Action::Bind(_)) => "bind",
                 Some(Action::Copy(_)) | None => "copy",
             };
             StepInfo { name: &s.name, kernel }
@@ -131,7 +132,8 @@ impl Session {
         Ok(outputs)
     }
 
-    /// Checks the inputs, given in the model's order, binds their extents, and returns outputs of the right shapes.
+    /// Checks the inputs, given in the model's order, binds their extents, and returns outputs of the right shapes. Extents that the data decide have the most that
+    /// they can be, until a run has decided them.
     pub fn prepare(&mut self, inputs: &[TensorView]) -> Result<Vec<Tensor>> {
         self.bind(inputs)?;
         let shapes = &self.bounds[0].output_shapes;
@@ -150,13 +152,24 @@ impl Session {
     /// Runs with inputs and outputs in the model's order; `outputs` as `prepare` makes them.
     pub fn run_into(&mut self, inputs: &[TensorView], outputs: &mut [Tensor]) -> Result<()> {
         self.start(inputs, outputs)?;
-        self.execute(None)
+        self.execute(None)?;
+        self.end(outputs)
     }
 
     /// Like `run_into`, telling how long each step took.
     pub fn run_observed(&mut self, inputs: &[TensorView], outputs: &mut [Tensor], observer: Observer) -> Result<()> {
         self.start(inputs, outputs)?;
-        self.execute(Some(observer))
+        self.execute(Some(observer))?;
+        self.end(outputs)
+    }
+
+    /// Outputs take the shapes that the run decided.
+    fn end(&mut self, outputs: &mut [Tensor]) -> Result<()> {
+        if self.model.0.due.is_empty() {
+            return Ok(());
+        }
+        let bound = &self.bounds[0];
+        outputs.iter_mut().zip(self.model.outputs()).try_for_each(|(o, v)| o.reshape(bound.output_shape(v)))
     }
 
     /// Makes the bound program for these inputs the first of `bounds`, with enough memory for it.
@@ -170,15 +183,13 @@ impl Session {
             let pairs = b.input_shapes.iter().zip(inputs).zip(values);
             pairs.into_iter().all(|((s, i), v)| s == i.shape && v.dtype() == i.dtype)
         };
-        let complete = |b: &Bound| {
-            same(b) && inputs.iter().all(|i| crate::tensor::bytes_of(i.dtype, i.shape) == Some(i.bytes.len()))
-        };
+        let complete = |b: &Bound| same(b) && inputs.iter().all(|i| bytes_of(i.dtype, i.shape) == Some(i.bytes.len()));
         match self.bounds.iter().position(complete) {
             Some(0) => return Ok(()),
             Some(at) => self.bounds[..=at].rotate_right(1),
             None => {
                 let symbols = symbols(&self.model, inputs)?;
-                let mut bound = Bound::new(&self.model, &symbols, inputs)?;
+                let mut bound = Bound::new(&self.model, symbols, inputs)?;
                 bound.point(&self.model, &self.replaced, None);
                 self.bounds.truncate(KEPT - 1);
                 self.bounds.insert(0, bound);
@@ -222,9 +233,14 @@ impl Session {
     fn start(&mut self, inputs: &[TensorView], outputs: &mut [Tensor]) -> Result<()> {
         self.bind(inputs)?;
         let bound = &mut self.bounds[0];
+        // What an earlier run has decided may be less than there is room for.
+        let late = !self.model.0.due.is_empty();
+        let room = |o: &Tensor, s: &[usize]| {
+            o.shape().len() == s.len() && bytes_of(o.dtype(), s).is_some_and(|n| n <= o.capacity())
+        };
         let fits = outputs.len() == bound.output_shapes.len()
-            && outputs.iter().zip(&bound.output_shapes).all(|(o, s)| o.shape() == s.as_slice())
-            && outputs.iter().zip(self.model.outputs()).all(|(o, v)| o.dtype() == v.dtype());
+            && outputs.iter().zip(self.model.outputs()).all(|(o, v)| o.dtype() == v.dtype())
+            && outputs.iter().zip(&bound.output_shapes).all(|(o, s)| o.shape() == s.as_slice() || late && room(o, s));
         if !fits {
             return Err(Error::new(Kind::Usage, "outputs do not have the shapes that these inputs give"));
         }
@@ -250,11 +266,12 @@ impl Session {
 
     /// Runs the steps of the first bound program. Only after `start`.
     fn execute(&mut self, mut observer: Option<Observer>) -> Result<()> {
-        let bound = &self.bounds[0];
+        let bound = &mut self.bounds[0];
         let scratch = self.scratch.as_mut_pointer();
         let threads = self.pool.as_ref().map_or(1, Pool::threads) as i64;
         let mut before = observer.is_some().then(Instant::now);
-        for (index, step) in bound.steps.iter().enumerate() {
+        for index in 0..bound.steps.len() {
+            let step = &bound.steps[index];
             if self.stop.load(Ordering::Relaxed) {
                 return Err(interrupted());
             }
@@ -264,6 +281,12 @@ impl Session {
                 Run::Nothing => {}
                 // SAFETY: both operands have that many bytes (`Bound::operand`); a program's copies do not overlap, and if a
                 // damaged one's did, `copy` would still be defined.
+                Run::Bind(due) => {
+                    // SAFETY: the operand has the bytes of an `i64` (`Bound::operand`).
+                    let count = unsafe { args.read().cast::<i64>().read_unaligned() };
+                    let name = &self.model.variant().program.steps[index].name;
+                    bound.late(&self.model.0, due, count).map_err(|e| e.context(format!("step {name}")))?;
+                }
                 Run::Copy(bytes) => unsafe { args.read().copy_to(args.add(1).read(), bytes) },
                 Run::Call(kernel) => match &mut self.pool {
                     Some(pool) if step.grid > step.grain => {

@@ -9,6 +9,7 @@ use crate::artifact::{Manifest, Value, Variant};
 use crate::cpu::Features;
 use crate::error::{Error, Kind, Result};
 use crate::execute::Session;
+use crate::late::{Due, due};
 use crate::plan::lifetimes;
 use crate::program::ExtentOp;
 use crate::reader::Artifact;
@@ -35,6 +36,8 @@ pub(crate) struct Loaded {
     pub code: Mmap,
     /// Lifetimes of the program's arena buffers.
     pub lifetimes: Vec<Option<(u32, u32)>>,
+    /// What binding steps decide, in the order of these steps.
+    pub due: Vec<Due>,
 }
 
 impl Model {
@@ -59,7 +62,8 @@ impl Model {
         }
         let code = executable(artifact.section_at(v.code))?;
         let lifetimes = lifetimes(&v.program);
-        Ok(Model(Arc::new(Loaded { artifact, variant, code, lifetimes })))
+        let due = due(artifact.manifest(), &v.program);
+        Ok(Model(Arc::new(Loaded { artifact, variant, code, lifetimes, due })))
     }
 
     pub fn artifact(&self) -> &Artifact {

@@ -5,7 +5,8 @@
 
 use crate::artifact::{Manifest, Variant};
 use crate::error::{Error, Kind, Result};
-use crate::program::{Buffer, Place, Program, evaluate};
+use crate::program::{Buffer, Place, Program};
+use crate::range;
 
 const ALIGN: u64 = 64;
 
@@ -141,16 +142,18 @@ pub fn plan_lives(lifetimes: &[Option<(u32, u32)>], sizes: &[u64]) -> Result<Pla
         .ok_or_else(|| Error::new(Kind::Memory, "the buffers' sizes overflow").with_help("bind smaller extents"))
 }
 
-/// The placement of a variant's buffers when every symbol has its hint.
+/// The placement of a variant's buffers when every symbol has its hint, or its cap.
 pub fn at_hints(manifest: &Manifest, variant: &Variant) -> Result<Placement> {
-    let hints: Vec<i64> = manifest.symbols.iter().map(|s| s.hint as i64).collect();
-    plan(&variant.program, &variant.program.sizes(&evaluate(&manifest.extents, &hints)?)?)
+    plan(&variant.program, &sizes(manifest, variant)?)
 }
 
-/// Bytes that a run of a variant takes when every symbol has its hint: its arena, inputs and outputs.
+fn sizes(manifest: &Manifest, variant: &Variant) -> Result<Vec<u64>> {
+    variant.program.sizes(&range::at_hints(&manifest.extents, &manifest.symbols)?)
+}
+
+/// Bytes that a run of a variant takes when every symbol has its hint, or its cap: its arena, inputs and outputs.
 pub fn run_bytes(manifest: &Manifest, variant: &Variant) -> Result<u64> {
-    let hints: Vec<i64> = manifest.symbols.iter().map(|s| s.hint as i64).collect();
-    let sizes = variant.program.sizes(&evaluate(&manifest.extents, &hints)?)?;
+    let sizes = sizes(manifest, variant)?;
     let given = |(b, s): (&Buffer, &u64)| matches!(b.place, Some(Place::Input(_) | Place::Output(_))).then_some(*s);
     let outside = variant.program.buffers.iter().zip(&sizes).filter_map(given).fold(0, u64::saturating_add);
     Ok(plan(&variant.program, &sizes)?.peak.saturating_add(outside))

@@ -44,7 +44,7 @@ pub struct Extent {
 }
 
 /// Evaluates one operation; `None` on overflow or division by zero.
-fn apply(op: ExtentOp, a: i64, b: i64) -> Option<i64> {
+pub(crate) fn apply(op: ExtentOp, a: i64, b: i64) -> Option<i64> {
     match op {
         ExtentOp::Constant | ExtentOp::Symbol => None,
         ExtentOp::Add => a.checked_add(b),
@@ -59,20 +59,28 @@ fn apply(op: ExtentOp, a: i64, b: i64) -> Option<i64> {
     }
 }
 
+/// The value of entry `i` for the given symbols, those of the entries before being there.
+pub(crate) fn value(table: &[Extent], i: usize, values: &[i64], symbols: &[i64]) -> Result<i64> {
+    let e = &table[i];
+    let operand = |x: i64| usize::try_from(x).ok().and_then(|x| values.get(x)).copied();
+    let value = match e.op() {
+        ExtentOp::Constant => Some(e.a),
+        ExtentOp::Symbol => usize::try_from(e.a).ok().and_then(|s| symbols.get(s)).copied(),
+        op => operand(e.a).zip(operand(e.b)).and_then(|(a, b)| apply(op, a, b)),
+    };
+    value.ok_or_else(|| no_value(i))
+}
+
+pub(crate) fn no_value(i: usize) -> Error {
+    Error::new(Kind::Extent, format!("extent {i} has no value for these inputs (overflow or division by zero)"))
+}
+
 /// The values of all entries of a table for the given symbols. Intermediate values may be negative; overflow and
 /// division by zero are errors.
 pub fn evaluate(table: &[Extent], symbols: &[i64]) -> Result<Vec<i64>> {
     let mut values = Vec::with_capacity(table.len());
-    for (i, e) in table.iter().enumerate() {
-        let operand = |x: i64| usize::try_from(x).ok().and_then(|x| values.get(x)).copied();
-        let value = match e.op() {
-            ExtentOp::Constant => Some(e.a),
-            ExtentOp::Symbol => usize::try_from(e.a).ok().and_then(|s| symbols.get(s)).copied(),
-            op => operand(e.a).zip(operand(e.b)).and_then(|(a, b)| apply(op, a, b)),
-        };
-        values.push(value.ok_or_else(|| {
-            Error::new(Kind::Extent, format!("extent {i} has no value for these inputs (overflow or division by zero)"))
-        })?);
+    for i in 0..table.len() {
+        values.push(value(table, i, &values, symbols)?);
     }
     Ok(values)
 }
@@ -275,6 +283,17 @@ pub struct CopyBytes {
     pub bytes: ExtentId,
 }
 
+/// Gives a symbol with a cap the number that earlier steps computed. A number above the cap, or below 0, ends the run.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Bind {
+    /// Index into `Manifest::symbols`.
+    #[prost(uint32, tag = "1")]
+    pub symbol: u32,
+    /// An `i64`.
+    #[prost(message, required, tag = "2")]
+    pub count: Arg,
+}
+
 /// What a step does.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub enum Action {
@@ -282,6 +301,8 @@ pub enum Action {
     Call(Call),
     #[prost(message, tag = "3")]
     Copy(CopyBytes),
+    #[prost(message, tag = "4")]
+    Bind(Bind),
 }
 
 /// One step; steps run in order, each after the previous one has finished.
@@ -290,7 +311,7 @@ pub struct Step {
     /// What the step computes (ONNX node names), for profiles.
     #[prost(string, tag = "1")]
     pub name: String,
-    #[prost(oneof = "Action", tags = "2, 3")]
+    #[prost(oneof = "Action", tags = "2, 3, 4")]
     pub action: Option<Action>,
 }
 
@@ -304,14 +325,19 @@ impl Step {
         Step { name: name.into(), action: Some(Action::Copy(copy)) }
     }
 
+    pub fn bind(name: impl Into<String>, symbol: u32, count: u32) -> Step {
+        Step { name: name.into(), action: Some(Action::Bind(Bind { symbol, count: Arg::read(count) })) }
+    }
+
     /// The operands, in order.
     pub fn args(&self) -> impl Iterator<Item = Arg> + '_ {
-        let (many, pair) = match &self.action {
-            Some(Action::Call(c)) => (c.args.as_slice(), None),
-            Some(Action::Copy(c)) => (&[][..], Some([c.from, c.to])),
-            None => (&[][..], None),
+        let (many, few) = match &self.action {
+            Some(Action::Call(c)) => (c.args.as_slice(), [None; 2]),
+            Some(Action::Copy(c)) => (&[][..], [Some(c.from), Some(c.to)]),
+            Some(Action::Bind(b)) => (&[][..], [Some(b.count), None]),
+            None => (&[][..], [None; 2]),
         };
-        many.iter().copied().chain(pair.into_iter().flatten())
+        many.iter().copied().chain(few.into_iter().flatten())
     }
 }
 

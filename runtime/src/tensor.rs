@@ -11,7 +11,9 @@ use crate::memory::Aligned;
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
+    /// The elements, and room for more where a run decides how many there are.
     data: Aligned,
+    length: usize,
 }
 
 /// A borrowed tensor. Bytes that are not 64-byte aligned are copied before a run.
@@ -34,7 +36,7 @@ impl Tensor {
         let bytes = bytes_of(dtype, shape).ok_or_else(|| {
             Error::new(Kind::Memory, format!("{}: more bytes than memory can have", kind(dtype, shape)))
         })?;
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::zeroed(bytes)? })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::zeroed(bytes)?, length: bytes })
     }
 
     /// A tensor with a copy of these bytes.
@@ -43,7 +45,7 @@ impl Tensor {
             let what = format!("{} does not have {} bytes", kind(dtype, shape), bytes.len());
             return Err(Error::new(Kind::Data, what));
         }
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::copy_of(bytes)? })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::copy_of(bytes)?, length: bytes.len() })
     }
 
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Result<Tensor> {
@@ -60,15 +62,30 @@ impl Tensor {
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.data
+        &self.data[..self.length]
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.data
+        &mut self.data[..self.length]
+    }
+
+    /// Bytes that there is room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Takes another shape of the same rank, for which there is room.
+    pub(crate) fn reshape(&mut self, shape: impl Iterator<Item = usize>) -> Result<()> {
+        self.shape.iter_mut().zip(shape).for_each(|(to, d)| *to = d);
+        let bytes = bytes_of(self.dtype, &self.shape).filter(|&n| n <= self.data.len());
+        self.length = bytes.ok_or_else(|| {
+            Error::new(Kind::Internal, format!("{} is more than was planned", kind(self.dtype, &self.shape)))
+        })?;
+        Ok(())
     }
 
     pub fn view(&self) -> TensorView<'_> {
-        TensorView { dtype: self.dtype, shape: &self.shape, bytes: &self.data }
+        TensorView { dtype: self.dtype, shape: &self.shape, bytes: self.bytes() }
     }
 
     pub(crate) fn data_pointer(&mut self) -> *mut u8 {
@@ -83,13 +100,13 @@ impl Tensor {
     /// Elements `range` of the first axis, as a tensor of its own.
     pub fn slice_rows(&self, from: usize, to: usize) -> Result<Tensor> {
         let rows = *self.shape.first().unwrap_or(&0);
-        let inner = Some(rows).filter(|&r| r > 0 && self.dtype.size().is_some()).map(|r| self.data.len() / r);
+        let inner = Some(rows).filter(|&r| r > 0 && self.dtype.size().is_some()).map(|r| self.length / r);
         let (Some(inner), true) = (inner, from <= to && to <= rows) else {
             return Err(Error::new(Kind::Usage, format!("{} has no rows {from}..{to}", self.view())));
         };
         let mut shape = self.shape.clone();
         shape[0] = to - from;
-        Tensor::from_bytes(self.dtype, &shape, &self.data[from * inner..to * inner])
+        Tensor::from_bytes(self.dtype, &shape, &self.bytes()[from * inner..to * inner])
     }
 
     /// Tensors that agree in all but the first extent, one after the other.
@@ -109,8 +126,8 @@ impl Tensor {
         let mut out = Tensor::zeros(first.dtype, &shape)?;
         let mut at = 0;
         for p in parts {
-            out.data[at..at + p.data.len()].copy_from_slice(&p.data);
-            at += p.data.len();
+            out.data[at..at + p.length].copy_from_slice(p.bytes());
+            at += p.length;
         }
         Ok(out)
     }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use crate::artifact::{Header, Manifest, Value, Variant};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
+use crate::late::{extents as extents_of, late, ready};
 use crate::program::{Action, ExtentId, ExtentOp, Place, Program};
 
 fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
@@ -30,6 +31,7 @@ pub fn manifest(m: &Manifest, end: u64) -> Result<()> {
     }
     symbols(m)?;
     extents(m)?;
+    caps(m)?;
     values(m)?;
     let mut names = HashSet::new();
     for v in &m.variants {
@@ -72,6 +74,18 @@ fn extents(m: &Manifest) -> Result<()> {
     Ok(())
 }
 
+/// The cap of a symbol comes before what is over the symbol.
+fn caps(m: &Manifest) -> Result<()> {
+    m.symbols.iter().filter_map(|s| s.cap).try_for_each(|cap| extent(m, cap))?;
+    for (i, e) in m.extents.iter().enumerate().filter(|(_, e)| e.op() == ExtentOp::Symbol) {
+        let s = &m.symbols[e.a as usize];
+        need(s.cap.is_none_or(|cap| (cap as usize) < i), || {
+            format!("the cap of symbol {} is not known before it", s.name)
+        })?;
+    }
+    Ok(())
+}
+
 fn extent(m: &Manifest, id: ExtentId) -> Result<()> {
     need((id as usize) < m.extents.len(), || format!("there is no extent {id}"))
 }
@@ -89,8 +103,10 @@ fn values(m: &Manifest) -> Result<()> {
     };
     check("input", &m.inputs)?;
     check("output", &m.outputs)?;
-    let mut bound = vec![false; m.symbols.len()];
-    for &d in m.inputs.iter().flat_map(|v| &v.dims) {
+    let late = late(&m.extents, &m.symbols);
+    let mut bound: Vec<bool> = m.symbols.iter().map(|s| s.cap.is_some()).collect();
+    for (v, &d) in m.inputs.iter().flat_map(|v| v.dims.iter().map(move |d| (v, d))) {
+        need(!late[d as usize], || format!("input {} has an extent that a run decides", v.name))?;
         let e = m.extents[d as usize];
         if e.op() == ExtentOp::Symbol {
             bound[e.a as usize] = true;
@@ -136,8 +152,13 @@ fn buffers(m: &Manifest, p: &Program) -> Result<()> {
 fn steps(m: &Manifest, v: &Variant) -> Result<()> {
     let p = &v.program;
     let mut written = vec![false; p.buffers.len()];
-    for step in &p.steps {
+    let (ready, mut bound) = (ready(m, p), vec![false; m.symbols.len()]);
+    for (i, step) in p.steps.iter().enumerate() {
         let named = |e: Error| e.context(format!("step {}", step.name));
+        let known = |e: ExtentId| {
+            let known = ready[e as usize].is_some_and(|after| after as usize <= i);
+            need(known, || format!("extent {e} is used before it is bound"))
+        };
         match &step.action {
             None => return bad(format!("step {} does nothing", step.name)),
             Some(Action::Call(c)) => {
@@ -149,11 +170,26 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
                 need(!c.from.write && c.to.write, || "it copies the wrong way".into()).map_err(named)?;
                 extent(m, c.bytes).map_err(named)?;
             }
+            Some(Action::Bind(b)) => {
+                need(!b.count.write, || "it writes what it reads".into()).map_err(named)?;
+                let Some(s) = m.symbols.get(b.symbol as usize) else {
+                    return bad(format!("there is no symbol {}", b.symbol)).map_err(named);
+                };
+                let twice = std::mem::replace(&mut bound[b.symbol as usize], true);
+                need(!twice, || format!("symbol {} is bound twice", s.name)).map_err(named)?;
+                let Some(cap) = s.cap else {
+                    return bad(format!("symbol {} has no cap", s.name)).map_err(named);
+                };
+                known(cap).map_err(named)?;
+            }
         }
+        extents_of(step).into_iter().try_for_each(known).map_err(named)?;
         for a in step.args() {
             need((a.buffer as usize) < p.buffers.len(), || format!("there is no buffer {}", a.buffer))
                 .map_err(named)?;
-            extent(m, a.offset).map_err(named)?;
+            extent(m, a.offset).and_then(|()| known(p.buffers[a.buffer as usize].size)).map_err(named)?;
+            need(ready[a.offset as usize] == Some(0), || "an operand's place is not known before the run".into())
+                .map_err(named)?;
             let root = p.root(a.buffer) as usize;
             let place = &p.buffers[root].place;
             if a.write {
@@ -168,6 +204,9 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
         for a in step.args().filter(|a| a.write) {
             written[p.root(a.buffer) as usize] = true;
         }
+    }
+    for (s, bound) in m.symbols.iter().zip(bound) {
+        need(bound || s.cap.is_none(), || format!("no step binds symbol {}", s.name))?;
     }
     for (b, buffer) in p.buffers.iter().enumerate() {
         if let Some(Place::Output(k)) = buffer.place {

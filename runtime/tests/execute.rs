@@ -4,7 +4,7 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{BIAS, artifact, expected, sums, values};
+use common::{BIAS, artifact, counted, expected, sums, values};
 use proptest::prelude::*;
 use tersor_runtime::{DType, Kind, LoadOptions, Model, Session, Tensor, TensorView};
 
@@ -118,6 +118,36 @@ fn every_wrong_input_has_its_own_error() {
     assert_eq!((kind, message.as_str()), (Kind::SymbolRange, "input a: N is 65, the model was compiled for 1..64"));
     let mut wrong = vec![f32s(&[2, 3])];
     assert_eq!(session.run_into(&[good.view(), good.view()], &mut wrong).unwrap_err().kind, Kind::Usage);
+}
+
+#[test]
+fn extents_that_a_run_decides() {
+    let model = Model::from_bytes(&counted(), &LoadOptions::default()).unwrap();
+    let mut session = model.session(2);
+    let x = Tensor::from_f32(&[5], &[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+    let count = |n: i64| Tensor::from_bytes(DType::I64, &[], &n.to_ne_bytes()).unwrap();
+    let first = count(2);
+    let mut out = session.prepare(&[x.view(), x.view(), first.view()]).unwrap();
+    assert_eq!(out[0].shape(), [5]);
+    // The same outputs serve runs with more and with fewer.
+    for n in [2, 5, 0, 3] {
+        let c = count(n);
+        session.run_into(&[x.view(), x.view(), c.view()], &mut out).unwrap();
+        let expected: Vec<f32> = (1..=n).map(|i| (2 * i) as f32).collect();
+        assert_eq!((out[0].shape(), floats(&out[0])), (&[n as usize][..], expected));
+        assert_eq!(floats(&out[1]), (1..=n).map(|i| (3 * i) as f32).collect::<Vec<_>>());
+    }
+    for n in [6, -1, i64::MIN] {
+        let c = count(n);
+        let e = session.run_into(&[x.view(), x.view(), c.view()], &mut out).unwrap_err();
+        assert_eq!((e.kind, e.code()), (Kind::Count, "R0209"));
+        assert!(e.message.starts_with(&format!("step /count: n, which the data decide, is {n}")), "{e}");
+    }
+    session.run_into(&[x.view(), x.view(), first.view()], &mut out).unwrap();
+    assert_eq!(floats(&out[0]), [2.0, 4.0]);
+    let mut small = vec![Tensor::zeros(DType::F32, &[2]).unwrap(), Tensor::zeros(DType::F32, &[2]).unwrap()];
+    let e = session.run_into(&[x.view(), x.view(), first.view()], &mut small).unwrap_err();
+    assert_eq!(e.kind, Kind::Usage);
 }
 
 #[test]

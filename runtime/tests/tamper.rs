@@ -4,9 +4,10 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{artifact, expected, values};
+use common::{artifact, counted, expected, values};
 use prost::Message;
 use tersor_runtime::artifact::{Header, Manifest};
+use tersor_runtime::program::{Program, Step};
 use tersor_runtime::{Artifact, Kind, LoadOptions, Model, Tensor};
 
 fn load(bytes: &[u8], verify: bool) -> tersor_runtime::Result<Model> {
@@ -123,15 +124,19 @@ fn mutated_manifests_never_panic() {
     assert!(accepted > 100, "{accepted}");
 }
 
+type Change<'a> = &'a dyn Fn(&mut Manifest);
+
+/// The changed manifest is refused with these words.
+fn refused(bytes: &[u8], change: Change, message: &str) {
+    let mut m = manifest_of(bytes);
+    change(&mut m);
+    let found = load(&with_manifest(bytes, &m.encode_to_vec()), false).err().expect("refused").message;
+    assert!(found.contains(message), "{found:?} should say {message:?}");
+}
+
 #[test]
 fn contradictions_are_named() {
     let bytes = artifact();
-    let fails = |change: &dyn Fn(&mut Manifest)| {
-        let mut m = manifest_of(&bytes);
-        change(&mut m);
-        load(&with_manifest(&bytes, &m.encode_to_vec()), false).err().expect("refused").message
-    };
-    type Change<'a> = &'a dyn Fn(&mut Manifest);
     let cases: [(Change, &str); 11] = [
         (&|m| m.extents[0].a = 1, "extent 0 is not the constant 0"),
         (&|m| m.extents[4].a = 4, "extent 4 is malformed"),
@@ -145,8 +150,36 @@ fn contradictions_are_named() {
         (&|m| drop(m.variants[1].program.steps.remove(0)), "it reads buffer 2 before anything is written there"),
         (&|m| m.variants[1].code = 7, "there is no section 7"),
     ];
-    for (change, message) in cases {
-        let found = fails(change);
-        assert!(found.contains(message), "{found:?} should say {message:?}");
-    }
+    cases.into_iter().for_each(|(change, message)| refused(&bytes, change, message));
+}
+
+#[test]
+fn contradictions_about_what_a_run_decides_are_named() {
+    let bytes = counted();
+    let program = |m: &mut Manifest, change: &dyn Fn(&mut Program)| change(&mut m.variants[0].program);
+    let cases: [(Change, &str); 9] = [
+        (&|m| m.symbols[1].cap = Some(99), "there is no extent 99"),
+        (&|m| m.symbols[1].cap = Some(2), "the cap of symbol n is not known before it"),
+        (&|m| m.symbols[1].cap = None, "no input binds symbol n"),
+        (&|m| m.inputs[1].dims[0] = m.outputs[0].dims[0], "input b has an extent that a run decides"),
+        (&|m| program(m, &|p| drop(p.steps.remove(0))), "extent 2 is used before it is bound"),
+        (&|m| program(m, &|p| p.steps.swap(0, 1)), "extent 2 is used before it is bound"),
+        (&|m| program(m, &|p| p.steps.insert(1, p.steps[0].clone())), "symbol n is bound twice"),
+        (&|m| program(m, &|p| p.steps[0] = Step::bind("/count", 0, 2)), "symbol N has no cap"),
+        (&|m| program(m, &|p| p.steps[0] = Step::bind("/count", 7, 2)), "there is no symbol 7"),
+    ];
+    cases.into_iter().for_each(|(change, message)| refused(&bytes, change, message));
+    let unused: Change = &|m| {
+        m.outputs.clear();
+        program(m, &|p| (p.steps.clear(), p.buffers.truncate(3)).1);
+    };
+    refused(&bytes, unused, "no step binds symbol n");
+    // A count has eight bytes.
+    let mut m = manifest_of(&bytes);
+    program(&mut m, &|p| p.buffers[2].size = 0);
+    let model = load(&with_manifest(&bytes, &m.encode_to_vec()), false).unwrap();
+    let x = Tensor::from_f32(&[1], &[1.0]).unwrap();
+    let count = Tensor::zeros(tersor_runtime::DType::I64, &[]).unwrap();
+    let e = model.session(1).prepare(&[x.view(), x.view(), count.view()]).unwrap_err();
+    assert_eq!(e.kind, Kind::Extent, "{e}");
 }

@@ -37,7 +37,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
     let before = counts(&loaded.module);
     let (inputs, outputs) = signature(&loaded.module)?;
-    let symbols = loaded.module.symbols.clone();
+    let (symbols, caps) = (loaded.module.symbols.clone(), loaded.module.caps());
     let cpu = Features::detect();
     let machine = tersor_backends::target::detect(&cpu).unwrap_or(Machine::of(Isa::V3));
     let file_nodes = if let Source::Onnx(i) = &loaded.source { Some(i.nodes) } else { None };
@@ -75,6 +75,10 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         }
     }
     for (name, s) in &symbols {
+        if let Some(cap) = caps.get(name) {
+            let _ = writeln!(text, "counted  {name}: 0..{cap}, decided by the data");
+            continue;
+        }
         let max = if s.max == tersor_ir::dim::SymbolInfo::default().max { "?".into() } else { s.max.to_string() };
         let _ = writeln!(text, "dynamic  {name}: {}..{max}, typically {}  (set with --dim {name}=...)", s.min, s.hint);
     }
@@ -103,7 +107,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         |v: &[(String, Type)]| v.iter().map(|(n, t)| json!({ "name": n, "type": t.to_string() })).collect::<Vec<_>>();
     let data = json!({
         "model": args.model, "format": head, "inputs": values(&inputs), "outputs": values(&outputs),
-        "symbols": symbols.iter().map(|(n, s)| json!({ "name": &**n, "min": s.min, "max": s.max, "hint": s.hint })).collect::<Vec<_>>(),
+        "symbols": symbols.iter().map(|(n, s)| json!({ "name": &**n, "min": s.min, "max": s.max, "hint": s.hint, "cap": caps.get(n).map(Dim::to_string) })).collect::<Vec<_>>(),
         "nodes_before": file_nodes.unwrap_or(total(&before)), "nodes_after": total(&after), "ops": after,
         "parameters": params, "weight_bytes": weights, "madds": cost.madds, "target": machine.isa.name(),
         "bound_ms": cost.seconds * 1e3,

@@ -3,6 +3,7 @@
 use super::{Loaded, OptimizeOptions, Result, Source, Watch, runtime_error};
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 use tersor_backends::lower;
 use tersor_backends::target::Machine;
 use tersor_frontend::ImportOptions;
@@ -159,7 +160,8 @@ fn supported(module: Module, target: &'static Machine, watch: &Watch) -> Result<
 
 /// Remarks about extents that a compilation for known bounds would gain from.
 fn unbounded(m: &Module) -> Vec<Diagnostic> {
-    let free = |(_, s): &(_, &SymbolInfo)| s.max == SymbolInfo::default().max;
+    let caps = m.caps();
+    let free = |(n, s): &(&Arc<str>, &SymbolInfo)| s.max == SymbolInfo::default().max && !caps.contains_key(*n);
     let symbols = m.symbols.iter().filter(free);
     symbols
         .map(|(name, _)| {

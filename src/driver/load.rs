@@ -181,7 +181,8 @@ fn bind(m: &mut Module, options: &ImportOptions) -> Result<()> {
 
 /// An extent that the module does not have is an error.
 fn unknown_dims(m: &Module, options: &ImportOptions) -> Result<()> {
-    let known: Vec<&str> = m.symbols.keys().map(|s| &**s).collect();
+    let decided = m.caps();
+    let known: Vec<&str> = m.symbols.keys().filter(|s| !decided.contains_key(*s)).map(|s| &**s).collect();
     let unknown = options.dims.keys().filter(|n| !known.contains(&n.as_str()));
     let errors: Vec<Diagnostic> = unknown
         .map(|n| {

@@ -150,3 +150,41 @@ fn groups_of_one_signature() {
         &[("N", 3)],
     );
 }
+
+#[test]
+fn extents_that_data_decide() {
+    let text = "module @m {
+  const @zero : f32[] = [0.0]
+  const @half : f32[] = [0.5]
+  const @w : f32[8,20] = rng normal(0, 0.3) seed 1
+  func @main(%x: f32[B,8]) -> (%y: f32[n,20], %s: f32[n,8], %at: i64[n], %far: f32[8,B-n], %few: f32[8,m], %count: i64[]) {
+    %first = slice %x {axis=1, len=1} : f32[B,1]
+    %row = reshape %first {shape=[B]} : f32[B]
+    %mask = gt %row, @zero : bool[B]
+    %one = cast %mask {to=i64} : i64[B]
+    %count = reduce.sum %one {axes=[0]} : i64[]
+    %rank = cumsum %one {axis=0, exclusive} : i64[B]
+    %last = extent {of=B} : i64[]
+    %to = select %mask, %rank, %last : i64[B]
+    %i = iota {len=B} : i64[B]
+    %none = iota {len=B+1} : i64[B+1]
+    %all = scatter %none, %to, %i : i64[B+1]
+    %packed = slice %all {axis=0, len=B} : i64[B]
+    %at = prefix %packed, %count {extent=n} : i64[n]
+    %rows = gather %x, %at : f32[n,8]
+    %y = matmul %rows, @w : f32[n,20]
+    %s = softmax %rows {axis=1} : f32[n,8]
+    %t = transpose %x {perm=[1,0]} : f32[8,B]
+    %far = slice %t {axis=1, start=n, len=B-n} : f32[8,B-n]
+    %big = gt %row, @half : bool[B]
+    %bigs = cast %big {to=i64} : i64[B]
+    %few.n = reduce.sum %bigs {axes=[0]} : i64[]
+    %turned = transpose %s {perm=[1,0]} : f32[8,n]
+    %few = prefix %turned, %few.n {axis=1, extent=m} : f32[8,m]
+    return %y, %s, %at, %far, %few, %count
+  }
+}";
+    for b in [1, 2, 7, 100] {
+        check(text, &[("B", b)]);
+    }
+}

@@ -1,5 +1,6 @@
 //! Kernel families for x86 CPUs.
 
+mod argsort;
 pub mod attention;
 pub mod conv;
 pub mod depthwise;
@@ -10,6 +11,7 @@ pub mod gemm;
 pub mod loops;
 pub mod micro;
 mod nest;
+mod nms;
 pub mod pack;
 mod packed;
 mod pool;
@@ -41,6 +43,8 @@ pub fn build(cx: &GroupCx) -> Result<Launch> {
         None => loops::build(cx),
         Some(Op::Pool(p)) => pool::build(cx, anchor, p),
         Some(Op::Scatter(s)) => scatter::build(cx, anchor, s),
+        Some(Op::ArgSort(s)) => argsort::build(cx, anchor, s),
+        Some(Op::Nms(_)) => nms::build(cx, anchor),
         Some(Op::Recurrence(r)) => recurrence::build(cx, anchor, r),
         Some(Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_)) => rows::build(cx, anchor),
         Some(Op::Reduce(_) | Op::ArgReduce(_) | Op::CumSum(_)) => reduce::build(cx, anchor),

@@ -8,7 +8,7 @@ use crate::kernel::{Group, GroupCx, Isa, Launch, Operand};
 use std::collections::HashMap;
 use tersor_ir::diag::Result;
 use tersor_ir::testing::{Gen, max_abs};
-use tersor_ir::{Bindings, Def, Dim, Func, Module, Op, Tensor, Type, ValueId, interp};
+use tersor_ir::{Bindings, DType, Def, Dim, Func, Module, Op, Tensor, Type, ValueId, interp};
 
 /// Parses `.tir` text.
 pub fn parse(text: &str) -> Module {
@@ -51,7 +51,7 @@ pub fn whole(m: &Module) -> Fusion {
         g.nodes.push(n);
         g.outputs.extend(node.results.iter().copied().filter(|v| f.body().results.contains(v)));
     }
-    Fusion { groups: vec![g], views: HashMap::new() }
+    Fusion { groups: vec![g], ..Fusion::default() }
 }
 
 /// What runs kernels.
@@ -74,12 +74,18 @@ pub fn execute(
     inputs: &[Tensor],
 ) -> Vec<Tensor> {
     let f = &m.funcs[m.main().expect("main")];
-    let env = interp::bind(m, f, inputs).unwrap_or_else(|d| panic!("{d}"));
+    let mut env = interp::bind(m, f, inputs).unwrap_or_else(|d| panic!("{d}"));
     let mut buffers: HashMap<ValueId, Buffer> = HashMap::new();
     for (&p, t) in f.body().params.iter().zip(inputs) {
         buffers.insert(p, Buffer::from_slice(t.bytes()));
     }
-    for group in &fusion.groups {
+    for (i, group) in fusion.groups.iter().enumerate() {
+        for (_, n) in fusion.binds.iter().filter(|b| b.0 == i) {
+            let node = &f.nodes[*n];
+            let root = fusion.views.get(&node.operands[1]).map_or(node.operands[1], |w| w.root);
+            let count = tensor_of(&Type::scalar(DType::I64), buffers[&root].bytes(), &env).get_i64(0);
+            env.insert(node.op.binds().expect("a symbol").clone(), count);
+        }
         let cx = GroupCx::new(m, f, group, isa, &fusion.views);
         let launch = build(&cx).unwrap_or_else(|d| panic!("{d}\n{}", tersor_ir::text::print(m)));
         step(engine, &cx, &launch, &mut buffers, &env);
@@ -215,8 +221,8 @@ pub fn check_on(
         assert_eq!((got.dtype(), got.shape()), (want.dtype(), want.shape()));
         let unit = match want.dtype() {
             d if !d.is_float() => 0.0,
-            tersor_ir::DType::F16 => 2e-3,
-            tersor_ir::DType::BF16 => 2e-2,
+            DType::F16 => 2e-3,
+            DType::BF16 => 2e-2,
             _ => tolerance,
         };
         let size = want.to_f64().into_iter().filter(|x| x.is_finite()).fold(1.0, |m, x| f64::max(m, x.abs()));

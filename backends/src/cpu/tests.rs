@@ -45,7 +45,7 @@ fn movement() {
 #[test]
 fn reductions() {
     use OpKind::*;
-    for kind in [Reduce, ArgReduce, CumSum, Scatter] {
+    for kind in [Reduce, ArgReduce, CumSum, Scatter, ArgSort] {
         samples(kind, 200);
     }
 }
@@ -56,6 +56,28 @@ fn rows() {
     for kind in [Softmax, LayerNorm, RmsNorm, QuantDynamic] {
         samples(kind, 100);
     }
+}
+
+#[test]
+fn suppression() {
+    let text = "module @m {
+  const @size : f32[2] = [0.7, 1.3]
+  const @threshold : f32[] = [0.3]
+  const @least : f32[] = [-0.5]
+  func @main(%c: f32[B,N,2], %s: f32[B,C,N], %limit: i64[]) -> (%y: bool[B,C,N]) {
+    %end = add %c, @size : f32[B,N,2]
+    %boxes = concat %c, %end {axis=2} : f32[B,N,4]
+    %order = argsort %s {axis=2, descending} : i64[B,C,N]
+    %candidate = gt %s, @least : bool[B,C,N]
+    %most = abs %limit : i64[]
+    %y = nms %boxes, %order, %candidate, %most, @threshold : bool[B,C,N]
+    return %y
+  }
+}";
+    for n in [0, 1, 7, 40] {
+        module(text, &[("B", 2), ("C", 3), ("N", n)], 0.0);
+    }
+    samples(OpKind::Nms, 60);
 }
 
 #[test]

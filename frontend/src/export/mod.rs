@@ -357,12 +357,10 @@ impl<'m> Exporter<'m> {
         match a {
             Atom::Symbol(s) => {
                 let f = self.f;
-                let place = f
-                    .body()
-                    .params
-                    .iter()
+                let bound = f.binders().get(s).map(|&n| &f.nodes[n].results[0]);
+                let place = (f.body().params.iter().chain(bound))
                     .find_map(|&p| Some((p, f.values[p].ty.shape.iter().position(|d| d.as_symbol() == Some(s))?)));
-                let (p, i) = place.ok_or_else(|| unsupported(format!("no input has the extent {s}")))?;
+                let (p, i) = place.ok_or_else(|| unsupported(format!("nothing has the extent {s}")))?;
                 let input = self.name(p)?;
                 let i = i as i64;
                 Ok(self.temp("Shape", &[&input], &[("start", i.into()), ("end", (i + 1).into())]))

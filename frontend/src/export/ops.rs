@@ -103,6 +103,15 @@ impl Exporter<'_> {
                 let attrs = [("exclusive", flag(op.exclusive)), ("reverse", flag(op.reverse))];
                 self.last(n, "CumSum", &[x[0], &axis], &attrs)
             }
+            Op::ArgSort(op) => {
+                let extent = types[0].shape[op.axis as usize].clone();
+                let (k, axis) = (self.extents(&[extent])?, i64::from(op.axis));
+                let order = [self.fresh("topk"), self.name_result(node.results[0])];
+                let attrs = [("axis", axis.into()), ("largest", flag(op.descending)), ("sorted", 1.into())];
+                self.emit("TopK", &[x[0], &k], &order, &attrs);
+                Ok(())
+            }
+            Op::Nms(_) => Err(unsupported("ONNX has no operator that says which boxes are kept")),
             Op::Softmax(op) => {
                 let name = if op.log { "LogSoftmax" } else { "Softmax" };
                 self.last(n, name, &x, &[("axis", i64::from(op.axis).into())])
@@ -134,6 +143,11 @@ impl Exporter<'_> {
                 self.last(n, "Transpose", &x, &[("perm", perm.into())])
             }
             Op::Slice(op) => self.slice(n, op, x[0]),
+            Op::Prefix(op) => {
+                let (start, axis) = (self.numbers(&[0])?, self.numbers(&[op.axis.into()])?);
+                let end = self.reshaped(x[1], &[1.into()])?;
+                self.last(n, "Slice", &[x[0], &start, &end, &axis], &[])
+            }
             Op::Concat(op) => self.last(n, "Concat", &x, &[("axis", i64::from(op.axis).into())]),
             Op::Pad(op) => self.pad(n, op, x[0], types[0].dtype),
             Op::Gather(op) => {

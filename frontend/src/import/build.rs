@@ -5,7 +5,7 @@ use super::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::reduce::ReduceKind;
-use tersor_ir::ops::{Compare, Concat, Gather, Iota, MatMul, Reduce, Select, Slice};
+use tersor_ir::ops::{Compare, Concat, Gather, Iota, MatMul, Prefix, Reduce, Select, Slice};
 use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 /// One result.
@@ -44,6 +44,18 @@ impl NodeCx<'_, '_, '_> {
             return Ok(x);
         }
         self.op(Slice { axis: axis as u8, start, len, step: 1 }, &[x])
+    }
+    /// The first `count` elements of an axis: that scalar becomes an extent of its own, unless it is known.
+    pub fn prefix(&mut self, x: ValueId, axis: usize, count: ValueId) -> Result<ValueId> {
+        let cap = self.ty(x).shape[axis].clone();
+        if let Some(n) = self.constant_of(count).map(|t| t.get_i64(0)) {
+            if n < 0 || cap.as_const().is_some_and(|cap| n > cap) {
+                return Err(self.invalid(format!("the first {n} elements of {cap}")));
+            }
+            return self.part(x, axis, 0.into(), n.into());
+        }
+        let extent = self.importer.bound_symbol(&cap);
+        self.op(Prefix { axis: axis as u8, extent }, &[x, count])
     }
     /// Element `i` of an axis, which goes.
     pub fn element(&mut self, x: ValueId, axis: usize, i: Dim) -> Result<ValueId> {

@@ -85,9 +85,14 @@ pub(super) fn broadcast(shapes: &[&[Dim]]) -> Option<(Dim, Dim)> {
     })
 }
 
-/// A symbol and what it must be for the two extents to be equal.
+/// A symbol and what it must be for the two extents to be equal. Only the given `symbols` are of inputs, and can be anything; others are what the data decide.
 pub(super) fn solve(a: &Dim, b: &Dim, symbols: &[Arc<str>]) -> Option<(Arc<str>, Dim)> {
-    let lone = |s: &Dim, by: &Dim| s.as_symbol().filter(|s| !mentions(by, s)).map(|s| (s.clone(), by.clone()));
+    let mut open = true;
+    [a, b].iter().for_each(|d| d.symbols(&mut |s| open &= symbols.contains(s)));
+    if !open {
+        return None;
+    }
+    let lone = |s: &Dim, by: &Dim| s.as_symbol().filter(|s| !by.mentions(s)).map(|s| (s.clone(), by.clone()));
     // Of two symbols the one that came later goes.
     let later = |s: &Dim| s.as_symbol().and_then(|s| symbols.iter().position(|x| x == s));
     let (a, b) = if later(b) > later(a) { (b, a) } else { (a, b) };
@@ -106,12 +111,6 @@ pub(super) fn solve(a: &Dim, b: &Dim, symbols: &[Arc<str>]) -> Option<(Arc<str>,
         },
         _ => None,
     }
-}
-
-fn mentions(d: &Dim, symbol: &Arc<str>) -> bool {
-    let mut found = false;
-    d.symbols(&mut |s| found |= s == symbol);
-    found
 }
 
 /// Whether an extent is small enough to compute with.

@@ -201,6 +201,24 @@ impl Importer<'_> {
         Ok(Type::new(dtype, shape))
     }
 
+    /// A new symbol for an extent that the data decide, up to `cap`; it is named after the node.
+    pub(super) fn bound_symbol(&mut self, cap: &Dim) -> Dim {
+        let base = format!("{}.n", symbol_name(&self.b.name));
+        let mut name: Arc<str> = base.as_str().into();
+        for i in 2.. {
+            if !self.symbols.contains_key(&name) {
+                break;
+            }
+            name = format!("{base}{i}").into();
+        }
+        let hints = self.symbols.iter().map(|(s, i)| (s.clone(), i.hint)).collect();
+        let most = |d: Option<i64>| d.unwrap_or(SymbolInfo::default().max).max(0);
+        let max = most(cap.as_const());
+        let info = SymbolInfo { min: 0, max, hint: most(cap.eval(&hints)).min(max) };
+        self.symbols.insert(name.clone(), info);
+        Dim::symbol(name)
+    }
+
     /// The symbol of a name in the file; names that only differ in what symbols cannot contain get symbols of their own.
     fn param(&mut self, param: &str) -> Dim {
         let base = symbol_name(param);

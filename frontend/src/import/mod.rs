@@ -277,6 +277,8 @@ struct Importer<'a> {
     absent: HashMap<String, Loc>,
     /// What is not to be had; why not is among the errors.
     broken: HashSet<String>,
+    /// What was selected by the values that decide it, by how many of them and how many there is room for: extents of equal selections are equal.
+    selected: HashMap<(ValueId, Dim, Dim), ValueId>,
     inlined: Inlined,
     functions: Functions<'a>,
     /// The functions whose calls are being imported, from the outermost.
@@ -323,6 +325,7 @@ impl Importer<'_> {
             named: vec![],
             absent: HashMap::new(),
             broken: HashSet::new(),
+            selected: HashMap::new(),
             inlined: Inlined::default(),
             functions,
             calls: vec![],

@@ -212,6 +212,12 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         self.takes(i);
         self.inputs.get(i)?.as_ref()?.known.clone()
     }
+    /// Whether an extent is one that the data decide.
+    pub fn is_bound(&self, d: &Dim) -> bool {
+        let mut bound = false;
+        d.symbols(&mut |s| bound |= !self.importer.order.contains(s));
+        bound
+    }
     /// An input's integers that are extents, required to be known up to symbols.
     pub fn dims(&mut self, i: usize) -> Result<Vec<Dim>> {
         let items = self.integers(i)?;

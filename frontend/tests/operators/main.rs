@@ -21,6 +21,7 @@ mod quantized;
 mod recurrent;
 mod reduce;
 mod sampling;
+mod selection;
 mod sequences;
 mod signal;
 mod training;

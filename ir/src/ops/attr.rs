@@ -3,6 +3,7 @@
 use crate::dim::Dim;
 use crate::types::DType;
 use std::fmt;
+use std::sync::Arc;
 
 /// A value that an op's attribute can have: printed and parsed in `.tir`, compared and hashed by content.
 pub trait Attr: Sized {
@@ -10,6 +11,8 @@ pub trait Attr: Sized {
     fn print(&self) -> String;
     /// Reads what [`Attr::print`] wrote; the error says what was expected.
     fn parse(text: &str) -> Result<Self, String>;
+    /// Calls `f` with every symbol in it.
+    fn symbols(&self, _: &mut dyn FnMut(&Arc<str>)) {}
 }
 
 /// A float attribute, compared by its bits.
@@ -80,6 +83,9 @@ impl Attr for Dim {
     fn parse(text: &str) -> Result<Self, String> {
         crate::text::parse_dim(text)
     }
+    fn symbols(&self, f: &mut dyn FnMut(&Arc<str>)) {
+        Dim::symbols(self, f);
+    }
 }
 impl Attr for crate::types::Type {
     fn print(&self) -> String {
@@ -87,6 +93,9 @@ impl Attr for crate::types::Type {
     }
     fn parse(text: &str) -> Result<Self, String> {
         crate::text::parse_type(text)
+    }
+    fn symbols(&self, f: &mut dyn FnMut(&Arc<str>)) {
+        self.shape.iter().for_each(|d| d.symbols(f));
     }
 }
 impl Attr for String {
@@ -106,6 +115,9 @@ impl<T: Attr> Attr for Vec<T> {
         let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
         let inner = inner.ok_or_else(|| format!("a list in brackets, not `{text}`"))?;
         split_top(inner).into_iter().map(T::parse).collect()
+    }
+    fn symbols(&self, f: &mut dyn FnMut(&Arc<str>)) {
+        self.iter().for_each(|x| x.symbols(f));
     }
 }
 

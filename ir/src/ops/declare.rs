@@ -212,6 +212,11 @@ macro_rules! op {
                 })*
                 out
             }
+            /// Calls `f` with every symbol in the attributes.
+            pub(crate) fn symbols(&self, f: &mut dyn FnMut(&std::sync::Arc<str>)) {
+                let _ = &f;
+                $($crate::ops::attr::Attr::symbols(&self.$attr, f);)*
+            }
             /// From a mnemonic of this op and its attributes as text, which are taken out of `attrs`.
             pub(crate) fn from_attrs(mnemonic: &str, attrs: &mut Vec<(String, String)>) -> Result<$name, String> {
                 #[allow(unused)]
@@ -289,6 +294,10 @@ macro_rules! ops {
             /// Attributes as text, without those that have their default.
             pub fn print_attrs(&self) -> Vec<(&'static str, String)> {
                 match self { $(Op::$name(op) => op.print_attrs()),* }
+            }
+            /// Calls `f` with every symbol in the attributes.
+            pub fn symbols(&self, f: &mut dyn FnMut(&std::sync::Arc<str>)) {
+                match self { $(Op::$name(op) => op.symbols(f)),* }
             }
             /// Result types; checks number and classes of the operands first.
             pub fn infer(&self, t: &[&crate::types::Type]) -> crate::diag::Result<Vec<crate::types::Type>> {

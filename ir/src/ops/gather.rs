@@ -34,6 +34,9 @@ impl Meaning for Gather {
         let shape: Vec<usize> = [&x[0].shape()[..axis], x[1].shape(), &x[0].shape()[axis + 1..]].concat();
         let inner: usize = x[0].shape()[axis + 1..].iter().product();
         let outer: usize = x[0].shape()[..axis].iter().product();
+        if n == 0 && !x[1].is_empty() {
+            return Err(mismatch("T0357", format!("axis {axis} of {} has no elements", x[0].ty())));
+        }
         let mut at = vec![];
         for o in 0..outer {
             for i in x[1].to_i64() {

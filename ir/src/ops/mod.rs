@@ -8,6 +8,7 @@ mod declare;
 pub mod shape;
 
 pub mod activation;
+pub mod argsort;
 pub mod attention;
 pub mod binary;
 pub mod bitcast;
@@ -25,9 +26,11 @@ pub mod extent;
 pub mod gather;
 pub mod iota;
 pub mod matmul;
+pub mod nms;
 pub mod norm;
 pub mod pad;
 pub mod pool;
+pub mod prefix;
 pub mod quant;
 pub mod recurrence;
 pub mod reduce;
@@ -55,6 +58,7 @@ ops! {
     reduce::Reduce,
     reduce::ArgReduce,
     cumsum::CumSum,
+    argsort::ArgSort,
     softmax::Softmax,
     norm::LayerNorm,
     norm::RmsNorm,
@@ -64,10 +68,12 @@ ops! {
     attention::Attention,
     rope::Rope,
     recurrence::Recurrence,
+    nms::Nms,
     reshape::Reshape,
     reshape::Broadcast,
     transpose::Transpose,
     slice::Slice,
+    prefix::Prefix,
     concat::Concat,
     pad::Pad,
     gather::Gather,
@@ -87,6 +93,10 @@ impl Op {
     /// Whether it gives tensors from what is stored of them: a constant that it reads stays as it is.
     pub fn decodes(&self) -> bool {
         matches!(self, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_))
+    }
+    /// The symbol that it binds when it runs.
+    pub fn binds(&self) -> Option<&std::sync::Arc<str>> {
+        if let Op::Prefix(p) = self { p.extent.as_symbol() } else { None }
     }
 }
 

@@ -288,6 +288,9 @@ impl Parser<'_> {
                 return Ok(());
             }
         };
+        if let Some(symbol) = f.nodes[n].op.binds() {
+            m.symbol(symbol, SymbolInfo::default());
+        }
         let values = f.nodes[n].results.clone();
         let inferred: Vec<Type> = values.iter().map(|&v| f.values[v].ty.clone()).collect();
         if results.len() != values.len() {

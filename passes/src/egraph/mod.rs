@@ -132,7 +132,8 @@ impl Saturate {
     }
 }
 
-/// Cuts a body into runs of at most [`REGION`] nodes. A cut is made where the fewest values cross, in the second half of the run.
+/// Cuts a body into runs of at most [`REGION`] nodes. A cut is made where the fewest values cross, in the second half of the run. What binds a symbol is a run by
+/// itself, so that what has extents over the symbol stays behind it.
 fn regions(f: &Func) -> Vec<Range<usize>> {
     let nodes = &f.body().nodes;
     let position: HashMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, &n)| (n, i)).collect();
@@ -159,10 +160,15 @@ fn regions(f: &Func) -> Vec<Range<usize>> {
             Some(*sum)
         })
         .collect();
+    let binds = |i: &usize| f.nodes[nodes[*i]].op.binds().is_some();
     let (mut out, mut start) = (vec![], 0);
     while start < nodes.len() {
         let most = (start + REGION).min(nodes.len());
-        let end = if most == nodes.len() {
+        let end = if binds(&start) {
+            start + 1
+        } else if let Some(binder) = (start..most).find(binds) {
+            binder
+        } else if most == nodes.len() {
             most
         } else {
             (most - REGION / 2..=most).rev().min_by_key(|&i| crossing[i]).unwrap_or(most)

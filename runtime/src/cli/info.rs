@@ -53,7 +53,13 @@ pub fn info(args: &InfoArgs) -> Result<Outcome> {
     }
     for s in &m.symbols {
         let max = if s.max == Symbol::UNBOUNDED { String::new() } else { s.max.to_string() };
-        line("extent", format!("{} {}..{max}, typically {}", s.name, s.min, s.hint));
+        line(
+            "extent",
+            match s.cap {
+                Some(cap) => format!("{} 0..{}, decided by the data", s.name, describe_extent(m, cap)),
+                None => format!("{} {}..{max}, typically {}", s.name, s.min, s.hint),
+            },
+        );
     }
     let mut variants = Vec::new();
     for v in &m.variants {
@@ -80,7 +86,8 @@ pub fn info(args: &InfoArgs) -> Result<Outcome> {
         .iter()
         .map(|s| {
             let max = Some(s.max).filter(|&m| m != Symbol::UNBOUNDED);
-            json!({ "name": s.name, "min": s.min, "max": max, "hint": s.hint })
+            let cap = s.cap.map(|cap| describe_extent(m, cap));
+            json!({ "name": s.name, "min": s.min, "max": max, "hint": s.hint, "cap": cap })
         })
         .collect();
     let sections: Value = m.sections.iter().map(|s| json!({ "name": s.name, "bytes": s.length })).collect();

@@ -10,7 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::load::{LoadOptions, Model};
 use crate::pool::MAX_THREADS;
-use crate::program::evaluate;
+use crate::range::at_hints;
 use crate::tensor::Tensor;
 
 /// Which artifact to run, and how.
@@ -140,8 +140,7 @@ fn random(model: &Model, index: usize, spec: &str) -> Result<Tensor> {
         return Err(bad());
     }
     let m = model.manifest();
-    let hints: Vec<i64> = m.symbols.iter().map(|s| s.hint as i64).collect();
-    let extents = evaluate(&m.extents, &hints)?;
+    let extents = at_hints(&m.extents, &m.symbols)?;
     let shape: Vec<usize> = value.dims.iter().map(|&d| extents[d as usize].max(0) as usize).collect();
     let mut tensor = Tensor::zeros(value.dtype(), &shape)?;
     let mut state = seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

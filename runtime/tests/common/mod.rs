@@ -103,7 +103,7 @@ fn build(with_bias: bool) -> Vec<u8> {
         kernels: kernels.clone(),
         program: p.clone(),
     };
-    let symbol = |name: &str, max| Symbol { name: name.into(), min: 1, max, hint: 4 };
+    let symbol = |name: &str, max| Symbol { name: name.into(), min: 1, max, hint: 4, cap: None };
     let manifest = Manifest {
         tool: "test".into(),
         name: "test".into(),
@@ -154,7 +154,44 @@ pub fn sums(sums: &[(usize, usize)]) -> Vec<u8> {
     let manifest = Manifest {
         inputs: vec![value("a"), value("b")],
         outputs: vec![value("y")],
-        symbols: vec![Symbol { name: "N".into(), min: 0, max: Symbol::UNBOUNDED, hint: 8 }],
+        symbols: vec![Symbol { name: "N".into(), min: 0, max: Symbol::UNBOUNDED, hint: 8, cap: None }],
+        extents: x.into_entries(),
+        variants: vec![Variant { name: "x86-64".into(), code, kernels: kernels(), program: p, ..Variant::default() }],
+        ..Manifest::default()
+    };
+    writer.into_bytes(manifest).unwrap()
+}
+
+/// The first `count` sums of `a, b: f32[N]`, where `count` is an input: `y: f32[n]`, and `twice: f32[n]`, which adds `a` to them.
+pub fn counted() -> Vec<u8> {
+    let mut writer = ArtifactWriter::in_memory();
+    let code = writer.section("code", &code()).unwrap();
+    let mut x = Extents::new();
+    let n = x.symbol(0);
+    let counted = x.symbol(1);
+    let (all, some, eight) = (x.product(&[n], 4), x.product(&[counted], 4), x.constant(8));
+    let mut p = Program::default();
+    let [a, b] = [0, 1].map(|i| p.buffer(Place::Input(i), all));
+    let count = p.buffer(Place::Input(2), eight);
+    let sum = p.buffer(Place::Arena(()), some);
+    let y = p.buffer(Place::Output(0), some);
+    let twice = p.buffer(Place::Output(1), some);
+    let add = |name: &str, a, b, to| {
+        let args = vec![Arg::read(a), Arg::read(b), Arg::write(to)];
+        Step::call(name, Call { kernel: 0, args, grid: counted, ..Call::default() })
+    };
+    p.steps = vec![
+        Step::bind("/count", 1, count),
+        add("/add", a, b, sum),
+        add("/twice", sum, a, twice),
+        Step::copy("/out", sum, y, some),
+    ];
+    let value = |name: &str, d| Value::new(name, DType::F32, vec![d]);
+    let symbol = |name: &str, cap| Symbol { name: name.into(), min: 0, max: Symbol::UNBOUNDED, hint: 8, cap };
+    let manifest = Manifest {
+        inputs: vec![value("a", n), value("b", n), Value::new("count", DType::I64, vec![])],
+        outputs: vec![value("y", counted), value("twice", counted)],
+        symbols: vec![symbol("N", None), symbol("n", Some(n))],
         extents: x.into_entries(),
         variants: vec![Variant { name: "x86-64".into(), code, kernels: kernels(), program: p, ..Variant::default() }],
         ..Manifest::default()

@@ -18,6 +18,7 @@ pub fn is_movement(op: &Op) -> bool {
             | Op::Broadcast(_)
             | Op::Transpose(_)
             | Op::Slice(_)
+            | Op::Prefix(_)
             | Op::Concat(_)
             | Op::Pad(_)
             | Op::Gather(_)
@@ -52,6 +53,10 @@ impl Emit<'_, '_> {
                     let c = c.times(b, s.step);
                     c.plus(b, start)
                 });
+                self.value(x, &pos)
+            }
+            (Op::Prefix(p), Some(x)) => {
+                let pos = self.along(pos, &shape, p.axis.into(), |_, c| c);
                 self.value(x, &pos)
             }
             (Op::Concat(c), _) => self.concat(c, &node.operands, &shape, pos),
@@ -172,8 +177,8 @@ impl Emit<'_, '_> {
         let (negative, turned) = (k.lt(i, zero), k.add(i, n));
         let i = k.select(negative, turned, i);
         let last = k.sub(n, one);
-        let i = k.max(i, zero);
         let i = k.min(i, last);
+        let i = k.max(i, zero);
         let at = if i.lanes() == self.lanes && self.lanes > 1 { Coord::Lanes(i) } else { Coord::One(i) };
         spans.push(Span { axes: 1, at });
         spans.extend(after);

@@ -5,11 +5,10 @@ use crate::import::Meaning;
 use crate::import::build::{done, product};
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
-use tersor_ir::ops::Scatter;
-use tersor_ir::ops::binary::BinaryKind::{Add, And, Max, Min, Mod, Mul, Or, Sub};
-use tersor_ir::ops::compare::CompareKind::{Eq, Gt, Lt};
-use tersor_ir::ops::reduce::ReduceKind;
+use tersor_ir::ops::binary::BinaryKind::{Add, Max, Min, Mod, Mul, Sub};
+use tersor_ir::ops::compare::CompareKind::{Eq, Lt};
 use tersor_ir::ops::scatter::ScatterKind;
+use tersor_ir::ops::{ArgSort, Scatter};
 use tersor_ir::{DType, Dim, ValueId};
 
 /// A number of elements by which positions are stepped.
@@ -197,73 +196,34 @@ fn tensor_scatter(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     done(cx.select(hit, new, cache)?)
 }
 
-/// Largest number of comparisons by which elements are ranked.
-const RANKED: i64 = 1 << 24;
-
-/// An element's rank is how many come before it; the result takes them in the order of ranks.
+/// The first of all elements along an axis, in their order.
 fn top_k(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let t = cx.ty(x);
     let axis = cx.axis(cx.int("axis", -1), t.rank())?;
-    let k = match cx.opset {
-        ..10 => vec![cx.int("k", 0)],
-        _ => cx.numbers(1)?,
-    };
-    let [k] = k[..] else { return Err(cx.invalid("k must be one number")) };
-    let n = cx.fixed(&t.shape[axis], "the largest elements along an axis")? as i64;
-    if k < 0 || k > n {
-        return Err(cx.invalid(format!("the {k} largest of {n}")));
-    }
     cx.int("sorted", 1);
-    let largest = cx.int("largest", 1) == 1;
-    if t.elements().as_const().is_some_and(|all| all.saturating_mul(n) > RANKED) || n > 4096 {
-        return Err(cx.unsupported(format!("the largest of {n} elements")));
-    }
-    // […, candidate, other]
-    let mut perm: Vec<u8> = (0..t.rank() as u8).filter(|&a| a as usize != axis).collect();
-    perm.push(axis as u8);
-    let rows = cx.transpose(x, perm.clone())?;
-    let rank = t.rank();
-    let (one, other) = (cx.insert_axis(rows, rank)?, cx.insert_axis(rows, rank - 1)?);
-    let before = cx.compare(if largest { Gt } else { Lt }, other, one)?;
-    let equal = cx.compare(Eq, other, one)?;
-    let (i, j) = (
-        cx.positions(&t.shape[axis], rank - 1, rank + 1, DType::I64)?,
-        cx.positions(&t.shape[axis], rank, rank + 1, DType::I64)?,
-    );
-    let earlier = cx.compare(Lt, j, i)?;
-    let tie = cx.binary(And, equal, earlier)?;
-    let before = cx.binary(Or, before, tie)?;
-    let before = cx.cast(before, DType::I64)?;
-    // [candidates, 1], and for each place in the result the candidate of that rank.
-    let ranks = cx.reduce(ReduceKind::Sum, before, &[rank], true)?;
-    let places = cx.positions(&k.into(), rank, rank + 1, DType::I64)?;
-    let hit = cx.compare(Eq, ranks, places)?;
-    let none = cx.scalar_like(i, 0.0);
-    let at = cx.select(hit, i, none)?;
-    let at = cx.reduce(ReduceKind::Sum, at, &[rank - 1], false)?;
-    let mut back = vec![0; rank];
-    perm.iter().enumerate().for_each(|(i, &p)| back[p as usize] = i as u8);
-    let at = cx.transpose(at, back)?;
-    Ok(vec![value(elements(cx, x, at, axis)?), value(at)])
-}
-
-/// Elements where a constant condition holds.
-fn compress(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let mut x = cx.input(0)?;
-    let cond = cx.constant(1)?.ok_or_else(|| cx.undecided(1, "a condition that is not constant"))?;
-    let axis = match cx.has("axis") {
-        true => cx.axis(cx.int("axis", 0), cx.ty(x).rank())?,
-        false => {
-            let n = cx.ty(x).elements();
-            x = cx.reshape(x, vec![n])?;
-            0
+    let descending = cx.int("largest", 1) == 1;
+    let order = cx.op(ArgSort { axis: axis as u8, descending }, &[x])?;
+    let known = match cx.opset {
+        ..10 => Some(vec![cx.int("k", 0)]),
+        _ => cx.known(1).and_then(|k| k.numbers()),
+    };
+    let at = match known.as_deref() {
+        Some([k]) => {
+            if *k < 0 || t.shape[axis].as_const().is_some_and(|n| *k > n) {
+                return Err(cx.invalid(format!("the {k} largest of {}", t.shape[axis])));
+            }
+            cx.part(order, axis, 0.into(), (*k).into())?
+        }
+        Some(_) => return Err(cx.invalid("k must be one number")),
+        None => {
+            let k = cx.input(1)?;
+            let k = cx.cast(k, DType::I64)?;
+            let k = cx.reshape(k, vec![])?;
+            cx.prefix(order, axis, k)?
         }
     };
-    let n = cx.fixed(&cx.ty(x).shape[axis], "elements by a condition")?;
-    let at: Vec<i64> = (0..cond.len().min(n)).filter(|&i| cond.get_i64(i) != 0).map(|i| i as i64).collect();
-    let at = cx.emit_constant(&tersor_ir::Tensor::from_i64(DType::I64, [at.len()], &at));
-    done(cx.op(tersor_ir::ops::Gather { axis: axis as u8 }, &[x, at])?)
+    Ok(vec![value(elements(cx, x, at, axis)?), value(at)])
 }
 
 pub(super) const OPS: Topic = &[
@@ -275,5 +235,4 @@ pub(super) const OPS: Topic = &[
     ("ReverseSequence", reverse_sequence),
     ("TensorScatter", tensor_scatter),
     ("TopK", top_k),
-    ("Compress", compress),
 ];

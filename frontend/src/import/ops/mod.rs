@@ -23,6 +23,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod sampling;
+mod selection;
 mod sequences;
 mod signal;
 mod training;
@@ -67,6 +68,7 @@ const TOPICS: &[Topic] = &[
     reduce::OPS,
     resize::OPS,
     sampling::OPS,
+    selection::OPS,
     sequences::OPS,
     signal::OPS,
     training::OPS,

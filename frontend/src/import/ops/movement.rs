@@ -126,6 +126,10 @@ fn slice_axis(cx: &mut NodeCx, x: ValueId, axis: usize, start: &Dim, end: &Dim, 
         if let Some(n) = extent.as_const() {
             return Some((if c < 0 { c.saturating_add(n) } else { c }).clamp(low, high.as_const()?).into());
         }
+        // An extent that the data decide may end before any number.
+        if cx.is_bound(&extent) {
+            return Some(if c < 0 { (extent.clone() + c.into()).max(low.into()) } else { high.min(c.into()) });
+        }
         // With an open extent, large numbers mean the end, and small ones are taken to lie inside.
         match c {
             c if c >= 1 << 24 => Some(high),
@@ -144,7 +148,7 @@ fn slice_axis(cx: &mut NodeCx, x: ValueId, axis: usize, start: &Dim, end: &Dim, 
         let (s, e) = s.zip(e).ok_or_else(|| cx.unsupported("positions"))?;
         (s.clone(), (s - e).ceil_div(-step))
     };
-    let len = if len.as_const().is_some_and(|n| n < 0) { Dim::from(0) } else { len };
+    let len = if len.as_const().is_some_and(|n| n < 0) || cx.is_bound(&len) { len.max(0.into()) } else { len };
     let start = if len == Dim::Const(0) { Dim::from(0) } else { start };
     if start == Dim::Const(0) && len == extent && step == 1 {
         return Ok(x);
@@ -155,6 +159,9 @@ fn slice_axis(cx: &mut NodeCx, x: ValueId, axis: usize, start: &Dim, end: &Dim, 
 fn slice(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let mut x = cx.input(0)?;
     let rank = cx.ty(x).rank();
+    if cx.opset >= 10 && (cx.known(1).is_none() || cx.known(2).is_none()) {
+        return computed_slices(cx, x);
+    }
     let (starts, ends, axes, steps) = if cx.opset >= 10 {
         (cx.integers(1)?, cx.integers(2)?, cx.optional_numbers(3)?, cx.optional_numbers(4)?)
     } else {
@@ -169,6 +176,27 @@ fn slice(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     for i in 0..starts.len() {
         let axis = cx.axis(axes[i], rank)?;
         x = slice_axis(cx, x, axis, &starts[i], &ends[i], steps[i])?;
+    }
+    done(x)
+}
+
+/// Slices by positions that are computed.
+fn computed_slices(cx: &mut NodeCx, mut x: ValueId) -> Result<Vec<Meaning>> {
+    let (rank, starts, ends) = (cx.ty(x).rank(), cx.input(1)?, cx.input(2)?);
+    let n = cx.ty(starts).elements();
+    if cx.ty(ends).elements() != n || n.as_const().is_none_or(|n| n > rank as i64) {
+        return Err(cx.undecided(1, format!("positions {} and {}", cx.ty(starts), cx.ty(ends))));
+    }
+    let (axes, steps) = (cx.optional_numbers(3)?, cx.optional_numbers(4)?);
+    let axes = axes.unwrap_or_else(|| (0..n.as_const().unwrap_or(0)).collect());
+    let steps = steps.unwrap_or_else(|| vec![1; axes.len()]);
+    if n != Dim::from(axes.len()) || steps.len() != axes.len() || steps.contains(&0) {
+        return Err(cx.invalid("starts, ends, axes and steps differ in number, or a step is 0"));
+    }
+    for (i, (&axis, &step)) in axes.iter().zip(&steps).enumerate() {
+        let axis = cx.axis(axis, rank)?;
+        let (start, end) = (cx.element(starts, 0, i.into())?, cx.element(ends, 0, i.into())?);
+        x = super::selection::computed_slice(cx, x, axis, start, end, step)?;
     }
     done(x)
 }
