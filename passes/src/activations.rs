@@ -67,7 +67,7 @@ impl Activations {
 
 impl Propose for Activations {
     fn sites(&self, m: &Module, cx: &mut PassCx) -> Result<Vec<Site>> {
-        if self.group % 4 != 0 {
+        if !self.group.is_multiple_of(4) {
             let message = format!("activations: group={} is not a multiple of 4", self.group);
             return Err(Diagnostic::error("S0123", message).failure(Failure::Usage));
         }
