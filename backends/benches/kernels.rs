@@ -82,6 +82,8 @@ enum Stored {
     Elements,
     /// Integer codes of a type, so many of which share a scale along K.
     Codes(DType, u32),
+    /// The same, for rows of codes of 8 bits in the same groups.
+    BothCodes(DType, u32),
     /// A part of its elements, in percent, in runs of so many along K.
     Part(i64, usize),
 }
@@ -91,10 +93,24 @@ fn bench(name: String, op: Op, types: [Type; 2], isa: Isa) -> Bench {
 }
 
 fn stored(name: String, op: Op, types: [Type; 2], how: Stored, isa: Isa) -> Bench {
-    let codes = if let Stored::Codes(d, group) = how { Some((d, group)) } else { None };
+    let codes = match how {
+        Stored::Codes(d, group) | Stored::BothCodes(d, group) => Some((d, group)),
+        _ => None,
+    };
     let (mut m, mut f, mut g) = (Module::new("m"), Func::new("main"), Gen::new(1));
     let body = f.body_id();
-    let x = f.add_param(body, "x", types[0].clone());
+    let x = match how {
+        Stored::BothCodes(..) => types[0].with_dtype(DType::I8),
+        _ => types[0].clone(),
+    };
+    let mut x = f.add_param(body, "x", x);
+    let row_scales = if let Stored::BothCodes(_, group) = how {
+        let mut ty = types[0].clone();
+        ty.shape[1] = ty.shape[1].clone().ceil_div(group.into());
+        Some(f.add_param(body, "s", ty))
+    } else {
+        None
+    };
     let weights = g.tensor(&codes.map_or(types[1].clone(), |(d, _)| types[1].with_dtype(d)));
     let scales = codes.map(|(_, group)| {
         let mut ty = types[1].clone();
@@ -119,10 +135,17 @@ fn stored(name: String, op: Op, types: [Type; 2], how: Stored, isa: Isa) -> Benc
         let (values, mask) = (b.constant("v", &values), b.constant("m", &mask));
         w = b.op(DecodeSparse { shape: types[1].shape.to_vec(), run: run as u32 }, &[values, mask]).unwrap();
     }
+    let mut inputs = vec![x, w];
+    if let (Some(s), Some((_, group))) = (row_scales, codes) {
+        x = b.op(DecodeAffine { axis: 1, group }, &[x, s]).unwrap();
+        inputs.push(s);
+    }
     let y = b.op(op, &[x, w]).unwrap();
     f.body_mut().results = vec![y];
-    let Def::Node(anchor, _) = f.values[y].def else { unreachable!("a node's result") };
-    let group = Group { anchor: Some(anchor), nodes: vec![anchor], inputs: vec![x, w], outputs: vec![y] };
+    let maker = |v| if let Def::Node(n, _) = f.values[v].def { Some(n) } else { None };
+    let anchor = maker(y).expect("a node's result");
+    let nodes = maker(x).into_iter().chain([anchor]).collect();
+    let group = Group { anchor: Some(anchor), nodes, inputs, outputs: vec![y] };
     let views = HashMap::new();
     let cx = GroupCx::new(&m, &f, &group, isa, &views);
     let launch = cpu::build(&cx).unwrap_or_else(|d| panic!("{d}"));
@@ -132,7 +155,7 @@ fn stored(name: String, op: Op, types: [Type; 2], how: Stored, isa: Isa) -> Benc
     for arg in &args {
         let buffer = match arg {
             Operand::Packed { data, .. } => Buffer::from_slice(data.bytes()),
-            Operand::Read(_) => Buffer::from_slice(g.tensor(&types[0]).bytes()),
+            Operand::Read(v) => Buffer::from_slice(g.tensor(&f.values[*v].ty).bytes()),
             Operand::Write(v) => {
                 let ty = &f.values[*v].ty;
                 let n = ty.static_shape().expect("static").iter().product::<usize>();
@@ -180,7 +203,9 @@ fn main() {
             (1, 4096, 4096),
             (4, 2048, 2048),
         ] {
-            list.push(product(m, n, k, types, isa));
+            if format!("gemm {} {} {m}x{n}x{k}", types.0, types.1).contains(&filter) {
+                list.push(product(m, n, k, types, isa));
+            }
         }
     }
     for (d, group) in [
@@ -196,7 +221,21 @@ fn main() {
             let op = MatMul { trans_a: false, trans_b: false, wide: false };
             let types = [Type::new(DType::F32, [m, k]), Type::new(DType::F32, [k, n])];
             let how = Stored::Codes(d, group);
-            list.push(stored(format!("gemm f32 {d}g{group} {m}x{n}x{k}"), op.into(), types, how, isa));
+            let name = format!("gemm f32 {d}g{group} {m}x{n}x{k}");
+            if name.contains(&filter) {
+                list.push(stored(name, op.into(), types, how, isa));
+            }
+        }
+    }
+    for (d, group) in [(DType::I4, 32), (DType::I4, 64), (DType::I4, 128), (DType::U3, 64), (DType::I8, 64)] {
+        for m in [1, 4, 16, 32, 128, 512] {
+            let (n, k) = (4096, 4096);
+            let op = MatMul { trans_a: false, trans_b: false, wide: false };
+            let types = [Type::new(DType::F32, [m, k]), Type::new(DType::F32, [k, n])];
+            let name = format!("gemm i8g{group} {d}g{group} {m}x{n}x{k}");
+            if name.contains(&filter) {
+                list.push(stored(name, op.into(), types, Stored::BothCodes(d, group), isa));
+            }
         }
     }
     // Whether a part pays: beside it, the same product with all elements.
@@ -225,6 +264,7 @@ fn main() {
     for b in &mut list {
         let rates: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (peak.rate(), b.rate())).collect();
         let best = rates.iter().fold((0.0, 0.0), |best, r| (f64::max(best.0, r.0), f64::max(best.1, r.1)));
-        println!("{:45} {:8.1} of {:6.1}: {:6.1} %", b.name, best.1, best.0, 100.0 * best.1 / best.0);
+        let time = b.operations / best.1 / 1e6;
+        println!("{:45} {:8.1} of {:6.1}: {:6.1} %, {time:.3} ms", b.name, best.1, best.0, 100.0 * best.1 / best.0);
     }
 }

@@ -58,11 +58,10 @@ pub fn role(op: &Op) -> Role {
 pub fn fuse(f: &Func) -> Fusion {
     let bytes = |v: &Value| v.ty.static_elements().and_then(|n| v.ty.dtype.bytes(n)).unwrap_or_default();
     let weights = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_))).map(|(v, x)| (v, bytes(x))).collect();
-    let (groups, group_of, views, taken) = (vec![], HashMap::new(), HashMap::new(), HashSet::new());
-    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, weights, binds: vec![] };
-    for &n in &f.body().nodes {
-        fusion.node(n);
-    }
+    let (groups, group_of, views, taken, coded, binds) = Default::default();
+    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, coded, weights, binds };
+    f.body().nodes.iter().for_each(|&n| fusion.weigh(n));
+    f.body().nodes.iter().for_each(|&n| fusion.node(n));
     fusion.finish()
 }
 
@@ -123,6 +122,8 @@ struct Fuser<'a> {
     views: HashMap<ValueId, View>,
     /// Views that an attention group writes itself.
     taken: HashSet<NodeId>,
+    /// Decodings of rows that products make themselves, each of them again.
+    coded: HashSet<NodeId>,
     /// Values that are computed before a run, from constants alone, and the bytes of the largest of these.
     weights: HashMap<ValueId, usize>,
     /// Nodes that bind a symbol, with the number of groups before, those that were taken into others among them.
@@ -151,7 +152,8 @@ impl Fuser<'_> {
         }
     }
 
-    fn node(&mut self, n: NodeId) {
+    /// Notes the results of a node that works on constants alone.
+    fn weigh(&mut self, n: NodeId) {
         let operands = &self.f.nodes[n].operands;
         let results = self.f.nodes[n].results.clone();
         let largest = operands.iter().map(|v| self.weights.get(v)).reduce(|a, b| Some(a?.max(b?))).flatten();
@@ -159,6 +161,12 @@ impl Fuser<'_> {
             && results.iter().all(|&v| interp::computes(&self.f.values[v].ty, largest))
         {
             self.weights.extend(results.into_iter().map(|v| (v, largest)));
+        }
+    }
+
+    fn node(&mut self, n: NodeId) {
+        let computed = self.f.nodes[n].results.first().is_some_and(|v| self.weights.contains_key(v));
+        if computed {
             return;
         }
         if self.op(n).binds().is_some() {
@@ -167,17 +175,46 @@ impl Fuser<'_> {
         if self.taken.contains(&n) || self.as_view(n) {
             return;
         }
+        if self.only_multiplied(n) {
+            self.coded.insert(n);
+            return;
+        }
         match role(self.op(n)) {
             Role::Elementwise => self.join(n),
             Role::Row => self.row(n),
             Role::Anchor => {
-                let g = self.start(Some(n), vec![n]);
+                let left = self.f.nodes[n].operands.first().map(|&v| &self.f.values[v].def);
+                let decode = left.and_then(|d| if let Def::Node(d, _) = d { Some(*d) } else { None });
+                let nodes = decode.filter(|d| self.coded.contains(d)).into_iter().chain([n]).collect();
+                let g = self.start(Some(n), nodes);
                 self.attention_output(n, g);
             }
             Role::Move => {
                 self.start(None, vec![n]);
             }
         }
+    }
+
+    /// Whether a node decodes rows of codes, a scale for each group of neighbours, that only products by constant matrices read: they all take the codes.
+    fn only_multiplied(&self, n: NodeId) -> bool {
+        let node = &self.f.nodes[n];
+        let (Op::DecodeAffine(d), [codes, scale]) = (&node.op, &node.operands[..]) else { return false };
+        let y = node.results[0];
+        let ty = |v: ValueId| &self.f.values[v].ty;
+        let rows = d.group > 0 && usize::from(d.axis) + 1 == ty(y).rank() && ty(y).rank() > 1;
+        let types = ty(*codes).dtype == DType::I8 && ty(*scale).dtype == DType::F32;
+        let whole = ty(y).shape.last().and_then(Dim::as_const).is_some_and(|k| k % i64::from(d.group) == 0);
+        let product = |r: &NodeId| {
+            let (op, operands) = (&self.f.nodes[*r].op, &self.f.nodes[*r].operands);
+            let Op::MatMul(op) = op else { return false };
+            let matrix = |w: ValueId| {
+                let shape = &ty(w).shape;
+                self.weights.contains_key(&w) && shape[..shape.len() - 2].iter().all(|d| *d == Dim::Const(1))
+            };
+            operands[0] == y && operands[1] != y && !op.trans_a && matrix(operands[1])
+        };
+        let readers = &self.uses[y.index()];
+        rows && types && whole && !readers.is_empty() && !self.returned(y) && readers.iter().all(product)
     }
 
     fn start(&mut self, anchor: Option<NodeId>, nodes: Vec<NodeId>) -> usize {
@@ -373,7 +410,7 @@ impl Fuser<'_> {
                         g.inputs.push(v);
                     }
                 }
-                for &v in &f.nodes[n].results {
+                for &v in f.nodes[n].results.iter().filter(|_| !self.coded.contains(&n)) {
                     // A reader that is a view, or in another group, needs the value in memory.
                     let read = uses[v.index()].iter().any(|r| !inside.contains(r));
                     if read || self.returned(v) {

@@ -10,7 +10,7 @@ use tersor_ir::diag::Failure;
 use tersor_ir::ops::choice::Choice;
 use tersor_ir::plan::{Plan, resolve_only};
 use tersor_ir::target::Target;
-use tersor_ir::{Def, Diagnostic, Func, FuncId, Module, NodeId, Op, Result, Type, ValueId};
+use tersor_ir::{Def, Diagnostic, Func, FuncId, Module, NodeId, Op, Result, ValueId};
 
 /// The name of the exact op among alternatives.
 pub const EXACT: &str = "exact";
@@ -377,12 +377,7 @@ pub fn costs_of(m: &Module, func: FuncId, nodes: &[NodeId], target: &dyn Target)
     // Elementwise work around a product is its kernel's prologue and epilogue: it costs next to nothing.
     let heavy = |n: &&NodeId| matches!(f.nodes[**n].op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_));
     let hints = m.hints();
-    let one = |&n: &NodeId| {
-        let node = &f.nodes[n];
-        let ins: Vec<&Type> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
-        let outs: Vec<Type> = node.results.iter().map(|&v| f.values[v].ty.clone()).collect();
-        target.seconds(&node.op, &ins, &outs, &hints)
-    };
+    let one = |&n: &NodeId| target.node(&m.consts, f, n, &hints);
     (bytes, nodes.iter().filter(heavy).map(one).sum())
 }
 

@@ -128,7 +128,15 @@ fn expected_errors(d: &Directives, errors: &[Diagnostic]) -> Result<String, Stri
 
 /// A machine for tests: 1 ns for a thousand multiply-adds, half of that for each halving of the operands.
 pub fn test_target() -> Roofline {
-    Roofline { name: "test".into(), madds: [1e12, 2e12, 4e12], elementwise: 1e11, bandwidth: 1e11, launch: 1e-7 }
+    Roofline {
+        name: "test".into(),
+        madds: [1e12, 2e12, 4e12],
+        elementwise: 1e11,
+        decodes: 1e12,
+        sums: 1e11,
+        bandwidth: 1e11,
+        launch: 1e-7,
+    }
 }
 
 /// Runs a pipeline on [`test_target`], with statistics from seeded inputs where a pass needs some.

@@ -30,6 +30,7 @@ pub mod statistics;
 pub mod suggest;
 pub mod weights;
 
+pub mod activations;
 pub mod awq;
 pub mod codebook;
 pub mod compensate;
@@ -69,6 +70,7 @@ pub const PASSES: &[&PassSpec] = &[
     &power::Power::SPEC,
     &sparsify::Sparsify::SPEC,
     &precision::Precision::SPEC,
+    &activations::Activations::SPEC,
     &lowrank::LowRank::SPEC,
     &embedding::Embedding::SPEC,
     &compensate::Compensate::SPEC,

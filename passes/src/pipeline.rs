@@ -20,6 +20,7 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("int8-dynamic", include_str!("../presets/int8-dynamic.toml")),
     ("w8", include_str!("../presets/w8.toml")),
     ("int4", include_str!("../presets/int4.toml")),
+    ("int4-int8", include_str!("../presets/int4-int8.toml")),
     ("tiny", include_str!("../presets/tiny.toml")),
     ("sparse24-int8", include_str!("../presets/sparse24-int8.toml")),
 ];

@@ -196,7 +196,7 @@ impl Propose for Quantize {
                 let s = b.constant(&format!("{name}.s"), &Tensor::from_f32([codes.scales.len()], &codes.scales));
                 let x_name = b.func.values[x].name.clone();
                 b.name = format!("{x_name}.q");
-                let rows = b.ops(QuantDynamic {}, &[x])?;
+                let rows = b.ops(QuantDynamic { group: 0 }, &[x])?;
                 b.func.rename(rows[1], &format!("{x_name}.s"));
                 let y = product(b, &base, op, [rows[0], q], s)?;
                 ("int8-dynamic".into(), b.op(Binary { kind: BinaryKind::Mul }, &[y, rows[1]])?)

@@ -151,7 +151,7 @@ fn cost(m: &Module, machine: &Machine) -> Cost {
             let value = |d: Dim| d.eval(&hints).unwrap_or(0) as f64;
             let product = matches!(node.op.mnemonic(), "matmul" | "conv2d" | "conv" | "attention");
             out.madds += if product { value(node.op.work(&ins, &outs).madds) } else { 0.0 };
-            out.seconds += machine.seconds(&node.op, &ins, &outs, &hints);
+            out.seconds += machine.node(&m.consts, f, n, &hints);
         }
     }
     out

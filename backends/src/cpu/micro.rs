@@ -4,6 +4,7 @@
 //! storage types and instruction set; each says in which form it wants its rows. Sums run over K in one order, whatever the tile.
 
 use super::encoded::Format;
+use super::encoded::codes::{Codes, Operands};
 use super::encoded::decode::{Decoder, Rows};
 use super::pack::{Layout, Matrix};
 use crate::emit::{Dot, Intrinsic, KernelBuilder, Scalar, Ty, Val};
@@ -31,6 +32,10 @@ pub enum Scheme {
     TileHalf,
     /// Codes of a format, decoded to `f32`; whether vectors have 512 bits.
     Encoded(Format, bool),
+    /// Codes times codes.
+    Codes(Codes),
+    /// The same with weights that are bytes already, in tiles.
+    ReadyCodes(Codes),
 }
 
 impl Scheme {
@@ -55,6 +60,7 @@ impl Scheme {
         match self {
             Scheme::Plain(s) => s,
             Scheme::Half(_) | Scheme::TileHalf | Scheme::Encoded(..) => Scalar::F32,
+            Scheme::Codes(_) | Scheme::ReadyCodes(_) => Scalar::F32,
             _ => Scalar::I32,
         }
     }
@@ -65,6 +71,7 @@ impl Scheme {
             Scheme::Half(_) | Scheme::Encoded(..) => Scalar::F32,
             Scheme::Pairs | Scheme::ReadyPairs => Scalar::I16,
             Scheme::Quads | Scheme::ShortQuads | Scheme::TileBytes(_) => Scalar::I8,
+            Scheme::Codes(_) | Scheme::ReadyCodes(_) => Scalar::I8,
             Scheme::TileHalf => Scalar::BF16,
         }
     }
@@ -76,6 +83,7 @@ impl Scheme {
             Scheme::Pairs | Scheme::Quads | Scheme::ShortQuads => 4,
             Scheme::TileBytes(_) => 64,
             Scheme::TileHalf => 32,
+            Scheme::Codes(c) | Scheme::ReadyCodes(c) => c.segment,
         }
     }
     /// What multiplies weights that [`prepare`] has widened for several tiles of rows, where that pays.
@@ -83,8 +91,20 @@ impl Scheme {
         match self {
             Scheme::Half(_) | Scheme::Encoded(..) => Some(Scheme::Plain(Scalar::F32)),
             Scheme::Pairs => Some(Scheme::ReadyPairs),
+            Scheme::Codes(c) if c.tiles => Some(Scheme::ReadyCodes(c)),
             _ => None,
         }
+    }
+    /// How codes meet codes, where they do.
+    pub fn coded(self) -> Option<Codes> {
+        match self {
+            Scheme::Codes(c) | Scheme::ReadyCodes(c) => Some(c),
+            _ => None,
+        }
+    }
+    /// Up to how many rows weights that [`Scheme::ready`] names are not worth their preparation, where any number of more rows is.
+    pub fn few(self) -> Option<i64> {
+        matches!(self, Scheme::Codes(c) if c.tiles).then_some(4)
     }
     /// K may be cut at multiples of this.
     pub fn cut(self) -> i64 {
@@ -97,6 +117,8 @@ impl Scheme {
     pub fn cut_bytes(self) -> i64 {
         match self {
             Scheme::Encoded(format, _) => format.chunk_bytes(),
+            Scheme::Codes(c) => c.segment_bytes(),
+            Scheme::ReadyCodes(c) => c.ready_bytes(),
             _ => self.unit() * self.weight_bytes() * i64::from(LANES),
         }
     }
@@ -117,6 +139,7 @@ impl Scheme {
         let few = panels.is_some_and(|p| p == 1);
         match self {
             _ if self.tiles() => (32, if few { 1 } else { 2 }),
+            Scheme::Codes(c) | Scheme::ReadyCodes(c) => (if c.tiles { 32 } else { 6 }, if few { 1 } else { 2 }),
             Scheme::Plain(s) if s.bytes() == 8 => (2, 1),
             // Products wait in a register before they are added.
             Scheme::Pairs | Scheme::ReadyPairs | Scheme::ShortQuads => (5, 1),
@@ -165,6 +188,8 @@ pub struct Tile<'a> {
     pub ahead: Option<i64>,
     /// The table of encoded weights.
     pub lookup: Option<Val>,
+    /// What stands beside the first row, where rows are codes.
+    pub params: Option<Val>,
 }
 
 const LANES: u32 = 16;
@@ -174,6 +199,9 @@ impl Tile<'_> {
     pub fn run(&self, k: &mut KernelBuilder, to: Val, pitch: Val, add: bool) {
         if self.scheme.tiles() {
             return self.tile_registers(k, to, pitch, add);
+        }
+        if let (Scheme::ReadyCodes(c), Some(o)) = (self.scheme, self.coded()) {
+            return c.tile_sums(k, &o, (to, pitch), add);
         }
         let sums = self.sums(k);
         for (i, v) in sums.into_iter().enumerate() {
@@ -192,8 +220,17 @@ impl Tile<'_> {
         }
     }
 
+    /// The operands of a product of codes.
+    fn coded(&self) -> Option<Operands<'_>> {
+        let Tile { row, pitch, rows, panels, depth, ahead, .. } = *self;
+        self.params.map(|params| Operands { row, params, pitch, rows, panels, depth, ahead })
+    }
+
     /// The sums in registers: rows of the first panel, rows of the second…
     pub fn sums(&self, k: &mut KernelBuilder) -> Vec<Val> {
+        if let (Scheme::Codes(c), Some(o)) = (self.scheme, self.coded()) {
+            return c.sums(k, &o);
+        }
         let rows: Vec<Val> = (0..self.rows)
             .map(|r| {
                 let r = k.i64(r);

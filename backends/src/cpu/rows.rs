@@ -28,7 +28,14 @@ pub fn build(cx: &GroupCx, anchor: NodeId) -> Result<Launch> {
         _ => 1,
     };
     let (early, late) = outputs(cx, anchor);
-    let columns = Columns::new(cx, &shape, merged, lanes(cx));
+    let mut columns = Columns::new(cx, &shape, merged, lanes(cx));
+    if let Op::QuantDynamic(q) = &node.op
+        && q.group > 0
+    {
+        // Vectors start at multiples of their lanes, in every group.
+        let whole = 1 << q.group.trailing_zeros();
+        columns = Columns::new(cx, &[i64::from(q.group).into()], 1, lanes(cx).min(whole));
+    }
     let float = element::register(cx.ty(x).dtype);
     let kept = cx.inside(x) || matches!(node.op, Op::Softmax(_));
     let fused = Fused::new(cx, x)?;
@@ -47,7 +54,7 @@ pub fn build(cx: &GroupCx, anchor: NodeId) -> Result<Launch> {
         _ => rows.quant(b, row, &node.results),
     });
     let grid = product(&rows.shape[..rows.shape.len() - merged]);
-    let cols = rows.columns.extent.clone();
+    let cols = product(&rows.shape[rows.shape.len() - merged..]);
     let bytes = (cols.clone() + 64.into()) * i64::from(float.bytes()).into();
     let scratch = if rows.kept { bytes } else { Dim::from(0) };
     let grain = per_point(GRAIN / 8, &cols);
@@ -322,8 +329,22 @@ impl Rows<'_> {
         });
     }
 
+    /// Group after group of a row's elements; a row is one where they are not grouped.
     fn quant(&self, b: &mut LaunchBuilder, row: Val, results: &[ValueId]) {
+        let groups = self.cx.ty(results[1]).shape.last().expect("one axis").clone();
+        let (zero, count, each) = (b.i64(0), b.extent(&groups), b.extent(&self.columns.extent));
+        let first = b.mul(row, count);
+        b.loop_(zero, count, 1, |b, group| {
+            let from = b.mul(group, each);
+            let at = b.add(first, group);
+            self.quant_group(b, row, (from, at), results);
+        });
+    }
+
+    /// The group that starts at column `from`; its scale is number `at` of all.
+    fn quant_group(&self, b: &mut LaunchBuilder, row: Val, (from, at_scale): (Val, Val), results: &[ValueId]) {
         let (at_row, d) = (Row::Flat(row), self.cx.ty(self.x).dtype);
+        let shifted = |b: &mut LaunchBuilder, at: &Point| Point { col: b.add(at.col, from), ..at.clone() };
         let zero = self.zero(b);
         let max = self.columns.fold(
             b,
@@ -331,6 +352,7 @@ impl Rows<'_> {
             &[zero],
             2,
             |b, at, acc| {
+                let at = &shifted(b, at);
                 let v = self.first(b, at);
                 if self.kept {
                     self.keep(b, at, v);
@@ -347,7 +369,7 @@ impl Rows<'_> {
         let scale = element::loaded(b, d, stored);
         if self.late.contains(&results[1]) {
             let to = b.write(results[1]);
-            let to = b.elem(to, row, stored.elem());
+            let to = b.elem(to, at_scale, stored.elem());
             b.store(stored, to);
         }
         if !self.late.contains(&results[0]) {
@@ -355,6 +377,7 @@ impl Rows<'_> {
         }
         let empty = b.eq(scale, zero);
         self.columns.each(b, &at_row, |b, at| {
+            let at = &shifted(b, at);
             let x = self.again(b, at);
             let scale = b.splat(scale, at.lanes);
             let q = element::quant(b, x, scale, None, DType::I8, true);

@@ -9,7 +9,7 @@ pub use x86::MACHINES;
 use crate::kernel::Isa;
 use tersor_ir::dim::Bindings;
 use tersor_ir::ops::Op;
-use tersor_ir::target::{Roofline, Target};
+use tersor_ir::target::{Encoding, Roofline, Target};
 use tersor_ir::{Diagnostic, Failure, Type};
 use tersor_runtime::cpu::Features;
 
@@ -30,6 +30,10 @@ pub struct Machine {
     pub madds_i8: f64,
     /// Elementwise steps a second.
     pub elementwise: f64,
+    /// Codes that are decoded a second, on the way to a product.
+    pub decodes: f64,
+    /// Sums of products of codes that are scaled a second; 0 where codes do not meet codes.
+    pub sums: f64,
     /// Bytes a second from memory.
     pub bandwidth: f64,
     /// Bytes of the data caches, nearest first; the last is shared.
@@ -53,6 +57,8 @@ impl Machine {
             name: self.isa.name().into(),
             madds: [self.madds_f32, self.madds_f16, self.madds_i8],
             elementwise: self.elementwise,
+            decodes: self.decodes,
+            sums: self.sums,
             bandwidth: self.bandwidth,
             launch: self.launch,
         }
@@ -65,6 +71,16 @@ impl Target for Machine {
     }
     fn seconds(&self, op: &Op, ins: &[&Type], outs: &[Type], hints: &Bindings) -> f64 {
         self.roofline().seconds(op, ins, outs, hints)
+    }
+    fn encoded(
+        &self,
+        op: &Op,
+        ins: &[&Type],
+        outs: &[Type],
+        encodings: (Option<Encoding>, Encoding),
+        hints: &Bindings,
+    ) -> f64 {
+        self.roofline().encoded(op, ins, outs, encodings, hints)
     }
 }
 

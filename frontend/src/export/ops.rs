@@ -178,7 +178,7 @@ impl Exporter<'_> {
                 let axis = self.numbers(&[0])?;
                 self.last(n, "Squeeze", &[&list, &axis], &[])
             }
-            Op::QuantDynamic(_) => self.quant_dynamic(n, &x, types[0].dtype),
+            Op::QuantDynamic(op) => self.quant_dynamic(n, op.group, x[0], &types[0]),
             Op::Choice(op) => Err(unsupported(format!("the choice {} is open", op.site))
                 .with_help("resolve it: give a plan to `tersor compile --emit tir`, or run passes that decide")),
             Op::If(_) => {
@@ -455,20 +455,35 @@ impl Exporter<'_> {
     }
 
     /// Symmetric codes of each row; a row of zeros has scale 0, which nothing is divided by.
-    fn quant_dynamic(&mut self, n: NodeId, x: &[&str], dtype: DType) -> Result<()> {
+    /// Groups become an axis of their own on the way.
+    fn quant_dynamic(&mut self, n: NodeId, group: u32, x: &str, ty: &Type) -> Result<()> {
+        let (rank, dtype) = (ty.rank(), ty.dtype);
         let results: Vec<ValueId> = self.f.nodes[n].results.to_vec();
         let [q, scale] = [results[0], results[1]].map(|v| self.name_result(v));
+        let kept = vec![0; rank.saturating_sub(1)];
+        let (x, whole) = if group > 0 {
+            let shape = self.numbers(&[&kept[..], &[-1, group.into()]].concat())?;
+            (self.temp("Reshape", &[x, &shape], &[]), Some(self.numbers(&[&kept[..], &[-1]].concat())?))
+        } else {
+            (x.to_string(), None)
+        };
         let (axis, most) = (self.numbers(&[-1])?, self.scalar(dtype, 127.0)?);
-        let magnitudes = self.temp("Abs", x, &[]);
+        let magnitudes = self.temp("Abs", &[&x], &[]);
         let largest = self.temp("ReduceMax", &[&magnitudes, &axis], &[("keepdims", 1.into())]);
-        self.emit("Div", &[&largest, &most], std::slice::from_ref(&scale), &[]);
+        let step = self.temp("Div", &[&largest, &most], &[]);
         let (zero, one) = (self.scalar(dtype, 0.0)?, self.scalar(dtype, 1.0)?);
-        let empty = self.temp("Equal", &[&scale, &zero], &[]);
-        let divisor = self.temp("Where", &[&empty, &one, &scale], &[]);
-        let steps = self.temp("Div", &[x[0], &divisor], &[]);
+        let empty = self.temp("Equal", &[&step, &zero], &[]);
+        let divisor = self.temp("Where", &[&empty, &one, &step], &[]);
+        let steps = self.temp("Div", &[&x, &divisor], &[]);
         let rounded = self.temp("Round", &[&steps], &[]);
         let to = self.element(DType::I8)? as i64;
-        self.emit("Cast", &[&rounded], &[q], &[("to", to.into())]);
+        let codes = self.temp("Cast", &[&rounded], &[("to", to.into())]);
+        for (from, to) in [(codes, q), (step, scale)] {
+            match &whole {
+                Some(shape) => self.emit("Reshape", &[&from, shape], &[to], &[]),
+                None => self.emit("Identity", &[&from], &[to], &[]),
+            }
+        }
         Ok(())
     }
 }

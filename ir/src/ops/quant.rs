@@ -24,11 +24,15 @@ op! {
 }
 
 op! {
-    /// Symmetric codes with one scale for each row of the last axis: `scale = max|x| / 127`, `q = round(x / scale)`; rows of zeros get scale 0 and codes 0.
+    /// Symmetric codes with one scale for each row of the last axis, or for each `group` neighbours in it, which divide it: `scale = max|x| / 127`,
+    /// `q = round(x / scale)`; rows of zeros get scale 0 and codes 0. `decode.affine` along the last axis is the way back.
     pub struct QuantDynamic = "quant.dynamic" {
         operands(x: Float),
         results(q, scale),
-        attrs {},
+        attrs {
+            /// How many neighbours share a scale; 0 for a row.
+            group: u32 = 0,
+        },
     }
 }
 
@@ -80,12 +84,18 @@ impl Meaning for QuantDynamic {
             return Err(mismatch("T0363", "a scalar has no rows"));
         }
         let mut scale = t[0].clone();
-        *scale.shape.last_mut().expect("one axis") = Dim::from(1);
+        let last = scale.shape.last_mut().expect("one axis");
+        *last = match (self.group, last.exact_div(&i64::from(self.group.max(1)).into())) {
+            (0, _) => Dim::from(1),
+            (_, Some(groups)) => groups,
+            (group, None) => return Err(mismatch("T0369", format!("groups of {group} do not divide {last}"))),
+        };
         Ok(vec![t[0].with_dtype(DType::I8), scale])
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
         let (v, mut shape) = (x[0].to_f64(), x[0].shape().to_vec());
-        let n = *shape.last().expect("one axis");
+        let all = *shape.last().expect("one axis");
+        let n = if self.group == 0 { all } else { self.group as usize };
         let (mut q, mut s) = (Vec::with_capacity(v.len()), vec![]);
         for row in v.chunks(n.max(1)) {
             let max = row.iter().fold(0f64, |m, a| m.max(a.abs()));
@@ -101,13 +111,17 @@ impl Meaning for QuantDynamic {
             q.extend(row.iter().map(code));
         }
         let codes = Tensor::from_i64(DType::I8, shape.clone(), &q);
-        *shape.last_mut().expect("one axis") = 1;
+        *shape.last_mut().expect("one axis") = if self.group == 0 { 1 } else { all / n };
         s.resize(shape.iter().product(), 0.0);
         Ok(vec![codes, Tensor::from_f64(x[0].dtype(), shape, &s)])
     }
     fn sample(g: &mut Gen) -> Sample<Self> {
         let rank = g.int(1, 3) as usize;
-        let shape = g.shape(rank);
-        (QuantDynamic {}, vec![g.ty(DType::F32, &shape)])
+        let mut shape = g.shape(rank);
+        let group = g.one_of(&[0, 0, 1, 3, 32]);
+        if group > 0 {
+            shape[rank - 1] = group * g.int(1, 2) as usize;
+        }
+        (QuantDynamic { group: group as u32 }, vec![g.ty(DType::F32, &shape)])
     }
 }

@@ -133,9 +133,14 @@ pub fn relations(f: &Func, node: NodeId) -> Relations {
             }
             r.bar(y, op.axis.into(), "its codes share scales along this axis");
         }
-        Op::QuantDynamic(_) => {
-            r.through(rank(x), x, y, |_| false);
-            r.through(rank(x) - 1, x, n.results[1], |_| false);
+        Op::QuantDynamic(op) => {
+            let last = rank(x) - 1;
+            r.through(rank(x), x, y, |a| a == last && op.group > 0);
+            if op.group > 0 {
+                r.bar(x, last, "its elements share scales along this axis");
+                r.bar(y, last, "its codes share scales along this axis");
+            }
+            r.through(last, x, n.results[1], |_| false);
         }
         Op::Rope(op) => {
             r.broadcast(f, &n.operands, y);

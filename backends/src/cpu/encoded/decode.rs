@@ -16,7 +16,7 @@ pub struct Decoder {
     format: Format,
     /// Whether vectors have 512 bits.
     wide: bool,
-    /// Entries in registers: one vector of them, or two of eight.
+    /// Entries in registers: one vector of them by four bits of an index, or two of eight.
     entries: Vec<Val>,
     /// All entries in memory.
     lookup: Option<Val>,
@@ -25,9 +25,9 @@ pub struct Decoder {
 }
 
 /// What stands before the codes of a chunk.
-struct Head {
-    scale: Option<Val>,
-    zero: Option<Val>,
+pub(super) struct Head {
+    pub(super) scale: Option<Val>,
+    pub(super) zero: Option<Val>,
     /// The number of the first value of a sparse chunk.
     first: Option<Val>,
 }
@@ -62,7 +62,7 @@ pub struct Rows<'a> {
 }
 
 impl Decoder {
-    /// Entries of a table are loaded here, before any loop.
+    /// Entries of a table are loaded here, before any loop. Integers of few bits are looked up as well, where sixteen entries are one vector.
     pub fn new(k: &mut KernelBuilder, format: Format, wide: bool, lookup: Option<Val>) -> Decoder {
         let entries = match lookup {
             Some(at) if format.table && format.bits <= 4 => {
@@ -79,13 +79,18 @@ impl Decoder {
                 };
                 (0..count.div_ceil(most)).map(|i| part(k, i)).collect()
             }
+            None if wide && format.sparse.is_none() && matches!(format.bits, 2 | 4) => {
+                let sign = 32 - format.bits;
+                let value = |code: i32| (code << sign >> sign) as f32;
+                vec![k.vec_f32(&(0..LANES as i32).map(value).collect::<Vec<_>>())]
+            }
             _ => vec![],
         };
         let spreader = format.sparse.zip(lookup).map(|(s, values)| Spreader::new(k, format.bits, s, wide, values));
         Decoder { format, wide, entries, lookup, spreader }
     }
 
-    fn head(&self, k: &mut KernelBuilder, at: Val) -> Head {
+    pub(super) fn head(&self, k: &mut KernelBuilder, at: Val) -> Head {
         let align = if self.spreader.is_some() { 1 } else { 16 };
         let scale = self.format.scale.map(|s| {
             let v = k.load_aligned(at, s.x(LANES), align);
@@ -104,6 +109,15 @@ impl Decoder {
         Head { scale, zero, first }
     }
 
+    /// The words of a unit that lie `offset` bytes after its first.
+    fn word(&self, k: &mut KernelBuilder, unit: &mut Unit, offset: i64) -> Val {
+        let at = unit.at;
+        *unit.words.entry(offset).or_insert_with(|| {
+            let at = k.offset(at, offset);
+            k.load_aligned(at, Scalar::I32.x(LANES), if self.format.grouped() { 16 } else { 64 })
+        })
+    }
+
     /// The codes of row `j` of a unit.
     fn code(&self, k: &mut KernelBuilder, unit: &mut Unit, j: u32) -> Val {
         let ty = Scalar::I32.x(LANES);
@@ -111,10 +125,7 @@ impl Decoder {
         for &p in planes(self.format.bits) {
             below -= p;
             let offset = plane + i64::from(j / (32 / p)) * 64;
-            let w = *unit.words.entry(offset).or_insert_with(|| {
-                let at = k.offset(unit.at, offset);
-                k.load_aligned(at, ty, if self.format.grouped() { 16 } else { 64 })
-            });
+            let w = self.word(k, unit, offset);
             let shift = |k: &mut KernelBuilder, f: fn(&mut KernelBuilder, Val, Val) -> Val, v: Val, by: u32| {
                 let by = k.int(ty, by.into());
                 f(k, v, by)
@@ -148,6 +159,17 @@ impl Decoder {
             });
             let (v, next) = spreader.row(k, &lanes, first);
             (unit.next, unit.lanes) = (Some(next), Some(lanes));
+            return head.zero.map_or(v, |z| {
+                let z = k.to_float(z, Scalar::F32);
+                k.sub(v, z)
+            });
+        }
+        if let ([all], true, &[p]) = (&self.entries[..], self.wide, planes(self.format.bits)) {
+            // Bits above the code's do not matter: an index has four, and entries are there again for each value of the others.
+            let word = self.word(k, unit, i64::from(j / (32 / p)) * 64);
+            let by = k.int(word.ty(), bit(p, j).into());
+            let index = if bit(p, j) == 0 { word } else { k.shr(word, by) };
+            let v = k.intrinsic(Intrinsic::Vpermps512, &[*all, index]);
             return head.zero.map_or(v, |z| {
                 let z = k.to_float(z, Scalar::F32);
                 k.sub(v, z)

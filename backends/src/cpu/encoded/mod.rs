@@ -4,10 +4,13 @@
 //! registers, or once into scratch where many rows follow ([`decode`]). A scale for each column, or one for all, is applied to finished sums; scales in groups along
 //! K lie in the panels before the codes of their group.
 //!
+//! Where rows are codes too, neither is decoded ([`codes`]).
+//!
 //! A weight of which only a part is stored has masks in its panels, and its values beside them ([`sparse`]); these may be codes or floats.
 //!
 //! Invariant: what is computed equals the evaluation of the expression up to the rounding of floats; codes and zero points are exact.
 
+pub mod codes;
 pub mod decode;
 pub mod panels;
 mod source;
@@ -125,6 +128,8 @@ pub struct Encoded {
     pub table: Option<Tensor>,
     /// What sums are multiplied by: one for each column through all groups, with 16 more, or one.
     pub factors: Option<Tensor>,
+    /// Whether codes less their zero points fit an `i8`.
+    pub narrow: bool,
 }
 
 impl Encoded {

@@ -79,6 +79,8 @@ fn pack(source: &Source, m: &Matrix, mut values: Option<sparse::Values>) -> Opti
     if zero && zeros.iter().any(|&z| !(-128.0..=127.0).contains(&(z - middle as f64))) {
         return None;
     }
+    let reach = 128.0 - f64::from(1u32 << (bits.min(8) - 1));
+    let narrow = !zero || zeros.iter().all(|&z| (z - middle as f64).abs() <= reach);
     let in_groups = group < m.k && source.scale.as_ref().is_some_and(|s| s.values.len() > 1);
     let (scale_dtype, scale_scalar) = match &source.scale {
         Some(s) if in_groups => scale_type(s.values.iter().copied()),
@@ -151,6 +153,7 @@ fn pack(source: &Source, m: &Matrix, mut values: Option<sparse::Values>) -> Opti
             None => source.table.as_deref().map(tensor),
         },
         factors: factors.as_deref().map(tensor),
+        narrow,
     })
 }
 

@@ -142,6 +142,7 @@ pub fn build(cx: &GroupCx, op: &MatMul, fused: &Fused, (a, w, y): (ValueId, Valu
             ready: None,
             stay: None,
             lookup: None,
+            params: None,
             stack,
             tight: !cx.isa.wide(),
             finish: &finish,

@@ -48,6 +48,8 @@ pub struct Block<'a> {
     pub stay: Option<(Val, Val)>,
     /// The table of encoded weights.
     pub lookup: Option<Val>,
+    /// What stands beside the first row, where rows are codes.
+    pub params: Option<Val>,
     /// Stack for one tile.
     pub stack: Val,
     /// Whether tiles need every register.
@@ -119,6 +121,7 @@ impl Block<'_> {
                 start: start.as_deref(),
                 ahead: (rows <= 2).then_some(2048),
                 lookup: self.lookup,
+                params: self.params.map(|p| b.gep(p, skip)),
             };
             let bytes = i64::from(self.scheme.acc().x(PANEL as u32).bytes());
             match self.stay {
@@ -142,33 +145,13 @@ impl Block<'_> {
         let fits = |n: i64| self.counts.is_none_or(|c| c.iter().any(|&r| r >= n));
         let whole = b.div(self.rows, by);
         let whole = b.mul(whole, by);
+        let few = self.scheme.few();
+        let widened = self.ready.zip(self.scheme.ready()).filter(|_| fits(few.map_or(most, |f| f + 1)));
+        let widened =
+            widened.map(|(room, ready)| (ready, self.widen(b, &panels, (room, ready), few.unwrap_or(most - 1))));
         if fits(most) {
-            match (self.ready, self.scheme.ready()) {
-                (Some(room), Some(ready)) => {
-                    let some = b.gt(whole, zero);
-                    let size = b.i64(ready.weight_bytes() * PANEL as i64);
-                    let bytes = b.mul(self.depth, size);
-                    let mut to = room;
-                    let mut widened = vec![];
-                    for _ in 0..wide {
-                        widened.push(to);
-                        to = b.gep(to, bytes);
-                    }
-                    b.when(some, |b| {
-                        for (&from, &to) in panels.iter().zip(&widened) {
-                            match self.scheme {
-                                Scheme::Encoded(format, wide) => {
-                                    let decoder = Decoder::new(b, format, wide, self.lookup);
-                                    decoder.store(b, from, self.depth, self.known, to);
-                                }
-                                scheme => prepare(b, scheme, from, self.depth, to),
-                            }
-                        }
-                    });
-                    b.loop_(zero, whole, most, |b, r| tile(b, (ready, &widened), r, most, by));
-                }
-                _ => b.loop_(zero, whole, most, |b, r| tile(b, unready, r, most, by)),
-            }
+            let all = widened.as_ref().map_or(unready, |(ready, panels)| (*ready, &panels[..]));
+            b.loop_(zero, whole, most, |b, r| tile(b, all, r, most, by));
         }
         let rest = |n: i64| self.counts.is_none_or(|c| c.iter().any(|&r| r % most == n));
         let left = b.sub(self.rows, whole);
@@ -184,8 +167,19 @@ impl Block<'_> {
             }
             return;
         }
-        for n in (1..most).rev().filter(|&n| most <= 6 || n.count_ones() == 1) {
-            if most <= 6 {
+        if let (Some(few), Some((ready, panels))) = (few, &widened) {
+            for (low, high) in [(few + 1, 16), (17, most - 1)] {
+                if (low..=high).any(rest) {
+                    let (from, to) = (b.i64(low), b.i64(high));
+                    let (above, below) = (b.ge(left, from), b.le(left, to));
+                    let this = b.and(above, below);
+                    b.when(this, |b| tile(b, (*ready, panels), whole, (high + 1) / 16 * 16, left));
+                }
+            }
+        }
+        let each = most <= 6 || few.is_some();
+        for n in (1..few.map_or(most, |f| f + 1)).rev().filter(|&n| each || n.count_ones() == 1) {
+            if each {
                 if rest(n) {
                     let count = b.i64(n);
                     let this = b.eq(left, count);
@@ -202,6 +196,34 @@ impl Block<'_> {
                 b.when(this, |b| tile(b, unready, from, n, count));
             }
         }
+    }
+
+    /// Widens these panels where there are more than `few` rows; gives where they are then.
+    fn widen(&self, b: &mut LaunchBuilder, panels: &[Val], (room, ready): (Val, Scheme), few: i64) -> Vec<Val> {
+        let few = b.i64(few);
+        let some = b.gt(self.rows, few);
+        let (cut, size) = (b.i64(ready.cut()), b.i64(ready.cut_bytes()));
+        let bytes = b.div(self.depth, cut);
+        let bytes = b.mul(bytes, size);
+        let mut to = room;
+        let mut widened = vec![];
+        for _ in panels {
+            widened.push(to);
+            to = b.gep(to, bytes);
+        }
+        b.when(some, |b| {
+            for (&from, &to) in panels.iter().zip(&widened) {
+                match self.scheme {
+                    Scheme::Encoded(format, wide) => {
+                        let decoder = Decoder::new(b, format, wide, self.lookup);
+                        decoder.store(b, from, self.depth, self.known, to);
+                    }
+                    Scheme::Codes(c) => c.prepare(b, from, self.depth, to),
+                    scheme => prepare(b, scheme, from, self.depth, to),
+                }
+            }
+        });
+        widened
     }
 
     /// Gives sums that stay their first values.

@@ -13,13 +13,14 @@ mod tests;
 
 use super::element;
 use super::encoded::Encoded;
+use super::encoded::codes::Codes;
 use super::expr::{Fused, Point, Row};
 use super::micro::Scheme;
 use super::pack::Matrix;
 use crate::emit::{Scalar, Val};
 use crate::fuse::is_rows;
 use crate::kernel::{GroupCx, Launch, LaunchBuilder};
-use rows::Change;
+use rows::{Change, Coded};
 use tersor_ir::ops::MatMul;
 use tersor_ir::{DType, Diagnostic, Dim, Failure, Op, ValueId};
 use weights::{Left, Product, Weights};
@@ -42,7 +43,10 @@ pub fn build(cx: &GroupCx) -> Result<Launch, Diagnostic> {
         let at = move |_: usize, i: usize, j: usize| if trans_b { j * k + i } else { i * n + j };
         let matrix = Matrix { groups: 1, k, n, at: &at };
         if let Some(weights) = constant(cx, (a, w, y), &matrix) {
-            return Ok(build_with(cx, &fused, (a, y), elem, weights, &matrix));
+            return Ok(match Coded::of(cx, a) {
+                Some(coded) => build_coded(cx, &fused, (a, y), coded, weights, &matrix),
+                None => build_with(cx, &fused, (a, y), elem, weights, &matrix),
+            });
         }
     }
     storage(cx.ty(w).dtype)?;
@@ -92,6 +96,40 @@ pub fn change(scheme: Scheme, from: DType, elem: Scalar) -> Change {
     let bias = if matches!(scheme, Scheme::Quads | Scheme::ShortQuads) && from == DType::I8 { 128 } else { 0 };
     let unsigned = matches!(from, DType::U8 | DType::U16 | DType::U32);
     Change { from: elem, to: scheme.row(), unsigned, bias }
+}
+
+/// The kernel on constant weights of rows that are codes.
+fn build_coded(
+    cx: &GroupCx,
+    fused: &Fused,
+    (a, y): (ValueId, ValueId),
+    coded: Coded,
+    (mut scheme, weights): (Scheme, Weights),
+    matrix: &Matrix,
+) -> Launch {
+    let ta = cx.ty(a);
+    if let Weights::Encoded(w) = &weights {
+        scheme = Codes::of(w.format, coded.group, w.narrow, cx.isa).map_or(scheme, Scheme::Codes);
+    }
+    let m = ta.shape[..ta.rank() - 1].iter().fold(Dim::from(1), |m, d| m * d.clone());
+    let product = Product { scheme, isa: cx.isa, m, weights, matrix, biased: false };
+    let rows = format!("i8g{}", coded.group);
+    let types = [&rows[..], &product.weights.name(), cx.ty(y).dtype.name()];
+    let mut b = LaunchBuilder::new(name(cx, types, "gemm", product.tile()));
+    let (codes, scales) = (b.read(coded.codes), b.read(coded.scales));
+    let depth = matrix.k as i64;
+    let pack = |b: &mut LaunchBuilder, _: Val, index: Val, to: Val| {
+        let (row, groups) = (b.i64(depth), b.i64(depth / coded.group));
+        let (skip, first) = (b.mul(index, row), b.mul(index, groups));
+        let (from, scales) = (b.gep(codes, skip), b.elem(scales, first, Scalar::F32));
+        match scheme {
+            Scheme::Codes(c) => coded.copy(b, &c, (from, scales), to, depth),
+            _ => coded.decode(b, (from, scales), to, depth),
+        }
+    };
+    let finish = finish(fused, y);
+    let change = Change { from: scheme.row(), to: scheme.row(), unsigned: false, bias: 0 };
+    product.build(b, &Left::Packed(&pack, change), &finish)
 }
 
 /// The kernel on constant weights.

@@ -1,6 +1,9 @@
 //! Rows in scratch: converted to what a scheme multiplies, zeros up to its unit.
 
-use crate::emit::{KernelBuilder, Scalar, Ty, Val};
+use crate::cpu::encoded::codes::{Codes, PARAM_BYTES};
+use crate::emit::{Intrinsic, KernelBuilder, Scalar, Ty, Val};
+use crate::kernel::GroupCx;
+use tersor_ir::{Def, Op, ValueId};
 
 /// From the storage of operands to that of packed rows.
 #[derive(Copy, Clone, Debug)]
@@ -92,4 +95,99 @@ fn each_part(count: i64, lanes: i64, mut part: impl FnMut(i64, i64)) {
         }
         n /= 2;
     }
+}
+
+/// Rows of codes with a scale for each `group` neighbours, which a product takes as they are.
+#[derive(Copy, Clone, Debug)]
+pub struct Coded {
+    pub codes: ValueId,
+    pub scales: ValueId,
+    pub group: i64,
+}
+
+impl Coded {
+    /// What a group's own `decode` of a left operand reads.
+    pub fn of(cx: &GroupCx, a: ValueId) -> Option<Coded> {
+        let Def::Node(n, _) = cx.f.values[a].def else { return None };
+        let (Op::DecodeAffine(d), true) = (&cx.f.nodes[n].op, cx.inside(a)) else { return None };
+        let [codes, scales] = cx.f.nodes[n].operands[..] else { return None };
+        Some(Coded { codes, scales, group: d.group.into() })
+    }
+
+    /// Copies a row, with scales and sums of codes beside it for each segment.
+    pub fn copy(&self, k: &mut KernelBuilder, c: &Codes, (from, scales): (Val, Val), to: Val, depth: i64) {
+        let change = Change { from: Scalar::I8, to: Scalar::I8, unsigned: false, bias: 0 };
+        change.run(k, from, to, depth);
+        let (zero, count, size) = (k.i64(0), k.i64(depth / c.segment), k.i64(c.segment));
+        k.loop_(zero, count, 1, |k, segment| {
+            let first = k.mul(segment, size);
+            let (from, step) = (k.gep(from, first), k.i64(PARAM_BYTES));
+            let beside = k.mul(segment, step);
+            let beside = k.gep(to, beside);
+            let beside = k.offset(beside, depth);
+            let group = k.i64(self.group);
+            let group = k.div(first, group);
+            let scale = k.elem(scales, group, Scalar::F32);
+            let scale = k.load(scale, Ty::F32);
+            k.store(scale, beside);
+            let sum = sum(k, from, c.segment);
+            let factor = k.i32(c.factor() as i32);
+            let sum = k.mul(sum, factor);
+            let beside = k.offset(beside, 4);
+            k.store(sum, beside);
+        });
+    }
+
+    /// Decodes a row to `f32`.
+    pub fn decode(&self, k: &mut KernelBuilder, (from, scales): (Val, Val), to: Val, depth: i64) {
+        let (zero, count, size) = (k.i64(0), k.i64(depth / self.group), k.i64(self.group));
+        k.loop_(zero, count, 1, |k, group| {
+            let first = k.mul(group, size);
+            let (from, to) = (k.gep(from, first), k.elem(to, first, Scalar::F32));
+            let scale = k.elem(scales, group, Scalar::F32);
+            let scale = k.load(scale, Ty::F32);
+            let step = |k: &mut KernelBuilder, at: Val, n: i64| {
+                let (from, to) = (k.gep(from, at), k.elem(to, at, Scalar::F32));
+                let q = k.load(from, Scalar::I8.x(n as u32));
+                let q = k.to_float(q, Scalar::F32);
+                let scale = k.splat(scale, n as u32);
+                let x = k.mul(q, scale);
+                k.store(x, to);
+            };
+            let whole = k.i64(self.group / LANES * LANES);
+            k.loop_(zero, whole, LANES, |k, at| step(k, at, LANES));
+            each_part(self.group, LANES, |at, n| {
+                let at = k.i64(at);
+                step(k, at, n);
+            });
+        });
+    }
+}
+
+/// Floats of a vector.
+const LANES: i64 = 16;
+
+/// The sum of `count` bytes, a multiple of 4, on machines with VNNI.
+fn sum(k: &mut KernelBuilder, from: Val, count: i64) -> Val {
+    let (bytes, word) = (Scalar::I8.x(32), Scalar::I32.x(8));
+    let (ones, mut sums) = (k.int(bytes, 1), k.zero(word));
+    let whole = count / 32 * 32;
+    let (zero, end, step) = (k.i64(0), k.i64(whole), k.i64(32));
+    let add = |k: &mut KernelBuilder, at: Val, sums: Val| {
+        let at = k.gep(from, at);
+        let x = k.load(at, bytes);
+        k.intrinsic(Intrinsic::Vpdpbusd256, &[sums, ones, x])
+    };
+    if whole > 0 {
+        sums = k.for_(zero, end, step, &[sums], |k, at, sums| vec![add(k, at, sums[0])])[0];
+    }
+    let mut sum = k.reduce_add(sums);
+    each_part(count, 32, |at, n| {
+        let at = k.offset(from, at);
+        let x = k.load(at, Scalar::I8.x(n as u32));
+        let x = k.sext(x, Scalar::I32);
+        let x = k.reduce_add(x);
+        sum = k.add(sum, x);
+    });
+    sum
 }

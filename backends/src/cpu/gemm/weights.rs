@@ -6,6 +6,7 @@
 use super::block::{Block, Finish, stack_bytes};
 use super::rows::Change;
 use crate::cpu::encoded::Encoded;
+use crate::cpu::encoded::codes::PARAM_BYTES;
 use crate::cpu::micro::Scheme;
 use crate::cpu::pack::{self, Layout, Matrix, PANEL};
 use crate::emit::Val;
@@ -20,6 +21,8 @@ const POINT_WORK: i64 = 1 << 22;
 const PANEL_BYTES: i64 = 64 << 10;
 /// Bytes of rows that stay in the second-level cache.
 const ROW_BYTES: i64 = 192 << 10;
+/// The same where every block of rows takes weights apart anew.
+const MANY_ROW_BYTES: i64 = 768 << 10;
 
 /// Where rows come from.
 pub enum Left<'a> {
@@ -80,16 +83,20 @@ impl Product<'_> {
     fn row_bytes(&self) -> i64 {
         self.depth() * i64::from(self.scheme.row().bytes())
     }
+    /// Bytes beside a packed row.
+    fn params(&self) -> i64 {
+        self.scheme.coded().map_or(0, |c| self.depth() / c.segment * PARAM_BYTES)
+    }
     /// Bytes between packed rows: never a multiple of what maps rows to the same cache lines.
     fn pitch(&self) -> i64 {
-        let bytes = (self.row_bytes() + 63) / 64 * 64;
+        let bytes = (self.row_bytes() + self.params() + 63) / 64 * 64;
         if bytes % 1024 == 0 { bytes + 64 } else { bytes }
     }
     /// Rows and panels of the largest tile.
     pub fn tile(&self) -> (i64, i64) {
         let (rows, panels) = self.scheme.shape(self.isa, Some(self.panels()));
         match self.m.as_const() {
-            Some(m) if !self.scheme.tiles() && m < rows => (m.max(1), panels),
+            Some(m) if !self.scheme.tiles() && self.scheme.few().is_none() && m < rows => (m.max(1), panels),
             _ => (rows, panels),
         }
     }
@@ -110,7 +117,8 @@ impl Product<'_> {
         let tile = self.tile().0;
         let work = (self.matrix.n * self.matrix.k).max(1) as i64;
         let bytes = self.part().0 * i64::from(self.scheme.row().bytes());
-        let most = (ROW_BYTES / bytes.max(1)).min((POINT_WORK / work).max(4 * tile)).max(tile);
+        let room = if self.scheme.few().is_some() { MANY_ROW_BYTES } else { ROW_BYTES };
+        let most = (room / bytes.max(1)).min((POINT_WORK / work).max(4 * tile)).max(tile);
         let most = most / tile * tile;
         match self.m.as_const() {
             Some(m) => {
@@ -155,8 +163,9 @@ impl Product<'_> {
         // Scratch: packed rows, widened panels, sums that stay.
         let packed = if matches!(left, Left::Packed(..)) { self.pitch() * ((rows + 31) / 32 * 32) } else { 0 };
         let (part, even_parts) = self.part();
-        let widened = self.scheme.ready().filter(|_| self.m.as_const().is_none_or(|m| m >= 2 * tile.0));
-        let room = widened.map_or(0, |s| s.weight_bytes() * part * PANEL as i64 * tile.1);
+        let least = self.scheme.few().map_or(2 * tile.0, |few| few + 1);
+        let widened = self.scheme.ready().filter(|_| self.m.as_const().is_none_or(|m| m >= least));
+        let room = widened.map_or(0, |s| part / s.cut() * s.cut_bytes() * tile.1);
         let sum_bytes = PANEL as i64 * i64::from(self.scheme.acc().bytes());
         let sums = if part < self.depth() { (rows + 31) / 32 * 32 * columns * sum_bytes } else { 0 };
         let (begin, end) = b.range();
@@ -203,6 +212,7 @@ impl Product<'_> {
             let (group_column, within) = (b.mul(group, width), b.mul(first, sixteen));
             let step = b.i64(self.scheme.row().bytes().into());
             let stay = (sums > 0).then(|| (b.offset(scratch, packed + room), b.i64(columns * sum_bytes)));
+            let params = self.scheme.coded().map(|_| b.offset(row, self.depth()));
             let mut block = Block {
                 scheme: self.scheme,
                 tile,
@@ -226,6 +236,7 @@ impl Product<'_> {
                 ready: widened.map(|_| b.offset(scratch, packed)),
                 stay,
                 lookup,
+                params,
                 stack,
                 tight: !self.isa.wide(),
                 finish,
@@ -241,6 +252,11 @@ impl Product<'_> {
                 block.row = b.gep(row, skip);
                 let (cut, bytes) = (b.i64(self.scheme.cut()), b.i64(self.scheme.cut_bytes()));
                 let cuts = b.div(from, cut);
+                block.params = params.map(|p| {
+                    let size = b.i64(PARAM_BYTES);
+                    let skip = b.mul(cuts, size);
+                    b.gep(p, skip)
+                });
                 let skip = b.mul(cuts, bytes);
                 block.panel = b.gep(panel, skip);
                 if !even_parts {

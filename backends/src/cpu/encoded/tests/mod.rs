@@ -1,5 +1,6 @@
 //! Products and convolutions with encoded weights against the reference evaluator.
 
+mod codes;
 mod sparse;
 
 use crate::cpu::build;
