@@ -220,3 +220,24 @@ fn chains_take_linear_time() {
     let f = &i.module.funcs[i.module.main().unwrap()];
     assert!(f.live_nodes().iter().all(|&n| matches!(f.nodes[n].op, Op::Binary(_))));
 }
+
+/// `repeat_interleave` as the tracing exporter writes it: the repeats are a list with one item of its own.
+#[test]
+fn repeats_from_a_list_with_one_item_of_its_own() {
+    let m = Model::new(17)
+        .input("x", "f32[B,2,1]")
+        .constant("axis", &numbers(&[1]))
+        .constant("three", &Tensor::from_i64(DType::I64, [], &[3]))
+        .constant("one", &numbers(&[1]))
+        .constant("zero", &Tensor::from_i64(DType::I64, [], &[0]))
+        .node("Shape", &["x"], &["shape"], &[])
+        .node("Gather", &["shape", "zero"], &["b"], &[("axis", 0.into())])
+        .constant("all", &numbers(&[-1]))
+        .node("Reshape", &["b", "all"], &["times"], &[])
+        .node("Concat", &["one", "times"], &["values"], &[("axis", 0.into())])
+        .node("OneHot", &["axis", "three", "values"], &["hot"], &[])
+        .node("Reshape", &["hot", "all"], &["repeats"], &[])
+        .node("Tile", &["x", "repeats"], &["y"], &[])
+        .untyped_output("y");
+    assert_eq!(result(&read(&m), 0), "f32[B,2*B,1]");
+}

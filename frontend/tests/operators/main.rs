@@ -14,6 +14,7 @@ mod inverse;
 mod linear_attention;
 mod loss;
 mod microsoft;
+mod microsoft_attention;
 mod ml;
 mod movement;
 mod nn;

@@ -45,17 +45,17 @@ pub(super) fn from_heads(cx: &mut NodeCx, y: ValueId, rank: usize) -> Result<Val
 }
 
 /// 0 where a condition holds, else negative infinity.
-fn hide(cx: &mut NodeCx, keep: ValueId, dtype: DType) -> Result<ValueId> {
+pub(super) fn hide(cx: &mut NodeCx, keep: ValueId, dtype: DType) -> Result<ValueId> {
     let zero = cx.emit_constant(&Tensor::scalar(dtype, 0.0));
     let hidden = cx.emit_constant(&Tensor::scalar(dtype, f64::NEG_INFINITY));
     cx.op(Select {}, &[keep, zero, hidden])
 }
 
-/// What each query sees: bounds on `query + offset - key`.
-struct Bounds {
-    causal: bool,
-    left: i64,
-    right: i64,
+/// What each query sees: bounds on `query + offset - key`, none where negative.
+pub(super) struct Bounds {
+    pub causal: bool,
+    pub left: i64,
+    pub right: i64,
 }
 
 impl Bounds {
@@ -103,7 +103,7 @@ fn additive(cx: &mut NodeCx, mask: ValueId, columns: &Dim, dtype: DType) -> Resu
     cx.op(pad, &[mask])
 }
 
-fn plus(cx: &mut NodeCx, a: Option<ValueId>, b: ValueId) -> Result<ValueId> {
+pub(super) fn plus(cx: &mut NodeCx, a: Option<ValueId>, b: ValueId) -> Result<ValueId> {
     match a {
         Some(a) => cx.binary(Add, a, b),
         None => Ok(b),
@@ -141,71 +141,105 @@ fn attention(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         _ => return Err(cx.invalid("one of past_key and past_value without the other")),
     }
     let (rows, columns) = (cx.ty(q).shape[2].clone(), cx.ty(k).shape[2].clone());
-    let width = cx.ty(q).shape[3].as_const().ok_or_else(|| cx.unsupported("heads of unknown width"))?;
-    let scale = if cx.has("scale") { cx.float("scale", 1.0) } else { 1.0 / (width as f64).sqrt() };
-    let softcap = cx.float("softcap", 0.0);
-    let mode = cx.int("qk_matmul_output_mode", 0);
     let bounds = Bounds {
         causal: cx.int("is_causal", 0) == 1,
         left: cx.int("left_window_size", -1),
         right: cx.int("right_window_size", -1),
     };
-    let offset = match valid {
-        Some(n) => {
-            let n = cx.along(n, 0, 4)?;
-            let s = cx.op(Extent { of: rows.clone() }, &[])?;
-            cx.binary(Sub, n, s)?
-        }
-        None => cx.op(Extent { of: before.clone() }, &[])?,
-    };
-    // The op's own rule aligns the last query with the last key.
-    let whole = softcap == 0.0 && !cx.wants(3);
-    let only_causal = bounds.causal && bounds.left < 0 && bounds.right < 0;
-    let own = whole && only_causal && valid.is_none() && columns.clone() - rows.clone() == before;
+    let (softcap, mode) = (cx.float("softcap", 0.0), cx.int("qk_matmul_output_mode", 0));
     let mut hidden = match mask {
         Some(m) => Some(additive(cx, m, &columns, dtype)?),
         None => None,
     };
+    let mut first = None;
     if let Some(n) = valid {
         let n = cx.along(n, 0, 4)?;
-        let key = cx.positions(&columns, 3, 4, DType::I64)?;
-        let keep = cx.compare(CompareKind::Lt, key, n)?;
-        let padding = hide(cx, keep, dtype)?;
+        let s = cx.op(Extent { of: rows }, &[])?;
+        first = Some(cx.binary(Sub, n, s)?);
+        let padding = beyond(cx, n, &columns, dtype)?;
         hidden = Some(plus(cx, hidden, padding)?);
     }
+    let scale = scale_of(cx, q)?;
+    let shown = cx.wants(3).then_some(mode);
+    let (y, shown) = attend(cx, [q, k, v], Attend { scale, softcap, bounds, before, first, hidden, shown })?;
+    let y = value(from_heads(cx, y, rank)?);
+    Ok([y, value(k), value(v)].into_iter().chain(shown.map(value)).collect())
+}
+
+/// The attribute `scale`, or what follows from the width of a head.
+pub(super) fn scale_of(cx: &mut NodeCx, q: ValueId) -> Result<f64> {
+    let width = cx.ty(q).shape[3].as_const().ok_or_else(|| cx.unsupported("heads of unknown width"))?;
+    Ok(if cx.has("scale") { cx.float("scale", 1.0) } else { 1.0 / (width as f64).sqrt() })
+}
+
+/// Hides keys from the `n`-th on; `n` is one number for each batch, of four axes.
+pub(super) fn beyond(cx: &mut NodeCx, n: ValueId, columns: &Dim, dtype: DType) -> Result<ValueId> {
+    let key = cx.positions(columns, 3, 4, DType::I64)?;
+    let keep = cx.compare(CompareKind::Lt, key, n)?;
+    hide(cx, keep, dtype)
+}
+
+/// How heads attend.
+pub(super) struct Attend {
+    pub scale: f64,
+    /// Scores are bent to at most so much; 0 for not at all.
+    pub softcap: f64,
+    pub bounds: Bounds,
+    /// The position of the first query: how many keys precede those of the queries.
+    pub before: Dim,
+    /// That position where each batch has its own.
+    pub first: Option<ValueId>,
+    /// What is added to the scores.
+    pub hidden: Option<ValueId>,
+    /// Which scores are a result too: scaled, bent, masked, or as shares.
+    pub shown: Option<i64>,
+}
+
+/// Queries, keys and values of four axes, and the results of each head; what is hidden from a query altogether gives 0.
+pub(super) fn attend(cx: &mut NodeCx, [q, k, v]: [ValueId; 3], a: Attend) -> Result<(ValueId, Option<ValueId>)> {
+    let (rows, columns, dtype) = (cx.ty(q).shape[2].clone(), cx.ty(k).shape[2].clone(), cx.ty(q).dtype);
+    let Attend { bounds, hidden, .. } = &a;
+    // The op's own rule aligns the last query with the last key.
+    let whole = a.softcap == 0.0 && a.shown.is_none();
+    let only_causal = bounds.causal && bounds.left < 0 && bounds.right < 0;
+    let own = whole && only_causal && a.first.is_none() && columns.clone() - rows.clone() == a.before;
     // All that hides, for rows of which nothing is left; causality alone leaves each query its own key.
-    let mut all = hidden;
+    let mut all = *hidden;
     if !bounds.none() && (!own || hidden.is_some()) {
+        let offset = match a.first {
+            Some(n) => n,
+            None => cx.op(Extent { of: a.before.clone() }, &[])?,
+        };
         let m = bounds.mask(cx, &rows, &columns, offset, dtype)?;
-        all = Some(plus(cx, hidden, m)?);
+        all = Some(plus(cx, *hidden, m)?);
     }
     if whole {
-        let added = if own { hidden } else { all };
+        let added = if own { *hidden } else { all };
         let operands: Vec<ValueId> = [q, k, v].into_iter().chain(added).collect();
-        let y = cx.op(Attention { scale: Real(scale), causal: own }, &operands)?;
-        let y = guard(cx, y, all)?;
-        return Ok(vec![value(from_heads(cx, y, rank)?), value(k), value(v)]);
+        let y = cx.op(Attention { scale: Real(a.scale), causal: own }, &operands)?;
+        return Ok((guard(cx, y, all)?, None));
     }
     let (wide_k, wide_v) = (repeat_heads(cx, k, q)?, repeat_heads(cx, v, q)?);
     let scores = cx.matmul(q, wide_k, true)?;
-    let mut scores = cx.with_scalar(Mul, scores, scale)?;
+    let mut scores = cx.with_scalar(Mul, scores, a.scale)?;
     let mut shown = scores;
-    if softcap != 0.0 {
+    if a.softcap != 0.0 {
         // What the mask hides must stay hidden, so the cap comes first.
-        let small = cx.with_scalar(Div, scores, softcap)?;
+        let small = cx.with_scalar(Div, scores, a.softcap)?;
         let capped = cx.unary(Tanh, small)?;
-        scores = cx.with_scalar(Mul, capped, softcap)?;
+        scores = cx.with_scalar(Mul, capped, a.softcap)?;
     }
-    shown = if mode == 1 { scores } else { shown };
+    let at = |mode| a.shown == Some(mode);
+    shown = if at(1) { scores } else { shown };
     if let Some(m) = all {
         scores = cx.binary(Add, scores, m)?;
     }
-    shown = if mode == 2 { scores } else { shown };
+    shown = if at(2) { scores } else { shown };
     let p = cx.op(Softmax { axis: 3, log: false }, &[scores])?;
     let p = guard(cx, p, all)?;
-    shown = if mode == 3 { p } else { shown };
+    shown = if at(3) { p } else { shown };
     let y = cx.matmul(p, wide_v, false)?;
-    Ok(vec![value(from_heads(cx, y, rank)?), value(k), value(v), value(shown)])
+    Ok((y, a.shown.map(|_| shown)))
 }
 
 /// Keys or values with as many heads as the queries.
@@ -245,13 +279,19 @@ fn rotary_embedding(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, ids) = (cx.input(0)?, cx.optional(3)?);
     let rank = cx.ty(x).rank();
     let x = to_heads(cx, x, "num_heads")?;
-    let y = rotated(cx, x, ids, [1, 2])?;
+    let y = rotated(cx, x, ids, [1, 2], "interleaved")?;
     Ok(vec![value(from_heads(cx, y, rank)?)])
 }
 
-/// `[B, H, S, D]` turned by the angles of the two tables, which are inputs, at positions `ids`.
-pub(super) fn rotated(cx: &mut NodeCx, x: ValueId, ids: Option<ValueId>, tables: [usize; 2]) -> Result<ValueId> {
-    let interleaved = cx.int("interleaved", 0) == 1;
+/// `[B, H, S, D]` turned by the angles of the two tables, which are inputs, at positions `ids`; an attribute says whether partners are neighbours.
+pub(super) fn rotated(
+    cx: &mut NodeCx,
+    x: ValueId,
+    ids: Option<ValueId>,
+    tables: [usize; 2],
+    interleaved: &str,
+) -> Result<ValueId> {
+    let interleaved = cx.int(interleaved, 0) == 1;
     let (cos, sin) = (angles(cx, tables[0], ids, interleaved)?, angles(cx, tables[1], ids, interleaved)?);
     let whole = cx.ty(x).shape[3].clone();
     let part = match cx.int("rotary_embedding_dim", 0) {

@@ -57,6 +57,7 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
             all.map(|d| Known { dtype: k[0].dtype, shape, items: vec![d] })
         }
         "Where" if k.len() == 3 => where_(&k),
+        "OneHot" => one_hot(&k),
         _ => None,
     };
     let result = result.filter(|r| r.items.len() <= KNOWN_LIMIT && r.items.iter().all(handy));
@@ -150,6 +151,16 @@ fn where_(k: &[Known]) -> Option<Known> {
         shape: if rank == 0 { vec![] } else { vec![n] },
         items: (0..n).map(pick).collect::<Option<_>>()?,
     })
+}
+
+/// A list with one item of its own; the tracing exporter of torch repeats along an axis by it.
+fn one_hot(k: &[Known]) -> Option<Known> {
+    let [index, depth, values] = k else { return None };
+    let ([i], [n], [off, on]) = (&index.numbers()?[..], &depth.numbers()?[..], &values.items[..]) else { return None };
+    let (i, n) = (if *i < 0 { i + n } else { *i }, usize::try_from(*n).ok().filter(|&n| n <= KNOWN_LIMIT)?);
+    let items = (0..n as i64).map(|at| if at == i { on } else { off }.clone()).collect();
+    let shape = index.shape.iter().copied().chain([n]).collect();
+    Some(Known { dtype: values.dtype, shape, items })
 }
 
 fn shape(cx: &mut NodeCx) -> Result<Vec<Meaning>> {

@@ -9,9 +9,11 @@ use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{Add, Mul};
+use tersor_ir::ops::compare::CompareKind;
+use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::{self, Gelu, GeluTanh};
-use tersor_ir::ops::{LayerNorm, MatMul, Real, RmsNorm};
-use tersor_ir::{Dim, ValueId};
+use tersor_ir::ops::{DecodeAffine, Gather, LayerNorm, MatMul, Real, RmsNorm};
+use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 /// An activation after an optional bias.
 fn biased(cx: &mut NodeCx, kind: UnaryKind) -> Result<Vec<Meaning>> {
@@ -70,9 +72,9 @@ fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (k, n, bits, block) = (cx.int("K", 0), cx.int("N", 0), cx.int("bits", 4), cx.int("block_size", 0));
     cx.int("accuracy_level", 0);
     let dtype = match bits {
-        2 => tersor_ir::DType::U2,
-        4 => tersor_ir::DType::U4,
-        8 => tersor_ir::DType::U8,
+        2 => DType::U2,
+        4 => DType::U4,
+        8 => DType::U8,
         _ => return Err(cx.unsupported(format!("weights of {bits} bits"))),
     };
     let small = |v: i64| (1..=1 << 28).contains(&v);
@@ -83,7 +85,7 @@ fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let bad = |cx: &NodeCx, what: &str| cx.invalid(format!("{what} do not have the size of {n} x {blocks} blocks"));
     let raw = cx.constant_of(w).ok_or_else(|| cx.undecided_value(w, "weights that are not constant"))?;
     let shape = vec![n as usize, (blocks * block) as usize];
-    let codes = tersor_ir::Tensor::from_blob(dtype, shape, raw.blob().clone()).ok_or_else(|| bad(cx, "weights"))?;
+    let codes = Tensor::from_blob(dtype, shape, raw.blob().clone()).ok_or_else(|| bad(cx, "weights"))?;
     let codes = cx.emit_constant(&codes);
     let per_block = vec![Dim::from(n), blocks.into()];
     if cx.ty(scales).elements() != Dim::from(n * blocks) {
@@ -96,7 +98,7 @@ fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             let raw = raw.ok_or_else(|| cx.unsupported("zero points that are not constant integers"))?;
             // Rows of packed zero points end at whole bytes.
             let row = (blocks * bits + 7) / 8 * 8 / bits;
-            let z = tersor_ir::Tensor::from_blob(dtype, vec![n as usize, row as usize], raw.blob().clone());
+            let z = Tensor::from_blob(dtype, vec![n as usize, row as usize], raw.blob().clone());
             let z = z.ok_or_else(|| bad(cx, "zero points"))?;
             let at: Vec<usize> = (0..n * blocks).map(|i| (i / blocks * row + i % blocks) as usize).collect();
             z.gathered(vec![n as usize, blocks as usize], &at)
@@ -104,11 +106,11 @@ fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         None => {
             let middle = f64::from(1u32 << (bits - 1));
             let all = vec![middle; (n * blocks) as usize];
-            tersor_ir::Tensor::from_f64(dtype, [n as usize, blocks as usize], &all)
+            Tensor::from_f64(dtype, [n as usize, blocks as usize], &all)
         }
     };
     let zeros = cx.emit_constant(&zeros);
-    let decode = tersor_ir::ops::DecodeAffine { axis: 1, group: block as u32 };
+    let decode = DecodeAffine { axis: 1, group: block as u32 };
     let w = cx.op(decode, &[codes, scales, zeros])?;
     let w = cx.part(w, 1, 0.into(), k.into())?;
     let w = cx.cast(w, cx.ty(x).dtype)?;
@@ -117,6 +119,83 @@ fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         Some(b) => cx.binary(Add, y, b)?,
         None => y,
     })
+}
+
+/// Rows of a table of codes, decoded. Codes of less than 8 bits lie in bytes, with their middle as zero, or are of a narrow type, with none.
+fn gather_block_quantized(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (data, at, scales, zeros) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.optional(3)?);
+    let (block, bits) = (cx.int("block_size", 128), cx.int("bits", 4));
+    let block = u32::try_from(block).ok().filter(|b| *b > 0).ok_or_else(|| cx.invalid(format!("blocks of {block}")))?;
+    let rank = cx.ty(data).rank();
+    let (axis, along) = (cx.axis(cx.int("gather_axis", 0), rank)?, cx.axis(cx.int("quantize_axis", 1), rank)? as u8);
+    let packed = cx.ty(data).dtype == DType::U8;
+    let mut unpack = |v: ValueId| -> Result<ValueId> {
+        let to = match (packed, bits) {
+            (false, _) => return Ok(v),
+            (true, 2) => DType::U2,
+            (true, 4) => DType::U4,
+            (true, 8) => return Ok(v),
+            _ => return Err(cx.unsupported(format!("codes of {bits} bits in bytes"))),
+        };
+        let t = cx.constant_of(v).ok_or_else(|| cx.undecided_value(v, "packed codes that are not constant"))?;
+        let mut shape = t.shape().to_vec();
+        *shape.last_mut().ok_or_else(|| cx.invalid("codes without an axis"))? *= 8 / bits as usize;
+        let t = Tensor::from_blob(to, shape, t.blob().clone()).ok_or_else(|| cx.invalid("codes of another size"))?;
+        Ok(cx.emit_constant(&t))
+    };
+    let codes = unpack(data)?;
+    let zeros = match zeros {
+        Some(z) => {
+            let (z, n) = (unpack(z)?, cx.ty(scales).shape.last().cloned().unwrap_or(1.into()));
+            // Rows of packed zero points end at whole bytes.
+            Some(cx.part(z, rank - 1, 0.into(), n)?)
+        }
+        None if packed => {
+            let middle = cx.emit_constant(&Tensor::scalar(cx.ty(codes).dtype, f64::from(1u32 << (bits - 1))));
+            Some(cx.broadcast(middle, cx.ty(scales).shape.to_vec())?)
+        }
+        None => None,
+    };
+    let operands: Vec<ValueId> = [codes, scales].into_iter().chain(zeros).collect();
+    let table = cx.op(DecodeAffine { axis: along, group: block }, &operands)?;
+    done(cx.op(Gather { axis: axis as u8 }, &[table, at])?)
+}
+
+/// The sum of embeddings of words, positions and segments, its norm, and how many words each sequence has.
+fn embed_layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (ids, segments) = (cx.input(0)?, cx.optional(1)?);
+    let (words, positions, of_segments) = (cx.input(2)?, cx.input(3)?, cx.optional(4)?);
+    let (scale, bias, mask) = (cx.input(5)?, cx.input(6)?, cx.optional(7)?);
+    let shape = cx.ty(ids).shape.to_vec();
+    let [batch, length] = <[Dim; 2]>::try_from(shape).map_err(|_| cx.invalid("words without a batch axis"))?;
+    let position = match cx.optional(8)? {
+        Some(at) => cx.op(Gather { axis: 0 }, &[positions, at])?,
+        None => cx.part(positions, 0, 0.into(), length)?,
+    };
+    let mut sum = cx.op(Gather { axis: 0 }, &[words, ids])?;
+    sum = cx.binary(Add, sum, position)?;
+    match (segments, of_segments) {
+        (Some(s), Some(table)) => {
+            let s = cx.op(Gather { axis: 0 }, &[table, s])?;
+            sum = cx.binary(Add, sum, s)?;
+        }
+        (None, None) => {}
+        _ => return Err(cx.invalid("segments without their embeddings, or embeddings without segments")),
+    }
+    let y = cx.op(LayerNorm { axis: 2, eps: Real(cx.float("epsilon", 1e-12)) }, &[sum, scale, bias])?;
+    cx.int("mask_index_type", 0);
+    let count = match mask {
+        Some(m) => {
+            let given = cx.compare_scalar(CompareKind::Eq, m, 1.0)?;
+            let given = cx.cast(given, DType::I32)?;
+            cx.reduce(ReduceKind::Sum, given, &[1], false)?
+        }
+        None => {
+            let zero = cx.emit_constant(&Tensor::scalar(DType::I32, 0.0));
+            cx.broadcast(zero, vec![batch])?
+        }
+    };
+    Ok([y, count, sum].map(value).into())
 }
 
 fn product(cx: &mut NodeCx, x: ValueId, w: ValueId) -> Result<ValueId> {
@@ -152,7 +231,7 @@ fn rotary_embedding(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     } else {
         ids
     };
-    let y = rotated(cx, x, Some(ids), [2, 3])?;
+    let y = rotated(cx, x, Some(ids), [2, 3], "interleaved")?;
     done(from_heads(cx, y, t.rank())?)
 }
 
@@ -168,4 +247,6 @@ pub(super) const OPS: Topic = &[
     ("SimplifiedLayerNormalization", rms_norm),
     ("com.microsoft:MatMulNBits", matmul_nbits),
     ("com.microsoft:RotaryEmbedding", rotary_embedding),
+    ("com.microsoft:EmbedLayerNormalization", embed_layer_norm),
+    ("com.microsoft:GatherBlockQuantized", gather_block_quantized),
 ];

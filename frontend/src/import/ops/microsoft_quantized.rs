@@ -1,12 +1,15 @@
 //! Operators of ONNX Runtime (`com.microsoft`) on codes: decoded, computed in floats, and coded again.
 
 use super::Topic;
+use super::microsoft_attention::heads_of_projection;
+use super::nn::{conv_bias, convolve, pooled};
 use super::quantized::{along, centred, dynamic_codes};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::NodeCx;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{self, Add, Max, Min, Mul};
+use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::Sigmoid;
 use tersor_ir::ops::{DecodeAffine, Quant, Softmax};
@@ -71,6 +74,52 @@ fn global_average(cx: &mut NodeCx, x: ValueId) -> Result<ValueId> {
     cx.reduce(ReduceKind::Mean, x, &axes, true)
 }
 
+/// `f` of an operand whose channels are last, where an attribute says so, as of one whose channels are second.
+fn channels_second(
+    cx: &mut NodeCx,
+    last: bool,
+    x: ValueId,
+    f: impl FnOnce(&mut NodeCx, ValueId) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let rank = cx.ty(x).rank() as u8;
+    if !last || rank < 3 {
+        return f(cx, x);
+    }
+    let x = cx.transpose(x, [0, rank - 1].into_iter().chain(1..rank - 1).collect())?;
+    let y = f(cx, x)?;
+    cx.transpose(y, std::iter::once(0).chain(2..rank).chain([1]).collect())
+}
+
+fn average(cx: &mut NodeCx, x: ValueId) -> Result<ValueId> {
+    let last = cx.int("channels_last", 0) != 0;
+    channels_second(cx, last, x, |cx, x| Ok(pooled(cx, x, PoolKind::Avg)?[0]))
+}
+
+/// A convolution of images and kernels whose channels are last.
+fn nhwc_conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (x, w, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2)?);
+    let rank = cx.ty(w).rank() as u8;
+    if rank < 3 {
+        return Err(cx.invalid(format!("a kernel of {}", cx.ty(w))));
+    }
+    let w = cx.transpose(w, [0, rank - 1].into_iter().chain(1..rank - 1).collect())?;
+    done(channels_second(cx, true, x, |cx, x| {
+        let y = convolve(cx, x, w)?;
+        conv_bias(cx, y, bias)
+    })?)
+}
+
+/// Projections of codes by codes of weights, whose heads attend as floats.
+fn attention(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    if cx.int("do_rotary", 0) != 0 {
+        return Err(cx.unsupported("rotary positions"));
+    }
+    let (a, b) = (centred(cx, 0, 6, 1)?.0, centred(cx, 1, 7, 1)?.0);
+    let scales = [cx.input(3)?, cx.input(4)?];
+    let qkv = scaled(cx, a, b, scales, 2)?;
+    heads_of_projection(cx, qkv, 5, 8, None)
+}
+
 fn softmax(cx: &mut NodeCx, x: ValueId) -> Result<ValueId> {
     let rank = cx.ty(x).rank();
     let axis = cx.axis(cx.int("axis", -1), rank)?;
@@ -92,7 +141,7 @@ fn concat(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 /// The product of centred codes as numbers, the second's scale by column, and a bias at input `bias`.
-fn scaled(cx: &mut NodeCx, a: ValueId, b: ValueId, scales: [ValueId; 2], bias: usize) -> Result<Vec<Meaning>> {
+fn scaled(cx: &mut NodeCx, a: ValueId, b: ValueId, scales: [ValueId; 2], bias: usize) -> Result<ValueId> {
     let (a, b) = (cx.cast(a, DType::I32)?, cx.cast(b, DType::I32)?);
     let sum = super::nn::product(cx, a, b)?;
     let rank = cx.ty(sum).rank();
@@ -101,10 +150,10 @@ fn scaled(cx: &mut NodeCx, a: ValueId, b: ValueId, scales: [ValueId; 2], bias: u
     let scale = cx.binary(Mul, of_a, of_b)?;
     let sum = cx.cast(sum, cx.ty(scale).dtype)?;
     let y = cx.binary(Mul, sum, scale)?;
-    done(match cx.optional(bias)? {
-        Some(b) => cx.binary(Add, y, b)?,
-        None => y,
-    })
+    match cx.optional(bias)? {
+        Some(b) => cx.binary(Add, y, b),
+        None => Ok(y),
+    }
 }
 
 fn matmul_to_float(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -112,7 +161,7 @@ fn matmul_to_float(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (row, column) = (cx.ty(a).rank().saturating_sub(2), cx.ty(b).rank().saturating_sub(1));
     let (a, b) = (centred(cx, 0, 4, row)?.0, centred(cx, 1, 5, column)?.0);
     let scales = [cx.input(2)?, cx.input(3)?];
-    scaled(cx, a, b, scales, 6)
+    done(scaled(cx, a, b, scales, 6)?)
 }
 
 fn dynamic_matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -123,13 +172,16 @@ fn dynamic_matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (q, zero) = (cx.cast(q, DType::I32)?, cx.cast(zero, DType::I32)?);
     let a = cx.binary(BinaryKind::Sub, q, zero)?;
     let scales = [scale, cx.input(2)?];
-    scaled(cx, a, b, scales, 4)
+    done(scaled(cx, a, b, scales, 4)?)
 }
 
 pub(super) const OPS: Topic = &[
     ("com.microsoft:DynamicQuantizeMatMul", dynamic_matmul),
     ("com.microsoft:MatMulIntegerToFloat", matmul_to_float),
+    ("com.microsoft:NhwcConv", nhwc_conv),
+    ("com.microsoft:QAttention", attention),
     ("com.microsoft:QLinearAdd", |cx| elementwise(cx, Add)),
+    ("com.microsoft:QLinearAveragePool", |cx| function(cx, average)),
     ("com.microsoft:QLinearConcat", concat),
     ("com.microsoft:QLinearGlobalAveragePool", |cx| function(cx, global_average)),
     ("com.microsoft:QLinearLeakyRelu", |cx| function(cx, leaky_relu)),

@@ -12,6 +12,7 @@ mod known;
 mod linear_attention;
 mod loss;
 mod microsoft;
+mod microsoft_attention;
 mod microsoft_quantized;
 mod ml_features;
 mod ml_linear;
@@ -57,6 +58,7 @@ const TOPICS: &[Topic] = &[
     linear_attention::OPS,
     loss::OPS,
     microsoft::OPS,
+    microsoft_attention::OPS,
     microsoft_quantized::OPS,
     ml_features::OPS,
     ml_linear::OPS,

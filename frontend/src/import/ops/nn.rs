@@ -12,7 +12,7 @@ use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::{Rsqrt, Sqrt};
 use tersor_ir::ops::{Compare, Conv, LayerNorm, MatMul, Pad, Pool, Real, Reduce, RmsNorm, Select, Softmax};
-use tersor_ir::{Dim, ValueId};
+use tersor_ir::{Dim, Op, ValueId};
 
 /// NumPy's product: vectors get an axis that goes again.
 pub(super) fn product(cx: &mut NodeCx, mut a: ValueId, mut b: ValueId) -> Result<ValueId> {
@@ -148,7 +148,12 @@ fn conv(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 fn pool(cx: &mut NodeCx, kind: PoolKind) -> Result<Vec<Meaning>> {
-    let mut x = cx.input(0)?;
+    let x = cx.input(0)?;
+    Ok(pooled(cx, x, kind)?.into_iter().map(value).collect())
+}
+
+/// The pool that the node's attributes describe, and the places of maxima where they are asked for.
+pub(super) fn pooled(cx: &mut NodeCx, mut x: ValueId, kind: PoolKind) -> Result<Vec<ValueId>> {
     let kernel = cx.ints("kernel_shape").ok_or_else(|| cx.invalid("no kernel_shape"))?;
     let mut w = window(cx, &cx.ty(x).shape, kernel)?;
     let at = match cx.wants(1) {
@@ -178,7 +183,7 @@ fn pool(cx: &mut NodeCx, kind: PoolKind) -> Result<Vec<Meaning>> {
         },
         &[x],
     )?;
-    Ok(std::iter::once(y).chain(at).map(value).collect())
+    Ok(std::iter::once(y).chain(at).collect())
 }
 
 fn global_pool(cx: &mut NodeCx, kind: ReduceKind) -> Result<Vec<Meaning>> {
@@ -319,9 +324,9 @@ fn layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
     let eps = cx.float("epsilon", 1e-5);
-    let mut operands = vec![x, cx.input(1)?];
-    operands.extend(cx.optional(2)?);
-    let y = cx.op(LayerNorm { axis, eps: Real(eps) }, &operands)?;
+    let (scale, bias) = (cx.input(1)?, cx.optional(2)?);
+    let params: Vec<ValueId> = [scale].into_iter().chain(bias).collect();
+    let y = normalised(cx, x, axis, LayerNorm { axis, eps: Real(eps) }, &params)?;
     let axes: Vec<u8> = (axis..cx.ty(x).rank() as u8).collect();
     let mut results = vec![value(y)];
     if cx.node.output.iter().skip(1).any(|o| !o.is_empty()) {
@@ -334,7 +339,24 @@ fn layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 pub(super) fn rms_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
-    done(cx.op(RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &[x, scale])?)
+    done(normalised(cx, x, axis, RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &[scale])?)
+}
+
+/// A norm with its scale and bias. Those that have axes before `axis` differ by row, and follow the norm as ops of their own.
+fn normalised(cx: &mut NodeCx, x: ValueId, axis: u8, norm: impl Into<Op>, params: &[ValueId]) -> Result<ValueId> {
+    let t = cx.ty(x);
+    if params.iter().all(|&p| cx.ty(p).rank() <= t.rank() - axis as usize) {
+        let operands: Vec<ValueId> = [x].into_iter().chain(params.iter().copied()).collect();
+        return cx.op(norm, &operands);
+    }
+    let mut y = cx.op(norm, &[x])?;
+    for (&p, kind) in params.iter().zip([Mul, Add]) {
+        y = cx.binary(kind, y, p)?;
+        if cx.ty(y).shape != t.shape {
+            return Err(cx.invalid(format!("a parameter {} that is larger than {t}", cx.ty(p))));
+        }
+    }
+    Ok(y)
 }
 
 /// Since opset 13 along one axis; before over all axes from one on, as a matrix.
