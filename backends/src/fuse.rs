@@ -203,7 +203,7 @@ impl Fuser<'_> {
         let ty = |v: ValueId| &self.f.values[v].ty;
         let rows = d.group > 0 && usize::from(d.axis) + 1 == ty(y).rank() && ty(y).rank() > 1;
         let types = ty(*codes).dtype == DType::I8 && ty(*scale).dtype == DType::F32;
-        let whole = ty(y).shape.last().and_then(Dim::as_const).is_some_and(|k| k % i64::from(d.group) == 0);
+        let whole = rows && ty(y).shape.last().and_then(Dim::as_const).is_some_and(|k| k % i64::from(d.group) == 0);
         let product = |r: &NodeId| {
             let (op, operands) = (&self.f.nodes[*r].op, &self.f.nodes[*r].operands);
             let Op::MatMul(op) = op else { return false };
