@@ -74,7 +74,7 @@ fn checks_say_everything_at_once() {
     says(&dir.error(2, &["check", "m.onnx", "--dim", "M=1"]), &["M"]);
     says(&dir.error(6, &["check", "m.onnx", "--target", "z80"]), &["z80"]);
     let text = String::from_utf8(dir.tersor(&["check", "wrong.onnx"]).stdout).unwrap();
-    says(&text, &["security  none", "support   1 errors", "ends with exit status 3", "limits    nodes"]);
+    says(&text, &["security  none", "support   1 errors", "ends with exit status 3", "limits    file_bytes="]);
 }
 
 #[test]

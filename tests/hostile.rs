@@ -92,6 +92,18 @@ fn external_data_lead_nowhere_else() {
     for more in [("length", "1125899906842624"), ("offset", "-4"), ("offset", "8"), ("surprise", "1")] {
         refused(&dir, &external(&[at[0], more]), 3, &["\\\"w\\\""]);
     }
+    // Other names of a file may lead anywhere.
+    dir.write("plain.onnx", external(&at));
+    dir.json(0, &["inspect", "plain.onnx", "--strict-files"]);
+    std::fs::hard_link(dir.path("w.bin"), dir.path("again.bin")).unwrap();
+    symlink("sub/w.bin", dir.path("inner.bin")).unwrap();
+    dir.write("inner.onnx", external(&[("location", "inner.bin")]));
+    for model in ["plain.onnx", "inner.onnx"] {
+        dir.json(0, &["inspect", model]);
+        let said = dir.error(3, &["inspect", model, "--strict-files"]);
+        assert!(said.contains("O0012"), "{said}");
+    }
+    std::fs::remove_file(dir.path("again.bin")).unwrap();
     // The layout of a hub's cache: snapshots of links into blobs.
     std::fs::create_dir_all(dir.path("hub/snapshots/main")).unwrap();
     dir.write("hub/blobs/1", external(&at)).write("hub/blobs/2", [0; 16]);
@@ -99,6 +111,23 @@ fn external_data_lead_nowhere_else() {
     symlink("../../blobs/2", dir.path("hub/snapshots/main/w.bin")).unwrap();
     dir.json(0, &["inspect", "hub/snapshots/main/model.onnx"]);
     dir.json(0, &["inspect", "hub/snapshots/main"]);
+}
+
+#[test]
+fn limits_are_flags() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    for (limit, code) in
+        [("nodes=1", "O0007"), ("file_bytes=10", "O0007"), ("rank=1", "O00"), ("name_bytes=1", "O0008")]
+    {
+        let checked = dir.json(1, &["check", "m.onnx", "--limit", limit]);
+        assert!(checked["data"]["findings"].to_string().contains(code), "{checked}");
+        let (name, value) = limit.split_once('=').unwrap();
+        assert_eq!(checked["data"]["limits"][name].to_string(), value);
+    }
+    for wrong in ["nodes", "nodes=many", "noodles=3", "rank=64"] {
+        dir.error(2, &["inspect", "m.onnx", "--limit", wrong]);
+    }
 }
 
 #[test]

@@ -5,17 +5,20 @@
 
 pub mod export;
 pub mod import;
+mod limits;
 mod message;
 mod outline;
 mod proto;
+mod sparse;
 mod tensor;
 pub mod testing;
 mod wire;
 
 pub use export::{ExportOptions, Exported, Form as ExportForm, export};
 pub use import::{
-    Checked, DimBinding, Given, ImportOptions, Imported, LIMITS, check, import, import_bytes, operators, undecided,
+    Checked, DimBinding, Given, ImportOptions, Imported, check, import, import_bytes, operators, undecided,
 };
+pub use limits::Limits;
 pub use outline::{Port, interface, node_operators};
 pub use proto::Kind;
 pub use tensor::read_tensor;

@@ -1,5 +1,6 @@
 //! What a model file consists of, without importing it.
 
+use crate::limits::Limits;
 use crate::proto::{self, Kind};
 use crate::{tensor, wire};
 use std::collections::HashSet;
@@ -42,5 +43,7 @@ fn read(path: &Path) -> Result<proto::ModelProto> {
     let name = path.display().to_string();
     let file = tensor::map(path)
         .map_err(|e| Diagnostic::error("O0003", format!("cannot read {name}: {e}")).failure(Failure::File))?;
-    wire::skeleton(&file).and_then(|s| proto::decode(&s.bytes)).map_err(|d| d.in_file(name))
+    wire::skeleton(&file, Limits::default().message_nesting)
+        .and_then(|s| proto::decode(&s.bytes))
+        .map_err(|d| d.in_file(name))
 }

@@ -2,7 +2,7 @@
 
 pub use onnx_protobuf::attribute_proto::AttributeType as AttributeKind;
 pub use onnx_protobuf::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
 };
 use onnx_protobuf::{tensor_proto, tensor_shape_proto, type_proto};
 use protobuf::Message;
@@ -18,6 +18,30 @@ pub fn decode(skeleton: &[u8]) -> Result<ModelProto, Diagnostic> {
 pub fn decode_tensor(skeleton: &[u8]) -> Result<TensorProto, Diagnostic> {
     TensorProto::parse_from_bytes(skeleton)
         .map_err(|e| Diagnostic::error("O0002", format!("not a readable tensor: {e}")))
+}
+
+/// An initializer of a graph.
+#[derive(Copy, Clone)]
+pub enum Initializer<'a> {
+    /// All elements.
+    Dense(&'a TensorProto),
+    /// Those that are not zero.
+    Sparse(&'a SparseTensorProto),
+}
+
+impl<'a> Initializer<'a> {
+    /// The name, which is that of the values where it is sparse.
+    pub fn name(self) -> &'a str {
+        match self {
+            Initializer::Dense(t) => &t.name,
+            Initializer::Sparse(t) => t.values.as_ref().map_or("", |v| &v.name),
+        }
+    }
+}
+
+/// The initializers of a graph.
+pub fn initializers(g: &GraphProto) -> impl Iterator<Item = Initializer<'_>> {
+    g.initializer.iter().map(Initializer::Dense).chain(g.sparse_initializer.iter().map(Initializer::Sparse))
 }
 
 /// The number that stands for a tensor's raw data, if it has any.

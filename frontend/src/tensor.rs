@@ -1,15 +1,13 @@
 //! `TensorProto` to IR tensors: raw data stay where they are, typed fields are packed.
 
-use crate::proto::{self, TensorProto};
+use crate::limits::Limits;
+use crate::proto::{self, Initializer, TensorProto};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor};
-
-/// Axes of a tensor.
-pub const MAX_RANK: usize = 32;
 
 /// The element type of an ONNX number (`TensorProto.DataType`).
 pub fn dtype(number: i32) -> Option<DType> {
@@ -51,9 +49,20 @@ pub struct Sources {
     pub dir: Option<PathBuf>,
     /// External files mapped so far.
     pub mapped: std::collections::HashMap<PathBuf, Blob>,
+    /// Whether external files must have one name only.
+    pub strict: bool,
+    /// Of ranks and sparse tensors.
+    pub limits: Limits,
 }
 
 impl Sources {
+    /// An initializer of a graph.
+    pub fn initializer(&mut self, i: Initializer) -> Result<Tensor> {
+        match i {
+            Initializer::Dense(t) => self.tensor(t, i.name()),
+            Initializer::Sparse(t) => self.sparse(t, i.name()),
+        }
+    }
     /// Decodes a tensor. `name` is for messages.
     pub fn tensor(&mut self, t: &TensorProto, name: &str) -> Result<Tensor> {
         let bad = |what: String| Diagnostic::error("O0010", format!("tensor \"{}\": {what}", name.escape_debug()));
@@ -61,8 +70,8 @@ impl Sources {
             let d = bad(format!("element type {} is not supported", t.data_type));
             if (1..=26).contains(&t.data_type) { d.failure(Failure::Unsupported) } else { d }
         })?;
-        if t.dims.len() > MAX_RANK {
-            return Err(bad(format!("rank {} is above {MAX_RANK}", t.dims.len())));
+        if t.dims.len() > self.limits.rank {
+            return Err(bad(format!("rank {} is above {}", t.dims.len(), self.limits.rank)));
         }
         let shape = t.dims.iter().map(|&d| usize::try_from(d)).collect::<std::result::Result<Vec<_>, _>>();
         let shape = shape.map_err(|_| bad(format!("negative extent in {:?}", t.dims)))?;
@@ -177,7 +186,13 @@ impl Sources {
             .filter(|p| p.file_name().is_some_and(|n| n == "snapshots"))
             .and_then(Path::parent)
             .map(|p| p.join("blobs"));
-        let inside = real.starts_with(&root) || hub.is_some_and(|b| real.starts_with(b));
+        let cached = hub.is_some_and(|b| real.starts_with(b));
+        let plain: PathBuf = relative.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+        if self.strict && (meta.nlink() > 1 || cached || real != root.join(plain)) {
+            let what = format!("external data \"{}\" is a link, or has further names", location.escape_debug());
+            return Err(Diagnostic::error("O0012", what).with_help("copy the file, or leave --strict-files out"));
+        }
+        let inside = real.starts_with(&root) || cached;
         // A hard link may lead outside as well; one to a file of somebody else's is not followed.
         let stranger = meta.nlink() > 1 && std::fs::metadata(&root).is_ok_and(|r| r.uid() != meta.uid());
         if inside && !stranger { Ok(real) } else { Err(outside()) }
@@ -191,7 +206,8 @@ pub fn read_tensor(path: &Path) -> Result<(String, Tensor)> {
         map(path).map_err(|e| Diagnostic::error("O0003", format!("cannot read {name}: {e}")).failure(Failure::File))?;
     let skeleton = crate::wire::tensor_skeleton(&file).map_err(|d| d.in_file(&*name))?;
     let proto = proto::decode_tensor(&skeleton.bytes).map_err(|d| d.in_file(&*name))?;
-    let mut sources = Sources { file, raw: skeleton.raw, dir: None, mapped: Default::default() };
+    let (limits, mapped) = Default::default();
+    let mut sources = Sources { file, raw: skeleton.raw, dir: None, mapped, strict: false, limits };
     let t = sources.tensor(&proto, &proto.name).map_err(|d| d.in_file(&*name))?;
     Ok((proto.name, t))
 }

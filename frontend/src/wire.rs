@@ -6,9 +6,6 @@
 use std::ops::Range;
 use tersor_ir::{Diagnostic, Failure};
 
-/// Message nesting beyond which a file is refused: 64 nested graphs, each of graph, node and attribute.
-pub const MAX_DEPTH: u32 = 200;
-
 /// A model without the bytes of its tensors.
 pub struct Skeleton {
     /// A `ModelProto`.
@@ -59,6 +56,7 @@ const RAW_DATA: u64 = 9;
 
 struct Walk<'a> {
     file: &'a [u8],
+    nesting: usize,
     raw: Vec<Range<usize>>,
     messages: usize,
 }
@@ -68,18 +66,18 @@ fn refuse(at: usize, what: &str) -> Diagnostic {
         .with_help("the file is damaged or cut short; export or copy it again")
 }
 
-/// Walks a model file.
-pub fn skeleton(file: &[u8]) -> Result<Skeleton, Diagnostic> {
-    walk(file, Kind::Model)
+/// Walks a model file; messages deeper than `nesting` are refused.
+pub fn skeleton(file: &[u8], nesting: usize) -> Result<Skeleton, Diagnostic> {
+    walk(file, Kind::Model, nesting)
 }
 
 /// Walks a file that holds one tensor.
 pub fn tensor_skeleton(file: &[u8]) -> Result<Skeleton, Diagnostic> {
-    walk(file, Kind::Tensor)
+    walk(file, Kind::Tensor, 4)
 }
 
-fn walk(file: &[u8], kind: Kind) -> Result<Skeleton, Diagnostic> {
-    let mut walk = Walk { file, raw: vec![], messages: 0 };
+fn walk(file: &[u8], kind: Kind, nesting: usize) -> Result<Skeleton, Diagnostic> {
+    let mut walk = Walk { file, nesting, raw: vec![], messages: 0 };
     let bytes = walk.message(kind, 0..file.len(), 0)?;
     Ok(Skeleton { bytes, raw: walk.raw })
 }
@@ -101,8 +99,8 @@ impl Walk<'_> {
         Err(refuse(start, "a number of more than ten bytes"))
     }
 
-    fn message(&mut self, kind: Kind, range: Range<usize>, depth: u32) -> Result<Vec<u8>, Diagnostic> {
-        if depth > MAX_DEPTH {
+    fn message(&mut self, kind: Kind, range: Range<usize>, depth: usize) -> Result<Vec<u8>, Diagnostic> {
+        if depth > self.nesting {
             return Err(refuse(range.start, "messages nested too deeply"));
         }
         let (mut out, mut at, end) = (vec![], range.start, range.end);
@@ -177,13 +175,13 @@ mod tests {
         let (mut graph, mut model) = (vec![], vec![]);
         put(&mut graph, 5 << 3 | 2, &tensor);
         put(&mut model, 7 << 3 | 2, &graph);
-        let s = skeleton(&model).unwrap();
+        let s = skeleton(&model, 200).unwrap();
         assert_eq!(model[s.raw[0].clone()], [7; 16]);
         assert_eq!(s.bytes.len(), model.len() - 8);
         for cut in 1..model.len() {
-            assert!(skeleton(&model[..cut]).is_err(), "{cut}");
+            assert!(skeleton(&model[..cut], 200).is_err(), "{cut}");
         }
-        assert!(skeleton(&[0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]).is_err());
+        assert!(skeleton(&[0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], 200).is_err());
     }
 
     #[test]
@@ -191,7 +189,7 @@ mod tests {
         let graph = [0x0a, 0x00].repeat(4_000_000);
         let mut model = vec![];
         put(&mut model, 7 << 3 | 2, &graph);
-        assert!(skeleton(&model).is_err());
+        assert!(skeleton(&model, 200).is_err());
         let mut inner = vec![];
         for _ in 0..100 {
             for tag in [6u64, 5, 1] {
@@ -202,6 +200,6 @@ mod tests {
         }
         let mut model = vec![];
         put(&mut model, 7 << 3 | 2, &inner);
-        assert!(skeleton(&model).is_err());
+        assert!(skeleton(&model, 200).is_err());
     }
 }

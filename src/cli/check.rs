@@ -42,10 +42,9 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let _ = writeln!(text, "{name:<9} {line}");
         topics.insert(name.into(), json!({ "errors": errors, "warnings": warnings }));
     }
-    let limits: serde_json::Map<_, _> =
-        tersor_frontend::LIMITS.iter().map(|(n, v)| (n.to_string(), json!(v))).collect();
-    let listed: Vec<String> =
-        tersor_frontend::LIMITS.iter().map(|(n, v)| format!("{} {v}", n.replace('_', " "))).collect();
+    let limits = options.limits.entries();
+    let listed: Vec<String> = limits.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let limits: serde_json::Map<_, _> = limits.into_iter().map(|(n, v)| (n.to_string(), json!(v))).collect();
     let _ = writeln!(text, "limits    {}", listed.join(", "));
     let verdict =
         if checked.compile == 0 { "goes through".into() } else { format!("ends with exit status {}", checked.compile) };

@@ -14,7 +14,7 @@ use tersor_ir::{Diagnostic, Failure};
 use tersor_passes::manager::Decide;
 use tersor_passes::pipeline::Pipeline;
 
-/// `--dim`, `--shape`, `--value` and `--length`.
+/// What is said of the model when it is read: `--dim`, `--shape`, `--value`, `--length`, `--limit` and `--strict-files`.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ShapeArgs {
     /// A dynamic extent: NAME=N, or bounds and a typical value, NAME=MIN..MAX@TYPICAL.
@@ -29,6 +29,25 @@ pub struct ShapeArgs {
     /// How many elements a sequence has that is an input, NAME=3; of an optional input 1, or NAME=none.
     #[arg(long = "length", value_name = "NAME=NUMBER")]
     pub lengths: Vec<String>,
+    /// A limit on what is read, NAME=NUMBER, such as nodes=10000; tersor check lists them with their values.
+    #[arg(long = "limit", value_name = "NAME=NUMBER")]
+    pub limits: Vec<String>,
+    /// Refuse external data in files that are links or have further names (hard links).
+    #[arg(long)]
+    pub strict_files: bool,
+}
+
+/// NAME=VALUE items of a flag.
+fn pairs(flag: &str, items: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for item in items {
+        let pair = item.split_once('=');
+        let (name, value) = pair.ok_or_else(|| vec![usage(format!("{flag} {item} is not NAME=VALUE"))])?;
+        if out.insert(name.to_string(), value.to_string()).is_some() {
+            return Err(vec![usage(format!("{flag} {name} is given twice"))]);
+        }
+    }
+    Ok(out)
 }
 
 impl ShapeArgs {
@@ -38,7 +57,12 @@ impl ShapeArgs {
         let bad = |flag: &str, (name, value): (&String, &String), help: &str| {
             vec![usage(format!("{flag} {name}={value} is not understood")).with_help(help)]
         };
-        let mut out = ImportOptions::default();
+        let mut out = ImportOptions { strict_files: self.strict_files, ..Default::default() };
+        for (name, value) in pairs("--limit", &self.limits)? {
+            let help = "write --limit nodes=10000";
+            let number = value.parse().map_err(|_| bad("--limit", (&name, &value), help))?;
+            out.limits.set(&name, number).map_err(|d| vec![d])?;
+        }
         for d in &dims {
             let help = "write --dim batch=8, --dim batch=1..32 or --dim batch=1..32@8";
             out.dims.insert(d.0.clone(), parse_dim(d.1).ok_or_else(|| bad("--dim", d, help))?);
@@ -66,17 +90,6 @@ impl ShapeArgs {
     }
     /// Bindings as they were written.
     pub fn written(&self, file: &[(String, String)]) -> Result<Bindings> {
-        let pairs = |flag: &str, items: &[String]| -> Result<BTreeMap<String, String>> {
-            let mut out = BTreeMap::new();
-            for item in items {
-                let pair = item.split_once('=');
-                let (name, value) = pair.ok_or_else(|| vec![usage(format!("{flag} {item} is not NAME=VALUE"))])?;
-                if out.insert(name.to_string(), value.to_string()).is_some() {
-                    return Err(vec![usage(format!("{flag} {name} is given twice"))]);
-                }
-            }
-            Ok(out)
-        };
         let mut dims: BTreeMap<String, String> = file.iter().cloned().collect();
         dims.extend(pairs("--dim", &self.dims)?);
         let (shapes, values) = (pairs("--shape", &self.shapes)?, pairs("--value", &self.values)?);
@@ -93,6 +106,8 @@ impl ShapeArgs {
             shapes: one(&self.shapes, &file.shapes),
             values: one(&self.values, &file.values),
             lengths: one(&self.lengths, &file.lengths),
+            limits: self.limits.clone(),
+            strict_files: self.strict_files,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What can be said about a file before its operators are decoded, and what the file says about its own types.
 
 use super::{Importer, loc_of};
+use crate::limits::Limits;
 use crate::proto::{self, Extent, GraphProto, ModelProto, ValueInfoProto};
 use crate::tensor;
 use std::collections::{HashMap, HashSet};
@@ -9,13 +10,9 @@ use tersor_ir::{DType, Diagnostic, Failure, Tensor, ValueId};
 
 /// The opset versions that operators are decoded for.
 pub(super) const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
-/// Nodes of a graph.
-pub(super) const MAX_NODES: usize = 5_000_000;
-/// Bytes of a name.
-pub(super) const MAX_NAME: usize = 4096;
 
 /// The version of `ai.onnx` that the model asks for.
-pub(super) fn header(model: &ModelProto) -> Result<i64, Vec<Diagnostic>> {
+pub(super) fn header(model: &ModelProto, limits: &Limits) -> Result<i64, Vec<Diagnostic>> {
     let mut errors = vec![];
     let mut versions = HashMap::new();
     for o in &model.opset_import {
@@ -39,19 +36,18 @@ pub(super) fn header(model: &ModelProto) -> Result<i64, Vec<Diagnostic>> {
     }
     if model.graph.is_none() {
         errors.push(Diagnostic::error("O0006", "the file has no graph: it is not an ONNX model, or cut short"));
-    } else if model.graph.node.len() > MAX_NODES {
-        let message = format!("{} nodes are more than {MAX_NODES}", model.graph.node.len());
-        errors.push(Diagnostic::error("O0007", message).failure(Failure::Limit));
+    } else if model.graph.node.len() > limits.nodes {
+        errors.push(limits.exceeded("O0007", "nodes", format!("the graph has {} nodes", model.graph.node.len())));
     }
     if errors.is_empty() { Ok(versions.get("ai.onnx").copied().unwrap_or(*OPSETS.end())) } else { Err(errors) }
 }
 
 /// Every name is written once, and of bearable length.
-pub(super) fn names(g: &GraphProto) -> Vec<Diagnostic> {
-    let mut errors = vec![];
+pub(super) fn names(g: &GraphProto, limits: &Limits) -> Vec<Diagnostic> {
+    let (mut errors, most) = (vec![], limits.name_bytes);
     let mut check = |name: &str, fresh: bool, what: &str| {
-        if name.len() > MAX_NAME {
-            let message = format!("a name of {} bytes is longer than {MAX_NAME}", name.len());
+        if name.len() > most {
+            let message = format!("a name of {} bytes is longer than {most}", name.len());
             errors.push(Diagnostic::error("O0008", message));
         }
         if !fresh {
@@ -59,8 +55,8 @@ pub(super) fn names(g: &GraphProto) -> Vec<Diagnostic> {
         }
     };
     let mut made = HashSet::new();
-    for t in &g.initializer {
-        check(&t.name, made.insert(t.name.as_str()), "initializers");
+    for i in proto::initializers(g) {
+        check(i.name(), made.insert(i.name()), "initializers");
     }
     let (mut inputs, mut outputs) = (HashSet::new(), HashSet::new());
     for i in &g.input {
@@ -69,16 +65,15 @@ pub(super) fn names(g: &GraphProto) -> Vec<Diagnostic> {
     for o in &g.output {
         check(&o.name, outputs.insert(o.name.as_str()), "outputs");
     }
-    for s in &g.sparse_initializer {
-        let message = format!("initializer \"{}\" is sparse", short(&s.values.name));
-        errors.push(Diagnostic::error("O0031", message).failure(Failure::Unsupported));
-    }
     for node in &g.node {
         for name in node.output.iter().filter(|n| !n.is_empty()) {
-            let long = name.len() > MAX_NAME || node.name.len() > MAX_NAME;
+            let long = name.len() > most || node.name.len() > most;
             if long || !made.insert(name) || inputs.contains(name.as_str()) {
-                let what = if long { format!("a name is longer than {MAX_NAME} bytes") } else { written_twice(name) };
-                errors.push(Diagnostic::error("O0020", what).at_loc(&loc_of(node)));
+                let (code, what) = match long {
+                    true => ("O0008", format!("a name is longer than {most} bytes")),
+                    false => ("O0020", written_twice(name)),
+                };
+                errors.push(Diagnostic::error(code, what).at_loc(&loc_of(node)));
             }
         }
     }

@@ -185,8 +185,9 @@ impl Importer<'_> {
             (None, Some(dims)) => dims,
             (None, None) => return Err(bad("has no declared rank").with_help("give its shape with --shape")),
         };
-        if dims.len() > tensor::MAX_RANK {
-            return Err(bad("has a rank above 32"));
+        let most = self.options.limits.rank;
+        if dims.len() > most {
+            return Err(bad(&format!("has a rank above {most}")));
         }
         let mut shape = vec![];
         for (axis, d) in dims.into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::check::short;
 use super::loc_of;
-use crate::proto::{GraphProto, ModelProto, NodeProto};
+use crate::proto::{GraphProto, ModelProto, NodeProto, initializers};
 use crate::tensor::Sources;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::{DType, Diagnostic, Tensor};
@@ -23,7 +23,7 @@ pub(super) fn lint(model: &ModelProto, sources: &mut Sources) -> Vec<Diagnostic>
     names(g, &mut out);
     unread(g, &read, &mut out);
     if model.ir_version >= OVERRIDABLE {
-        let constants: HashSet<&str> = g.initializer.iter().map(|t| t.name.as_str()).collect();
+        let constants: HashSet<&str> = initializers(g).map(|i| i.name()).collect();
         for i in g.input.iter().filter(|i| constants.contains(i.name.as_str())) {
             let message = format!("input \"{}\" has a default, which is taken for a constant", short(&i.name));
             out.push(Diagnostic::warning("O0105", message).with_help("remove the initializer to keep it an input"));
@@ -54,7 +54,7 @@ fn nested(n: &NodeProto) -> impl Iterator<Item = &GraphProto> {
 fn names(g: &GraphProto, out: &mut Vec<Diagnostic>) {
     let values = g.input.iter().chain(&g.output).map(|v| v.name.as_str());
     let nodes = g.node.iter().flat_map(|n| std::iter::once(&n.name).chain(&n.output)).map(String::as_str);
-    let all = values.chain(g.initializer.iter().map(|t| t.name.as_str())).chain(nodes);
+    let all = values.chain(initializers(g).map(|i| i.name())).chain(nodes);
     let strange = |n: &&str| n.chars().any(char::is_control) || n.split(['/', '\\']).any(|part| part == "..");
     let mut seen = HashSet::new();
     for name in all.filter(strange).filter(|n| seen.insert(*n)) {
@@ -67,12 +67,12 @@ fn names(g: &GraphProto, out: &mut Vec<Diagnostic>) {
 
 /// Inputs, constants and nodes that no output depends on. Of nodes that only feed each other the last ones are named.
 fn unread(g: &GraphProto, read: &HashSet<&str>, out: &mut Vec<Diagnostic>) {
-    let constants: HashSet<&str> = g.initializer.iter().map(|t| t.name.as_str()).collect();
+    let constants: HashSet<&str> = initializers(g).map(|i| i.name()).collect();
     for i in g.input.iter().filter(|i| !read.contains(i.name.as_str()) && !constants.contains(i.name.as_str())) {
         out.push(Diagnostic::warning("O0104", format!("nothing reads the input \"{}\"", short(&i.name))));
     }
-    for t in g.initializer.iter().filter(|t| !read.contains(t.name.as_str())) {
-        out.push(Diagnostic::warning("O0101", format!("nothing reads the constant \"{}\"", short(&t.name))));
+    for name in initializers(g).map(|i| i.name()).filter(|n| !read.contains(n)) {
+        out.push(Diagnostic::warning("O0101", format!("nothing reads the constant \"{}\"", short(name))));
     }
     for n in g.node.iter().filter(|n| !n.output.is_empty() && n.output.iter().all(|o| !read.contains(o.as_str()))) {
         out.push(Diagnostic::warning("O0102", "nothing reads what this node makes").at_loc(&loc_of(n)));
@@ -82,10 +82,10 @@ fn unread(g: &GraphProto, read: &HashSet<&str>, out: &mut Vec<Diagnostic>) {
 /// Constants that are there twice, or that are slow to compute with. Those that cannot be read are the import's to report.
 fn weights(g: &GraphProto, sources: &mut Sources, out: &mut Vec<Diagnostic>) {
     let mut first: HashMap<(DType, Vec<usize>, blake3::Hash), &str> = HashMap::new();
-    for t in &g.initializer {
-        let Ok(tensor) = sources.tensor(t, &t.name) else { continue };
+    for i in initializers(g) {
+        let (Ok(tensor), name) = (sources.initializer(i), i.name()) else { continue };
         if let Some((tiny, all)) = denormals(&tensor) {
-            let message = format!("constant \"{}\" has {tiny} denormal elements of {all}", short(&t.name));
+            let message = format!("constant \"{}\" has {tiny} denormal elements of {all}", short(name));
             let d = Diagnostic::warning("O0106", message);
             out.push(d.with_help("processors take long for them; set what is below 1.2e-38 to zero"));
         }
@@ -95,12 +95,12 @@ fn weights(g: &GraphProto, sources: &mut Sources, out: &mut Vec<Diagnostic>) {
         let key = (tensor.dtype(), tensor.shape().to_vec(), blake3::hash(tensor.bytes()));
         match first.get(&key) {
             Some(one) => {
-                let (a, b) = (short(&t.name), short(one));
+                let (a, b) = (short(name), short(one));
                 let message = format!("constants \"{a}\" and \"{b}\" are equal, {} bytes each", tensor.bytes().len());
                 out.push(Diagnostic::warning("O0103", message));
             }
             None => {
-                first.insert(key, &t.name);
+                first.insert(key, name);
             }
         }
     }

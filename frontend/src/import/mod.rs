@@ -12,6 +12,7 @@ mod ops;
 mod order;
 mod region;
 
+use crate::limits::Limits;
 use crate::proto::{self, FunctionProto, GraphProto, ModelProto, NodeProto};
 use crate::tensor::{self, Sources};
 use crate::wire;
@@ -52,6 +53,10 @@ pub struct ImportOptions {
     /// How many elements inputs have that are sequences, or 1 for an optional one; `None` for an optional one without any. An input `x` that is a sequence
     /// becomes inputs `x.0`, `x.1` and so on.
     pub lengths: BTreeMap<String, Option<usize>>,
+    /// Limits.
+    pub limits: Limits,
+    /// Whether files of external data must be plain ones of one name: no links, hard or symbolic.
+    pub strict_files: bool,
 }
 
 /// The value of an input that becomes a constant.
@@ -95,26 +100,16 @@ pub struct Checked {
     pub imported: Option<Imported>,
 }
 
-/// The largest that is accepted in a file, or computed from it at import.
-pub const LIMITS: [(&str, u64); 6] = [
-    ("nodes", check::MAX_NODES as u64),
-    ("name_bytes", check::MAX_NAME as u64),
-    ("message_nesting", wire::MAX_DEPTH as u64),
-    ("rank", tensor::MAX_RANK as u64),
-    ("folded_elements", FOLD_LIMIT as u64),
-    ("shape_elements", KNOWN_LIMIT as u64),
-];
-
 /// Reads an ONNX file. All findings are returned together: errors, then the warnings and remarks.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
-    on_path(path, |file, dir, stem| File::open(file, dir)?.import(stem, options))
+    on_path(path, |file, dir, stem| File::open(file, dir, options)?.import(stem, options))
 }
 
 /// Reads an ONNX file and says everything that there is to say about it. A file that cannot be read is an error.
 pub fn check(path: &Path, options: &ImportOptions) -> Result<Checked, Vec<Diagnostic>> {
     let name = path.display().to_string();
     on_path(path, |file, dir, stem| {
-        let mut file = match File::open(file, dir) {
+        let mut file = match File::open(file, dir, options) {
             Ok(file) => file,
             Err(findings) => return Ok(Checked { findings, imported: None }),
         };
@@ -132,7 +127,7 @@ pub fn check(path: &Path, options: &ImportOptions) -> Result<Checked, Vec<Diagno
 /// Inputs of an ONNX file whose values the import must know and does not, as [`ImportOptions::values`] gives them. There may be more behind these.
 pub fn undecided(path: &Path, options: &ImportOptions) -> Result<Vec<String>, Vec<Diagnostic>> {
     on_path(path, |file, dir, stem| {
-        let mut file = File::open(file, dir)?;
+        let mut file = File::open(file, dir, options)?;
         let mut rounds = Rounds::default();
         // What else is wrong is for the import to say.
         drop(file.read(stem, options, &mut rounds));
@@ -142,7 +137,7 @@ pub fn undecided(path: &Path, options: &ImportOptions) -> Result<Vec<String>, Ve
 
 /// Reads a model from memory; external data are refused.
 pub fn import_bytes(bytes: Vec<u8>, name: &str, options: &ImportOptions) -> Result<Imported, Vec<Diagnostic>> {
-    File::open(bytes.into(), None)?.import(name, options)
+    File::open(bytes.into(), None, options)?.import(name, options)
 }
 
 /// Maps a file and calls `f` with it, its folder and its stem.
@@ -169,12 +164,17 @@ struct File {
 }
 
 impl File {
-    fn open(file: Blob, dir: Option<PathBuf>) -> Result<File, Vec<Diagnostic>> {
-        let skeleton = wire::skeleton(&file).map_err(|d| vec![d])?;
+    fn open(file: Blob, dir: Option<PathBuf>, options: &ImportOptions) -> Result<File, Vec<Diagnostic>> {
+        let limits = options.limits.clone();
+        if file.len() > limits.file_bytes {
+            return Err(vec![limits.exceeded("O0007", "file_bytes", format!("the file has {} bytes", file.len()))]);
+        }
+        let skeleton = wire::skeleton(&file, limits.message_nesting).map_err(|d| vec![d])?;
         let model = proto::decode(&skeleton.bytes).map_err(|d| vec![d])?;
-        let opset = check::header(&model)?;
+        let opset = check::header(&model, &limits)?;
         let (source_hash, file_bytes) = (blake3::hash(&file).to_hex().to_string(), file.len());
-        let sources = Sources { file, raw: skeleton.raw, dir, mapped: HashMap::new() };
+        let (raw, strict) = (skeleton.raw, options.strict_files);
+        let sources = Sources { file, raw, dir, mapped: HashMap::new(), strict, limits };
         Ok(File { model, opset, sources, source_hash, file_bytes })
     }
 
@@ -294,11 +294,6 @@ struct Inlined {
     depth: usize,
 }
 
-/// Constants of at most this many elements are looked into for shape arithmetic.
-const KNOWN_LIMIT: usize = 1024;
-/// Results of at most this many elements are computed at import when all operands are constants.
-const FOLD_LIMIT: usize = 1 << 16;
-
 impl Importer<'_> {
     fn read(
         model: &ModelProto,
@@ -344,19 +339,20 @@ impl Importer<'_> {
 
     /// Reads everything that can be read, whatever else is wrong.
     fn graph(&mut self, g: &GraphProto, mut found: Vec<Diagnostic>) {
-        found.extend(check::names(g));
+        found.extend(check::names(g, &self.options.limits));
         self.errors = found;
-        for t in &g.initializer {
-            self.b.loc = Loc::Onnx { node: t.name.as_str().into(), op: "initializer".into() };
-            match self.sources.tensor(t, &t.name) {
+        for i in proto::initializers(g) {
+            let name = i.name();
+            self.b.loc = Loc::Onnx { node: name.into(), op: "initializer".into() };
+            match self.sources.initializer(i) {
                 Ok(tensor) => {
-                    self.notes.extend(check::finite(&t.name, &tensor));
-                    let m = self.constant(&clean(&t.name), &tensor);
-                    self.scope.insert(t.name.clone(), m);
+                    self.notes.extend(check::finite(name, &tensor));
+                    let m = self.constant(&clean(name), &tensor);
+                    self.scope.insert(name.into(), m);
                 }
                 Err(d) => {
                     self.errors.push(d);
-                    self.broken.insert(t.name.clone());
+                    self.broken.insert(name.into());
                 }
             }
         }
@@ -465,7 +461,10 @@ impl Importer<'_> {
     /// The integers of a small constant.
     fn known_constant(&self, v: ValueId) -> Option<Known> {
         let ty = self.b.ty(v);
-        if !ty.dtype.is_int() || ty.rank() > 1 || ty.static_elements().is_none_or(|n| n > KNOWN_LIMIT) {
+        if !ty.dtype.is_int()
+            || ty.rank() > 1
+            || ty.static_elements().is_none_or(|n| n > self.options.limits.shape_elements)
+        {
             return None;
         }
         self.b.consts[self.b.func.def_const(v)?].tensor().map(Known::of)
@@ -496,14 +495,14 @@ impl Importer<'_> {
             return Ok(None);
         }
         let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
-        if types.iter().any(|t| t.static_elements().is_none_or(|n| n > FOLD_LIMIT)) {
+        if types.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
             return Ok(None);
         }
         let constants: Option<Vec<Tensor>> =
             operands.iter().map(|&v| self.b.consts[self.b.func.def_const(v)?].tensor().cloned()).collect();
         let Some(x) = constants else { return Ok(None) };
         let results = op.infer(&types)?;
-        if results.iter().any(|t| t.static_elements().is_none_or(|n| n > FOLD_LIMIT)) {
+        if results.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
             return Ok(None);
         }
         let y = op.eval(&x.iter().collect::<Vec<_>>(), &Default::default())?;

@@ -332,6 +332,16 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         let of = super::node_name(self.node);
         self.importer.sources.tensor(t, of).map(Some)
     }
+    /// Elements that shape arithmetic goes up to.
+    pub fn shape_elements(&self) -> usize {
+        self.importer.options.limits.shape_elements
+    }
+    /// A sparse tensor, written out.
+    pub fn sparse_tensor(&mut self, name: &str) -> Result<Option<Tensor>> {
+        let given = self.attribute(name, AttributeKind::SPARSE_TENSOR).and_then(|a| a.sparse_tensor.as_ref());
+        let of = super::node_name(self.node);
+        given.map(|t| self.importer.sources.sparse(t, of)).transpose()
+    }
     /// A nested graph, which must be there.
     pub fn graph(&self, name: &str) -> Result<&'n GraphProto> {
         let g = self.attribute(name, AttributeKind::GRAPH).and_then(|a| a.g.as_ref());

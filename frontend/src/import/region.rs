@@ -2,14 +2,9 @@
 
 use super::node::UNDEFINED_OPERAND;
 use super::{Importer, Meaning, clean, order::order};
-use crate::proto::GraphProto;
+use crate::proto::{self, GraphProto};
+use tersor_ir::Diagnostic;
 use tersor_ir::diag::Result;
-use tersor_ir::{Diagnostic, Failure};
-
-/// Nested graphs.
-const DEPTH: usize = 64;
-/// Nodes that all repetitions of nested graphs may come to.
-const NODES: usize = 1 << 18;
 
 impl Importer<'_> {
     /// The results of a nested graph for these arguments. It sees the values around it; its own names go again.
@@ -19,15 +14,18 @@ impl Importer<'_> {
             return Err(Diagnostic::error("O0030", message));
         }
         self.inlined.nodes += g.node.len() + 1;
-        if self.inlined.depth >= DEPTH || self.inlined.nodes > NODES {
-            let message = format!("nested graphs come to more than {DEPTH} levels or {NODES} nodes");
-            return Err(Diagnostic::error("O0033", message).failure(Failure::Limit));
+        let limits = &self.options.limits;
+        if self.inlined.depth >= limits.graph_nesting {
+            return Err(limits.exceeded("O0033", "graph_nesting", "graphs and calls are nested too deeply".into()));
         }
-        let own: Vec<&String> = (g.input.iter().map(|i| &i.name))
-            .chain(g.initializer.iter().map(|t| &t.name))
-            .chain(g.node.iter().flat_map(|n| &n.output))
+        if self.inlined.nodes > limits.expanded_nodes {
+            return Err(limits.exceeded("O0033", "expanded_nodes", "nested graphs come to too many nodes".into()));
+        }
+        let own: Vec<&str> = (g.input.iter().map(|i| i.name.as_str()))
+            .chain(proto::initializers(g).map(|i| i.name()))
+            .chain(g.node.iter().flat_map(|n| &n.output).map(String::as_str))
             .collect();
-        let hidden: Vec<_> = own.iter().map(|&name| (name.clone(), self.scope.remove(name))).collect();
+        let hidden: Vec<_> = own.iter().map(|&name| (name.to_string(), self.scope.remove(name))).collect();
         let place = (self.b.loc.clone(), self.b.name.clone());
         self.inlined.depth += 1;
         let results = self.nested(g, arguments);
@@ -43,10 +41,10 @@ impl Importer<'_> {
         for (i, m) in g.input.iter().zip(arguments) {
             self.scope.insert(i.name.clone(), m);
         }
-        for t in &g.initializer {
-            let tensor = self.sources.tensor(t, &t.name)?;
-            let m = self.constant(&clean(&t.name), &tensor);
-            self.scope.insert(t.name.clone(), m);
+        for i in proto::initializers(g) {
+            let tensor = self.sources.initializer(i)?;
+            let m = self.constant(&clean(i.name()), &tensor);
+            self.scope.insert(i.name().into(), m);
         }
         let before = self.errors.len();
         let (nodes, errors) = order(g, |n| self.scope.contains_key(n) || self.broken.contains(n));
@@ -54,7 +52,7 @@ impl Importer<'_> {
         for node in nodes {
             self.node(node);
         }
-        let known = |o: &crate::proto::ValueInfoProto| match self.scope.get(&o.name) {
+        let known = |o: &proto::ValueInfoProto| match self.scope.get(&o.name) {
             Some(m) => Ok(m.clone()),
             // Where a node failed, that was said already.
             None if self.errors.len() > before || self.rounds.again => {

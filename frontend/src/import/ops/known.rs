@@ -3,7 +3,7 @@
 use super::Topic;
 use crate::import::extents::handy;
 use crate::import::node::{NodeCx, value};
-use crate::import::{Form, KNOWN_LIMIT, Known, Meaning};
+use crate::import::{Form, Known, Meaning};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::{Binary, Broadcast, Cast, Iota};
@@ -57,10 +57,11 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
             all.map(|d| Known { dtype: k[0].dtype, shape, items: vec![d] })
         }
         "Where" if k.len() == 3 => where_(&k),
-        "OneHot" => one_hot(&k),
+        "OneHot" => one_hot(&k, cx.shape_elements()),
         _ => None,
     };
-    let result = result.filter(|r| r.items.len() <= KNOWN_LIMIT && r.items.iter().all(handy));
+    let most = cx.shape_elements();
+    let result = result.filter(|r| r.items.len() <= most && r.items.iter().all(handy));
     if result.is_some() {
         cx.takes(n - 1);
         cx.ignores_attributes();
@@ -154,10 +155,10 @@ fn where_(k: &[Known]) -> Option<Known> {
 }
 
 /// A list with one item of its own; the tracing exporter of torch repeats along an axis by it.
-fn one_hot(k: &[Known]) -> Option<Known> {
+fn one_hot(k: &[Known], most: usize) -> Option<Known> {
     let [index, depth, values] = k else { return None };
     let ([i], [n], [off, on]) = (&index.numbers()?[..], &depth.numbers()?[..], &values.items[..]) else { return None };
-    let (i, n) = (if *i < 0 { i + n } else { *i }, usize::try_from(*n).ok().filter(|&n| n <= KNOWN_LIMIT)?);
+    let (i, n) = (if *i < 0 { i + n } else { *i }, usize::try_from(*n).ok().filter(|&n| n <= most)?);
     let items = (0..n as i64).map(|at| if at == i { on } else { off }.clone()).collect();
     let shape = index.shape.iter().copied().chain([n]).collect();
     Some(Known { dtype: values.dtype, shape, items })
@@ -185,6 +186,8 @@ fn size(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn constant(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let t = if let Some(t) = cx.tensor("value")? {
         t
+    } else if let Some(t) = cx.sparse_tensor("sparse_value")? {
+        t
     } else if cx.has("value_float") {
         Tensor::from_f32([], &[cx.float("value_float", 0.0) as f32])
     } else if cx.has("value_int") {
@@ -194,7 +197,7 @@ fn constant(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     } else if let Some(v) = cx.ints("value_ints") {
         Tensor::from_i64(DType::I64, [v.len()], &v)
     } else {
-        return Err(cx.unsupported("a value that is not a dense tensor of numbers"));
+        return Err(cx.unsupported("a value that is not a tensor of numbers"));
     };
     Ok(vec![cx.constant_meaning(&t)])
 }
@@ -208,7 +211,7 @@ fn constant_of_shape(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     }
     // A list of numbers is shape arithmetic itself.
     if let [n] = &dims[..]
-        && let Some(n) = n.as_const().filter(|&n| n as usize <= KNOWN_LIMIT)
+        && let Some(n) = n.as_const().filter(|&n| n as usize <= cx.shape_elements())
         && one.dtype().is_int()
     {
         let t = Tensor::from_i64(one.dtype(), [n as usize], &vec![one.get_i64(0); n as usize]);
@@ -248,7 +251,7 @@ fn range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             return Ok(vec![value(cx.emit_constant(&t))]);
         }
     };
-    if let (Some(a), Some(n)) = (start.as_const(), len.as_const().filter(|&n| n <= KNOWN_LIMIT as i64)) {
+    if let (Some(a), Some(n)) = (start.as_const(), len.as_const().filter(|&n| n <= cx.shape_elements() as i64)) {
         let t = Tensor::from_i64(dtype, [n as usize], &(0..n).map(|i| a + i * step).collect::<Vec<_>>());
         return Ok(vec![cx.constant_meaning(&t)]);
     }
