@@ -12,5 +12,6 @@ pub mod layout;
 pub mod lower;
 #[cfg(feature = "mlir")]
 pub mod mlir;
+pub mod strings;
 pub mod target;
 mod windows;

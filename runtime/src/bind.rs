@@ -12,11 +12,14 @@ use crate::plan::{Placement, plan_lives};
 use crate::pool::MAX_GRID;
 use crate::program::{Action, Arg, ExtentId, ExtentOp, Place, Program, evaluate};
 use crate::tensor::{TensorView, bytes_of, kind};
+use tersor_host::Function;
 
 /// What a bound step does.
 pub(crate) enum Run {
     Call(KernelFn),
     Copy(usize),
+    /// Bytes of each operand.
+    Host(Vec<usize>),
     /// An empty grid.
     Nothing,
 }
@@ -212,6 +215,18 @@ impl Bound {
                     self.scratch.max(scratch.ok_or_else(|| Error::new(Kind::Memory, "its scratch overflows"))?);
                 let run = if grid == 0 { Run::Nothing } else { Run::Call(loaded.kernel(c.kernel)) };
                 BoundStep { run, args, dims, grid, grain: (values.count(c.grain, "its grain")? as i64).max(1) }
+            }
+            Some(Action::Host(h)) => {
+                let (takes, gives) = h.function.as_ref().map(Function::signature).unwrap_or_default();
+                let mut lengths = Vec::with_capacity(h.args.len());
+                for ((a, &n), e) in h.args.iter().zip(&h.elements).zip(takes.iter().chain(&gives)) {
+                    let n = values.count(n, "its length")?;
+                    let bytes = n.checked_mul(e.size() as u64).filter(|&b| b <= isize::MAX as u64);
+                    let bytes = bytes.ok_or_else(|| Error::new(Kind::Memory, "its operands overflow"))?;
+                    self.operand(loaded, values, sizes, a, bytes)?;
+                    lengths.push(bytes as usize);
+                }
+                BoundStep { run: Run::Host(lengths), args, dims, grid: 1, grain: 1 }
             }
             Some(Action::Copy(c)) => {
                 let bytes = values.count(c.bytes, "its length")?;

@@ -42,6 +42,8 @@ pub enum Kind {
     Extent,
     /// More memory than can be had.
     Memory,
+    /// A value that a function of strings cannot take.
+    Value,
     /// A data file is malformed.
     Data,
     /// A data file holds something that is not supported.
@@ -58,7 +60,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the codes.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Usage,
         Kind::Io,
         Kind::NotAnArtifact,
@@ -76,6 +78,7 @@ impl Kind {
         Kind::SymbolConflict,
         Kind::Extent,
         Kind::Memory,
+        Kind::Value,
         Kind::Data,
         Kind::DataUnsupported,
         Kind::Interrupted,
@@ -104,6 +107,7 @@ impl Kind {
             Kind::SymbolConflict => ("R0206", 2),
             Kind::Extent => ("R0207", 3),
             Kind::Memory => ("R0208", 7),
+            Kind::Value => ("R0210", 3),
             Kind::Data => ("R0301", 3),
             Kind::DataUnsupported => ("R0302", 4),
             Kind::Interrupted => ("R0401", 130),
@@ -161,3 +165,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<tersor_host::Error> for Error {
+    fn from(e: tersor_host::Error) -> Error {
+        Error::new(Kind::Value, e.to_string())
+    }
+}

@@ -275,9 +275,13 @@ struct Importer<'a> {
     named: Vec<String>,
     /// Results that operators have in ONNX and not here, and the node that should make them.
     absent: HashMap<String, Loc>,
+    /// Declared extents of what the graph makes, as far as they are numbers.
+    declared: HashMap<String, Vec<Option<usize>>>,
     /// What is not to be had; why not is among the errors.
     broken: HashSet<String>,
     inlined: Inlined,
+    /// Nodes without a seed that draw numbers by chance, so far.
+    draws: u64,
     functions: Functions<'a>,
     /// The functions whose calls are being imported, from the outermost.
     calls: Vec<&'a FunctionProto>,
@@ -322,8 +326,10 @@ impl Importer<'_> {
             scope: HashMap::new(),
             named: vec![],
             absent: HashMap::new(),
+            declared: HashMap::new(),
             broken: HashSet::new(),
             inlined: Inlined::default(),
+            draws: 0,
             functions,
             calls: vec![],
             errors: vec![],
@@ -343,6 +349,7 @@ impl Importer<'_> {
     fn graph(&mut self, g: &GraphProto, mut found: Vec<Diagnostic>) {
         found.extend(check::names(g));
         self.errors = found;
+        self.declared = g.value_info.iter().chain(&g.output).filter_map(check::declared_extents).collect();
         for t in &g.initializer {
             self.b.loc = Loc::Onnx { node: t.name.as_str().into(), op: "initializer".into() };
             match self.sources.tensor(t, &t.name) {

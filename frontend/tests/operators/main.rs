@@ -23,6 +23,7 @@ mod reduce;
 mod sampling;
 mod sequences;
 mod signal;
+mod text;
 mod training;
 mod windows;
 

@@ -19,12 +19,14 @@ mod ml_trees;
 mod movement;
 mod nn;
 mod quantized;
+mod random;
 mod recurrent;
 mod reduce;
 mod resize;
 mod sampling;
 mod sequences;
 mod signal;
+mod text;
 mod training;
 mod transposed;
 mod unpool;
@@ -63,12 +65,14 @@ const TOPICS: &[Topic] = &[
     movement::OPS,
     nn::OPS,
     quantized::OPS,
+    random::OPS,
     recurrent::OPS,
     reduce::OPS,
     resize::OPS,
     sampling::OPS,
     sequences::OPS,
     signal::OPS,
+    text::OPS,
     training::OPS,
     transposed::OPS,
     unpool::OPS,
