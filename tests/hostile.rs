@@ -280,6 +280,45 @@ fn operators_that_cannot_be() {
 }
 
 #[test]
+fn strings_that_cannot_be() {
+    let dir = Dir::new();
+    let proto = |fields: &[(u64, &[u8])]| {
+        let mut t = vec![];
+        number(&mut t, 1, 1);
+        number(&mut t, 2, 8);
+        field(&mut t, 8, b"s");
+        fields.iter().for_each(|(n, body)| field(&mut t, *n, body));
+        t
+    };
+    let model = |fields: &[(u64, &[u8])]| {
+        let m = Model::new(20).input("x", "str[1]").raw_initializer(&proto(fields));
+        m.node("StringConcat", &["x", "s"], &["y"], &[]).untyped_output("y")
+    };
+    accepted(&dir, &model(&[(6, b"good")]));
+    refused(&dir, &model(&[(9, &[0; 4])]).bytes(), 3, &["\\\"s\\\"", "strings cannot be raw data"]);
+    refused(&dir, &model(&[(6, b"a"), (6, b"b")]).bytes(), 3, &["2 strings, the shape takes 1"]);
+    refused(&dir, &model(&[]).bytes(), 3, &["0 strings, the shape takes 1"]);
+    refused(&dir, &model(&[(6, &[0xff])]).bytes(), 3, &["not UTF-8"]);
+    let pattern = |p: &str| {
+        let m = Model::new(20).input("x", "str[1]").untyped_output("y");
+        m.node("RegexFullMatch", &["x"], &["y"], &[("pattern", p.into())]).bytes()
+    };
+    for p in ["(", "a{9999}{9999}", "x)|(y"] {
+        refused(&dir, &pattern(p), 3, &["n_y", "no regular expression"]);
+    }
+    // Each is twice as long as what is before it.
+    let mut m = Model::new(20).raw_initializer(&proto(&[(6, &[b'a'; 1 << 20])])).input("x", "str[1]");
+    let mut before = "s".to_string();
+    for i in 0..40 {
+        let next = format!("c{i}");
+        m = m.node("StringConcat", &[&before, &before], &[&next], &[]);
+        before = next;
+    }
+    let m = m.node("StringConcat", &["x", &before], &["y"], &[]).untyped_output("y");
+    refused(&dir, &m.bytes(), 3, &["a string of"]);
+}
+
+#[test]
 fn terabytes_are_never_made() {
     let dir = Dir::new();
     // Each doubles what is before it.

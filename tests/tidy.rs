@@ -9,7 +9,7 @@ const LONGEST: usize = 700;
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut out = vec![];
-    for top in ["ir", "frontend", "passes", "backends", "runtime", "src", "tests", "examples"] {
+    for top in ["host", "ir", "frontend", "passes", "backends", "runtime", "src", "tests", "examples"] {
         collect(&root.join(top), &mut out);
     }
     out.sort();

@@ -69,7 +69,7 @@ pub fn compile<W: Write + Seek>(
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<(Manifest, Vec<VariantReport>)> {
     let (interface, lowered) = lower(m, &options.isas, writer, &mut |done, all| progress(Progress::Lower(done, all)))?;
-    let Interface { inputs, outputs, symbols, extents } = interface;
+    let Interface { inputs, outputs, symbols, extents, strings } = interface;
     let mut manifest = Manifest {
         tool: options.tool.clone(),
         name: m.name.clone(),
@@ -83,6 +83,7 @@ pub fn compile<W: Write + Seek>(
         variants: vec![],
         constants: vec![],
         sections: vec![],
+        strings,
     };
     let mut reports = vec![];
     for l in lowered {

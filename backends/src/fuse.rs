@@ -8,6 +8,7 @@
 //! Invariant: groups are in an order in which every group reads only what earlier ones write.
 
 use crate::kernel::{Group, View};
+use crate::strings;
 use std::collections::{HashMap, HashSet};
 use tersor_ir::module::{Def, Value};
 use tersor_ir::{DType, Dim, EntityId, Func, NodeId, Op, ValueId, interp};
@@ -48,8 +49,9 @@ pub fn role(op: &Op) -> Role {
         Op::ArgReduce(_) | Op::CumSum(_) | Op::Scatter(_) | Op::ArgSort(_) | Op::Nms(_) => Role::Anchor,
         Op::Reduce(_) | Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::QuantDynamic(_) => Role::Row,
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) => Role::Elementwise,
-        Op::Cast(_) | Op::BitCast(_) | Op::Quant(_) => Role::Elementwise,
+        Op::Cast(_) | Op::BitCast(_) | Op::Quant(_) | Op::Random(_) => Role::Elementwise,
         Op::DecodeAffine(d) if d.group == 0 => Role::Elementwise,
+        op if strings::calls(op) => Role::Anchor,
         _ => Role::Move,
     }
 }
@@ -338,6 +340,7 @@ impl Fuser<'_> {
         let first = group.anchor.unwrap_or(group.nodes[0]);
         match self.op(first) {
             Op::QuantDynamic(_) | Op::Scatter(_) | Op::Recurrence(_) | Op::ArgSort(_) | Op::Nms(_) => None,
+            op if strings::calls(op) => None,
             // After the moves that the kernel makes itself.
             Op::Attention(_) => group.nodes.last().map(|&n| self.shape(self.f.nodes[n].results[0])),
             _ => Some(self.shape(self.f.nodes[first].results[0])),

@@ -13,5 +13,6 @@ pub mod lower;
 #[cfg(feature = "mlir")]
 pub mod mlir;
 mod signature;
+pub mod strings;
 pub mod target;
 mod windows;

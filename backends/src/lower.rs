@@ -5,16 +5,17 @@
 use crate::fuse::{Fusion, fuse};
 use crate::kernel::{Group, GroupCx, Isa, Launch, Operand, encoded_bytes};
 use crate::signature::Signature;
-use crate::{cpu, emit, expand, layout};
+use crate::{cpu, emit, expand, layout, strings};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Seek, Write};
 use std::sync::Arc;
+use tersor_host::Function;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::Atom;
-use tersor_ir::{Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId, interp};
+use tersor_ir::{DType, Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId, interp};
 use tersor_runtime::ArtifactWriter;
 use tersor_runtime::artifact::{Constant, Manifest, Symbol, Value, Variant};
-use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Place, Program, Step};
+use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Host, Place, Program, Step};
 
 /// A program and its kernels for one instruction set.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub struct Interface {
     pub symbols: Vec<Symbol>,
     /// The extents table.
     pub extents: Extents,
+    /// Strings that constants are made of.
+    pub strings: Vec<String>,
 }
 
 /// Lowers `@main` for each of `isas`; constants go to `writer`. `step` is told of each group that is done and how many there are; it may end the work.
@@ -65,18 +68,24 @@ pub fn lower<W: Write + Seek>(
     let mut m = m.clone();
     expand::expand(&mut m)?;
     layout::channels_last(&mut m)?;
+    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
+    table.symbols(&m)?;
+    table.signature(&m.funcs[m.main()?])?;
+    table.interface.strings = strings::handles(&mut m)?;
     let f = &m.funcs[m.main()?];
     if let Some(d) = control(f).into_iter().next() {
         return Err(d);
     }
     let fusion = fuse(f);
-    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
-    table.symbols(&m)?;
-    table.signature(f)?;
     let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion)).collect();
     for (i, group) in fusion.groups.iter().enumerate() {
+        programs.iter_mut().try_for_each(|p| p.binds(i, &mut table, writer))?;
+        if let Some((n, function)) = function(f, group)? {
+            programs.iter_mut().try_for_each(|p| p.host(n, &function, &mut table, writer))?;
+            step(i + 1, fusion.groups.len())?;
+            continue;
+        }
         for p in &mut programs {
-            p.binds(i, &mut table, writer)?;
             p.group(group, &mut table, writer)?;
         }
         step(i + 1, fusion.groups.len())?;
@@ -88,7 +97,12 @@ pub fn lower<W: Write + Seek>(
 /// Everything of `@main` that has no code on an instruction set.
 pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
     let mut m = m.clone();
-    let prepared = expand::expand(&mut m).and_then(|()| layout::channels_last(&mut m));
+    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
+    let prepared = expand::expand(&mut m)
+        .and_then(|()| layout::channels_last(&mut m))
+        .and_then(|()| table.symbols(&m))
+        .and_then(|()| table.signature(&m.funcs[m.main()?]))
+        .and_then(|()| strings::handles(&mut m).map(drop));
     let f = match prepared.and_then(|()| m.main()) {
         Ok(f) => &m.funcs[f],
         Err(d) => return vec![d],
@@ -97,10 +111,9 @@ pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
     if !control.is_empty() {
         return control;
     }
-    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
-    let mut out: Vec<Diagnostic> = table.symbols(&m).and_then(|()| table.signature(f)).err().into_iter().collect();
+    let mut out = vec![];
     let fusion = fuse(f);
-    for group in &fusion.groups {
+    for group in fusion.groups.iter().filter(|g| !matches!(function(f, g), Ok(Some(_)))) {
         let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
         let launch = cpu::build(&GroupCx::new(&m, f, group, isa, &fusion.views));
         let extents = |l: Launch| l.dims.iter().chain([&l.grid]).try_for_each(|d| table.extent(d).map(drop));
@@ -119,7 +132,8 @@ pub fn packed(m: &Module, isa: Isa) -> Result<Vec<(Constant, Vec<u8>)>> {
 /// Bytes of working memory that a run of `@main` needs at typical extents.
 pub fn arena(m: &Module, isa: Isa) -> Result<u64> {
     let mut writer = ArtifactWriter::in_memory();
-    let (Interface { inputs, outputs, symbols, extents }, lowered) = lower(m, &[isa], &mut writer, &mut |_, _| Ok(()))?;
+    let (Interface { inputs, outputs, symbols, extents, .. }, lowered) =
+        lower(m, &[isa], &mut writer, &mut |_, _| Ok(()))?;
     let manifest = Manifest { inputs, outputs, symbols, extents: extents.into_entries(), ..Manifest::default() };
     let program = lowered.into_iter().next().map(|l| l.program).unwrap_or_default();
     let at = tersor_runtime::plan::at_hints(&manifest, &Variant { program, ..Variant::default() });
@@ -143,6 +157,13 @@ fn control(f: &Func) -> Vec<Diagnostic> {
     nodes.iter().filter_map(|&n| Some(why(&f.nodes[n].op)?.at_loc(&f.nodes[n].loc))).collect()
 }
 
+/// The node and the function of strings that a group calls, if it does.
+fn function(f: &Func, group: &Group) -> Result<Option<(NodeId, Function)>> {
+    let Some(n) = group.anchor else { return Ok(None) };
+    let dtypes: Vec<DType> = f.nodes[n].operands.iter().map(|&v| f.values[v].ty.dtype).collect();
+    Ok(f.nodes[n].op.function(&dtypes)?.map(|function| (n, function)))
+}
+
 fn name_of(loc: &Loc, op: &Op) -> String {
     loc.onnx_node().map_or_else(|| op.mnemonic().to_string(), str::to_string)
 }
@@ -157,7 +178,7 @@ pub(crate) fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
 }
 
 /// The runtime's name of an element type.
-pub fn runtime_dtype(d: tersor_ir::DType) -> Result<tersor_runtime::DType> {
+pub fn runtime_dtype(d: DType) -> Result<tersor_runtime::DType> {
     tersor_runtime::DType::from_name(d.name()).ok_or_else(|| internal(format!("the runtime has no element type {d}")))
 }
 
@@ -443,6 +464,26 @@ impl<'a> Lowering<'a> {
             let count = self.buffer(node.operands[1], table, writer)?;
             self.program.steps.push(Step::bind(name_of(&node.loc, &node.op), symbol, count));
         }
+        Ok(())
+    }
+
+    /// A call of a function of strings.
+    fn host<W: Write + Seek>(
+        &mut self,
+        n: NodeId,
+        function: &Function,
+        table: &mut Table,
+        writer: &mut ArtifactWriter<W>,
+    ) -> Result<()> {
+        let node = &self.f.nodes[n];
+        let (mut args, mut elements) = (vec![], vec![]);
+        for (i, &v) in node.operands.iter().chain(&node.results).enumerate() {
+            let b = self.buffer(v, table, writer)?;
+            args.push(if i < node.operands.len() { Arg::read(b) } else { Arg::write(b) });
+            elements.push(table.extent(&self.f.values[v].ty.elements())?);
+        }
+        let host = Host { function: Some(function.clone()), args, elements };
+        self.program.steps.push(Step::host(name_of(&node.loc, &node.op), host));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! ONNX messages in protobuf's wire format: what the export writes, and the models of tests.
 
-use tersor_ir::{DType, Tensor, Type};
+use tersor_ir::{DType, Tensor, Type, string};
 
 /// An attribute's value.
 #[derive(Clone, Debug)]
@@ -72,13 +72,16 @@ pub fn data_type(dtype: DType) -> u64 {
     element(dtype).expect("a dtype that ONNX has")
 }
 
-/// A `TensorProto` with raw data.
+/// A `TensorProto`, with raw data unless it is one of strings.
 pub fn tensor(name: &str, t: &Tensor) -> Vec<u8> {
     let mut out = vec![];
     t.shape().iter().for_each(|&d| number(&mut out, 1, d as u64));
     number(&mut out, 2, data_type(t.dtype()));
     field(&mut out, 8, name.as_bytes());
-    field(&mut out, 9, t.bytes());
+    match t.dtype() {
+        DType::Str => string::strings(t).iter().for_each(|s| field(&mut out, 6, s.as_bytes())),
+        _ => field(&mut out, 9, t.bytes()),
+    }
     out
 }
 

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
-use tersor_ir::{DType, Diagnostic, Failure, Tensor};
+use tersor_ir::{DType, Diagnostic, Failure, Tensor, string};
 
 /// The element type of an ONNX number (`TensorProto.DataType`).
 pub fn dtype(number: i32) -> Option<DType> {
@@ -19,6 +19,7 @@ pub fn dtype(number: i32) -> Option<DType> {
         5 => DType::I16,
         6 => DType::I32,
         7 => DType::I64,
+        8 => DType::Str,
         9 => DType::Bool,
         10 => DType::F16,
         11 => DType::F64,
@@ -85,6 +86,10 @@ impl Sources {
             t.double_data.is_empty(),
             t.uint64_data.is_empty(),
         ];
+        if dtype == DType::Str {
+            let other = !fields.iter().all(|empty| *empty) || proto::raw_index(t).is_some() || proto::is_external(t);
+            return strings(t, shape, other).map_err(bad);
+        }
         let typed = fields.into_iter().filter(|empty| !empty).count();
         let raw = proto::raw_index(t).and_then(|i| self.raw.get(i).cloned());
         if typed + usize::from(raw.as_ref().is_some_and(|r| !r.is_empty())) + usize::from(proto::is_external(t)) > 1 {
@@ -225,6 +230,23 @@ pub fn map(path: &Path) -> std::io::Result<Blob> {
     // SAFETY: the mapping is private and read-only; a file that another process truncates meanwhile is outside what a compiler can guard against.
     let map = unsafe { memmap2::Mmap::map(&file)? };
     Ok(Blob::from_map(Arc::new(map)))
+}
+
+/// A tensor of strings; `other` says whether there are elements in another field than theirs.
+fn strings(t: &TensorProto, shape: Vec<usize>, other: bool) -> std::result::Result<Tensor, String> {
+    if other {
+        return Err("strings cannot be raw data, external data or numbers".into());
+    }
+    let (want, have) = (shape.iter().product::<usize>(), t.string_data.len());
+    if want != have {
+        return Err(format!("{have} strings, the shape takes {want}"));
+    }
+    let text = |(i, s): (usize, &'_ Vec<u8>)| match std::str::from_utf8(s) {
+        Ok(s) => Ok(s.to_string()),
+        Err(_) => Err(format!("string {i} is not UTF-8")),
+    };
+    let all = t.string_data.iter().enumerate().map(text).collect::<std::result::Result<Vec<_>, _>>()?;
+    string::tensor(shape, &all).map_err(|d| d.message)
 }
 
 /// Packs the typed fields of a tensor; `None` when they do not hold its elements.

@@ -58,7 +58,9 @@ fn same(a: &Module, b: &Module, inputs: &[Tensor]) {
 #[test]
 fn samples_come_back_with_the_same_meaning() {
     let (mut wrong, mut kinds) = (vec![], std::collections::BTreeMap::new());
-    for &kind in OpKind::ALL.iter().filter(|k| !matches!(k, OpKind::If | OpKind::Choice | OpKind::Nms)) {
+    // Of the last two the strings decide extents in ONNX.
+    let apart = [OpKind::If, OpKind::Choice, OpKind::Nms, OpKind::Random, OpKind::TextSplit, OpKind::TextNormalize];
+    for &kind in OpKind::ALL.iter().filter(|k| !apart.contains(k)) {
         for seed in 0..40 {
             let mut g = Gen::new(seed);
             let (op, types) = kind.sample(&mut g);
@@ -94,7 +96,7 @@ fn samples_come_back_with_the_same_meaning() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
-    assert_eq!(kinds.len(), OpKind::ALL.len() - 3, "{kinds:?}");
+    assert_eq!(kinds.len(), OpKind::ALL.len() - apart.len(), "{kinds:?}");
     assert!(kinds.values().sum::<usize>() > 1500, "{kinds:?}");
 }
 

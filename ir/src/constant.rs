@@ -3,6 +3,7 @@
 use crate::blob::Blob;
 use crate::entity_id;
 use crate::loc::Loc;
+use crate::string;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 use std::fmt;
@@ -19,7 +20,7 @@ entity_id!(
 pub struct ContentHash(pub [u8; 32]);
 
 impl ContentHash {
-    /// The hash of a tensor's dtype, shape and bytes.
+    /// The hash of a tensor's dtype, shape and bytes as they are stored.
     pub fn of(dtype: DType, shape: &[usize], bytes: &[u8]) -> ContentHash {
         let mut h = blake3::Hasher::new();
         h.update(dtype.name().as_bytes());
@@ -46,7 +47,7 @@ impl fmt::Debug for ContentHash {
 /// Where the elements come from.
 #[derive(Clone, Debug)]
 pub enum ConstData {
-    /// Row-major bytes.
+    /// Row-major bytes; handles, for strings.
     Bytes(Blob),
     /// One element, repeated.
     Splat(Tensor),
@@ -137,7 +138,7 @@ impl Constant {
     /// The content hash; of the name alone when the bytes are missing.
     pub fn hash(&self) -> ContentHash {
         *self.hash.get_or_init(|| match self.tensor() {
-            Some(t) => ContentHash::of(t.dtype(), t.shape(), t.bytes()),
+            Some(t) => ContentHash::of(t.dtype(), t.shape(), &string::stored(t)),
             None => ContentHash(*blake3::hash(format!("{:?}", self.data).as_bytes()).as_bytes()),
         })
     }

@@ -14,6 +14,7 @@ pub mod ops;
 pub mod plan;
 pub mod small;
 pub mod store;
+pub mod string;
 pub mod target;
 pub mod tensor;
 pub mod testing;

@@ -1,11 +1,13 @@
 //! Bytes of constants beside the text, found by content hash.
 //!
 //! A store file is `TSRWGHT1`, a little-endian u64 count, then for each entry the 32-byte hash, offset and length (u64 each), then the bytes, 64-byte aligned.
+//! Strings are stored one after the other, each as its length in bytes (a little-endian u32) and its UTF-8.
 
 use crate::blob::Blob;
 use crate::constant::ContentHash;
 use crate::diag::{Diagnostic, Failure, Result};
 use crate::module::Module;
+use crate::string;
 use memmap2::Mmap;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -69,7 +71,7 @@ impl ConstStore {
         let mut entries: BTreeMap<ContentHash, Blob> = BTreeMap::new();
         for c in m.funcs.values().flat_map(|f| f.live_constants()) {
             if let (crate::constant::ConstData::Bytes(_), Some(t)) = (m.consts[c].data(), m.consts[c].tensor()) {
-                entries.insert(m.consts[c].hash(), t.blob().clone());
+                entries.insert(m.consts[c].hash(), string::stored(t));
             }
         }
         out.write_all(MAGIC)?;

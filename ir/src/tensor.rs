@@ -220,6 +220,7 @@ fn write_f64(dtype: DType, bytes: &mut [u8], i: usize, v: f64) {
         DType::F16 => f16::from_f64(v).to_bits().into(),
         DType::BF16 => bf16::from_f64(v).to_bits().into(),
         DType::Bool => u64::from(v != 0.0),
+        DType::Str => v as u64,
         other => match (SmallFloat::of(other), other.int_range()) {
             // Infinity is a number of the formats that have it.
             (Some(f), _) => f.encode(v, v.is_infinite() && f.special == Special::Ieee, Rounding::Nearest).into(),

@@ -3,6 +3,7 @@
 use crate::constant::SplitMix;
 use crate::dim::Dim;
 use crate::ops::Op;
+use crate::string;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 
@@ -53,10 +54,19 @@ impl Gen {
     pub fn num(&mut self) -> DType {
         self.one_of(&[DType::F32, DType::F32, DType::F64, DType::F16, DType::I64, DType::I32, DType::I8, DType::U8])
     }
-    /// A tensor of a static type: floats around 0 with deviation 1, integers within -8..=8 (unsigned within 0..=8), truth values.
+    /// Any element type but strings.
+    pub fn plain(&mut self) -> DType {
+        let all: Vec<DType> = DType::ALL.iter().copied().filter(|&d| d != DType::Str).collect();
+        self.one_of(&all)
+    }
+    /// A tensor of a static type: strings of one letter or none, floats around 0 with deviation 1, integers within -8..=8 (unsigned within 0..=8), truth values.
     pub fn tensor(&mut self, ty: &Type) -> Tensor {
         let shape = ty.static_shape().expect("static type");
-        let n = shape.iter().product();
+        let n: usize = shape.iter().product();
+        if ty.dtype == DType::Str {
+            let words: Vec<&str> = (0..n).map(|_| self.one_of(&["", "a", "B", "é"])).collect();
+            return string::tensor(shape, &words).expect("few strings");
+        }
         let one = |g: &mut Gen| match ty.dtype {
             DType::Bool => g.int(0, 1) as f64,
             d if d.is_float() => g.rng.normal(),

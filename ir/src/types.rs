@@ -4,7 +4,7 @@ use crate::dim::Dim;
 use smallvec::SmallVec;
 use std::fmt;
 
-/// What kind of number a dtype holds.
+/// What a dtype holds.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum DTypeClass {
     /// IEEE and reduced floating point.
@@ -15,6 +15,8 @@ pub enum DTypeClass {
     UInt,
     /// Truth values, one byte each.
     Bool,
+    /// Strings.
+    Text,
 }
 
 macro_rules! dtypes {
@@ -22,7 +24,8 @@ macro_rules! dtypes {
         /// The type of one element.
         ///
         /// The floats of at most 8 bits (`f8e4m3` is the OCP "fn" form without infinities) and the integers under 8 bits are storage types: only `decode.*`,
-        /// `cast`, `bitcast` and ops that move elements take them as operands. Types under 8 bits are packed, the first element in the low bits.
+        /// `cast`, `bitcast` and ops that move elements take them as operands. Types under 8 bits are packed, the first element in the low bits. A
+        /// string is a handle, the number of an entry of a table in which each string stands once ([`crate::string`]).
         #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         pub enum DType { $(#[doc = concat!("`", $name, "`, ", stringify!($bits), " bits.")] $variant,)* }
         impl DType {
@@ -32,7 +35,7 @@ macro_rules! dtypes {
             pub const fn name(self) -> &'static str { match self { $(DType::$variant => $name,)* } }
             /// Bits of one element in storage.
             pub const fn bits(self) -> u32 { match self { $(DType::$variant => $bits,)* } }
-            /// Float, integer or truth value.
+            /// Float, integer, truth value or text.
             pub const fn class(self) -> DTypeClass { match self { $(DType::$variant => DTypeClass::$class,)* } }
         }
     };
@@ -46,6 +49,7 @@ dtypes! {
     U64 "u64" 64 UInt; U32 "u32" 32 UInt; U16 "u16" 16 UInt; U8 "u8" 8 UInt;
     U6 "u6" 6 UInt; U5 "u5" 5 UInt; U4 "u4" 4 UInt; U3 "u3" 3 UInt; U2 "u2" 2 UInt;
     Bool "bool" 8 Bool;
+    Str "str" 32 Text;
 }
 
 impl DType {

@@ -203,6 +203,7 @@ pub fn seeded_inputs(m: &Module, seed: u64) -> tersor_ir::Result<Vec<Tensor>> {
 fn elements(t: &Tensor) -> String {
     let shown = t.len().min(64);
     let one = |i: usize| match t.dtype() {
+        tersor_ir::DType::Str => tersor_ir::text::quote(&tersor_ir::string::get(t, i)),
         d if !d.is_float() => t.get_i64(i).to_string(),
         tersor_ir::DType::F64 => format!("{:?}", t.get_f64(i)),
         _ => format!("{:?}", t.get_f64(i) as f32),

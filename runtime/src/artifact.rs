@@ -61,6 +61,10 @@ pub struct Manifest {
     /// Filled by the writer.
     #[prost(message, repeated, tag = "12")]
     pub sections: Vec<Section>,
+    /// Strings that constants are made of: the elements of a constant of strings are handles, 0 for the empty string and `i + 1` for entry `i`. No entry is empty, and
+    /// none stands twice.
+    #[prost(string, repeated, tag = "13")]
+    pub strings: Vec<String>,
 }
 
 /// An input or output.

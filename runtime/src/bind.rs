@@ -10,9 +10,10 @@ use crate::load::{KernelFn, Loaded, Model};
 use crate::memory::Aligned;
 use crate::plan::{Placement, plan_lives};
 use crate::pool::MAX_GRID;
-use crate::program::{Action, Arg, ExtentId, ExtentOp, Place, Program, value};
+use crate::program::{Action, Arg, ExtentId, ExtentOp, Host, Place, Program, value};
 use crate::range::{self, ranges};
 use crate::tensor::{TensorView, bytes_of, kind};
+use tersor_host::Function;
 
 /// What a bound step does.
 pub(crate) enum Run {
@@ -20,6 +21,8 @@ pub(crate) enum Run {
     Copy(usize),
     /// Gives a symbol the number that the operand is: that entry of [`Loaded::due`] is due.
     Bind(usize),
+    /// Bytes of each operand.
+    Host(Vec<usize>),
     /// An empty grid.
     Nothing,
 }
@@ -256,6 +259,13 @@ impl Bound {
                     self.scratch.max(scratch.ok_or_else(|| Error::new(Kind::Memory, "its scratch overflows"))?);
                 BoundStep { run: Run::Nothing, args, dims, grid: 0, grain: 1 }
             }
+            Some(Action::Host(h)) => {
+                let lengths = lengths(h, values)?;
+                for (a, &bytes) in h.args.iter().zip(&lengths) {
+                    self.operand(loaded, values, sizes, a, bytes as u64)?;
+                }
+                BoundStep { run: Run::Host(lengths), args, dims, grid: 1, grain: 1 }
+            }
             Some(Action::Copy(c)) => {
                 let bytes = values.count(c.bytes, "its length")?;
                 self.operand(loaded, values, sizes, &c.from, bytes)?;
@@ -322,9 +332,20 @@ fn complete(
             step.run = if step.grid == 0 { Run::Nothing } else { Run::Call(loaded.kernel(c.kernel)) };
         }
         Some(Action::Copy(c)) => step.run = Run::Copy(values.count(c.bytes, "its length")? as usize),
+        Some(Action::Host(h)) => step.run = Run::Host(lengths(h, values)?),
         Some(Action::Bind(_)) | None => {}
     }
     Ok(())
+}
+
+/// Bytes of each operand of a function of strings.
+fn lengths(h: &Host, values: &Values) -> Result<Vec<usize>> {
+    let (takes, gives) = h.function.as_ref().map(Function::signature).unwrap_or_default();
+    let bytes = |(&n, e): (&ExtentId, &tersor_host::Element)| {
+        let bytes = values.count(n, "its length")?.checked_mul(e.size() as u64).filter(|&b| b <= isize::MAX as u64);
+        bytes.map(|b| b as usize).ok_or_else(|| Error::new(Kind::Memory, "its operands overflow"))
+    };
+    h.elements.iter().zip(takes.iter().chain(&gives)).map(bytes).collect()
 }
 
 /// The bytes of every buffer, checked against what it stands for.

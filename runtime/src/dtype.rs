@@ -15,6 +15,8 @@ pub enum DType {
     I16 = 5,
     I32 = 6,
     I64 = 7,
+    /// Handles of a table of strings.
+    Str = 8,
     Bool = 9,
     F16 = 10,
     F64 = 11,
@@ -43,7 +45,7 @@ impl DType {
             DType::U8 | DType::I8 | DType::Bool => 8,
             DType::F8e4m3 | DType::F8e4m3fnuz | DType::F8e5m2 | DType::F8e5m2fnuz | DType::F8e8m0 => 8,
             DType::U16 | DType::I16 | DType::F16 | DType::Bf16 => 16,
-            DType::F32 | DType::I32 | DType::U32 => 32,
+            DType::F32 | DType::I32 | DType::U32 | DType::Str => 32,
             DType::F64 | DType::I64 | DType::U64 => 64,
         }
     }
@@ -88,11 +90,12 @@ impl DType {
             DType::U4 => "u4",
             DType::U2 => "u2",
             DType::Bool => "bool",
+            DType::Str => "str",
         }
     }
 
     /// All types that an artifact's values may have.
-    pub const ALL: [DType; 23] = [
+    pub const ALL: [DType; 24] = [
         DType::F64,
         DType::F32,
         DType::F16,
@@ -116,6 +119,7 @@ impl DType {
         DType::U4,
         DType::U2,
         DType::Bool,
+        DType::Str,
     ];
 
     /// The type of that name.

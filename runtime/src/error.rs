@@ -44,6 +44,8 @@ pub enum Kind {
     Memory,
     /// A number that the data decide is outside of its bounds.
     Count,
+    /// A value that a function of strings cannot take.
+    Value,
     /// A data file is malformed.
     Data,
     /// A data file holds something that is not supported.
@@ -60,7 +62,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the codes.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Usage,
         Kind::Io,
         Kind::NotAnArtifact,
@@ -79,6 +81,7 @@ impl Kind {
         Kind::Extent,
         Kind::Memory,
         Kind::Count,
+        Kind::Value,
         Kind::Data,
         Kind::DataUnsupported,
         Kind::Interrupted,
@@ -108,6 +111,7 @@ impl Kind {
             Kind::Extent => ("R0207", 3),
             Kind::Memory => ("R0208", 7),
             Kind::Count => ("R0209", 3),
+            Kind::Value => ("R0210", 3),
             Kind::Data => ("R0301", 3),
             Kind::DataUnsupported => ("R0302", 4),
             Kind::Interrupted => ("R0401", 130),
@@ -165,3 +169,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<tersor_host::Error> for Error {
+    fn from(e: tersor_host::Error) -> Error {
+        Error::new(Kind::Value, e.to_string())
+    }
+}

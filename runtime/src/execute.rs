@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tersor_host::{Function, Strings};
+
 use crate::artifact::Value;
 use crate::bind::{Bound, Run, symbols};
+use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::limits::interrupted;
 use crate::load::Model;
@@ -27,7 +30,7 @@ pub type Observer<'a> = &'a mut dyn FnMut(usize, Duration);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepInfo<'a> {
     pub name: &'a str,
-    /// The kernel's name, `copy` or `bind`.
+    /// The kernel's name, that of a function of strings, `copy` or `bind`.
     pub kernel: &'a str,
 }
 
@@ -54,6 +57,8 @@ pub struct Session {
     stop: Arc<AtomicBool>,
     /// What stands in for constants.
     replaced: BTreeMap<u32, Arc<Aligned>>,
+    /// The strings of constants, then those of the current run.
+    strings: Strings,
 }
 
 impl Session {
@@ -62,6 +67,7 @@ impl Session {
         let pool = (threads > 1).then(|| Pool::new(threads.min(MAX_THREADS)));
         let empty = || Aligned::zeroed(0).expect("nothing to allocate");
         let staging = model.inputs().iter().map(|_| empty()).collect();
+        let strings = model.0.strings.clone();
         Session {
             model,
             pool,
@@ -71,6 +77,7 @@ impl Session {
             staging,
             stop: Arc::default(),
             replaced: BTreeMap::new(),
+            strings,
         }
     }
 
@@ -118,6 +125,7 @@ impl Session {
             let kernel = match &s.action {
                 Some(Action::Call(c)) => v.kernels[c.kernel as usize].name.as_str(),
                 Some(Action::Bind(_)) => "bind",
+                Some(Action::Host(h)) => h.function.as_ref().map_or("", Function::name),
                 Some(Action::Copy(_)) | None => "copy",
             };
             StepInfo { name: &s.name, kernel }
@@ -163,13 +171,13 @@ impl Session {
         self.end(outputs)
     }
 
-    /// Outputs take the shapes that the run decided.
+    /// Outputs take the shapes that the run decided, and the strings that their handles stand for.
     fn end(&mut self, outputs: &mut [Tensor]) -> Result<()> {
-        if self.model.0.due.is_empty() {
-            return Ok(());
+        if !self.model.0.due.is_empty() {
+            let bound = &self.bounds[0];
+            outputs.iter_mut().zip(self.model.outputs()).try_for_each(|(o, v)| o.reshape(bound.output_shape(v)))?;
         }
-        let bound = &self.bounds[0];
-        outputs.iter_mut().zip(self.model.outputs()).try_for_each(|(o, v)| o.reshape(bound.output_shape(v)))
+        self.finish(outputs)
     }
 
     /// Makes the bound program for these inputs the first of `bounds`, with enough memory for it.
@@ -244,22 +252,37 @@ impl Session {
         if !fits {
             return Err(Error::new(Kind::Usage, "outputs do not have the shapes that these inputs give"));
         }
-        for (staging, input) in self.staging.iter_mut().zip(inputs) {
-            if !input.bytes.as_ptr().addr().is_multiple_of(ALIGN) {
+        self.strings.truncate(self.model.0.strings.len());
+        let in_place = |i: &TensorView| i.dtype != DType::Str && i.bytes.as_ptr().addr().is_multiple_of(ALIGN);
+        for ((staging, input), value) in self.staging.iter_mut().zip(inputs).zip(self.model.inputs()) {
+            if !in_place(input) {
                 if staging.len() != input.bytes.len() {
                     *staging = Aligned::zeroed(input.bytes.len())?;
                 }
-                staging.copy_from_slice(input.bytes);
+                match input.dtype {
+                    DType::Str => {
+                        let handles = input.translated(&mut self.strings);
+                        staging.copy_from_slice(&handles.map_err(|e| e.context(format!("input {}", value.name)))?);
+                    }
+                    _ => staging.copy_from_slice(input.bytes),
+                }
             }
         }
         for p in &bound.inputs {
             let given = inputs[p.source].bytes;
-            let aligned = given.as_ptr().addr().is_multiple_of(ALIGN);
-            let base = if aligned { given.as_ptr() } else { self.staging[p.source].as_ptr() };
+            let base = if in_place(&inputs[p.source]) { given.as_ptr() } else { self.staging[p.source].as_ptr() };
             bound.pointers[p.slot] = base.cast_mut().wrapping_add(p.offset);
         }
         for p in &bound.outputs {
             bound.pointers[p.slot] = outputs[p.source].data_pointer().wrapping_add(p.offset);
+        }
+        Ok(())
+    }
+
+    /// Gives the outputs the strings that their handles stand for.
+    fn finish(&self, outputs: &mut [Tensor]) -> Result<()> {
+        for (output, value) in outputs.iter_mut().zip(self.model.outputs()).filter(|(o, _)| o.dtype() == DType::Str) {
+            output.adopt(&self.strings).map_err(|e| e.context(format!("output {}", value.name)))?;
         }
         Ok(())
     }
@@ -277,22 +300,27 @@ impl Session {
             }
             let args = bound.pointers[step.args..].as_ptr();
             let dims = bound.dims[step.dims..].as_ptr();
-            match step.run {
+            match &step.run {
                 Run::Nothing => {}
                 // SAFETY: both operands have that many bytes (`Bound::operand`); a program's copies do not overlap, and if a
                 // damaged one's did, `copy` would still be defined.
-                Run::Bind(due) => {
+                &Run::Bind(due) => {
                     // SAFETY: the operand has the bytes of an `i64` (`Bound::operand`).
                     let count = unsafe { args.read().cast::<i64>().read_unaligned() };
                     let name = &self.model.variant().program.steps[index].name;
                     bound.late(&self.model.0, due, count).map_err(|e| e.context(format!("step {name}")))?;
                 }
-                Run::Copy(bytes) => unsafe { args.read().copy_to(args.add(1).read(), bytes) },
+                Run::Copy(bytes) => unsafe { args.read().copy_to(args.add(1).read(), *bytes) },
+                Run::Host(lengths) => {
+                    let operands = &bound.pointers[step.args..][..lengths.len()];
+                    // SAFETY: every operand has that many bytes (`Bound::operand`), and memory of the arena is zero at first.
+                    unsafe { host(&self.model, index, operands, lengths, &mut self.strings) }?;
+                }
                 Run::Call(kernel) => match &mut self.pool {
                     Some(pool) if step.grid > step.grain => {
                         let part = step.grain.max((step.grid - 1) / (threads * 4) + 1);
                         let (stride, grid) = (bound.scratch, step.grid);
-                        let job = Job { kernel, args, dims, scratch, scratch_stride: stride, grid, part };
+                        let job = Job { kernel: *kernel, args, dims, scratch, scratch_stride: stride, grid, part };
                         // SAFETY: the operands point at buffers of the sizes that the program declares, and scratch
                         // has `stride` bytes for every thread (`reserve`).
                         unsafe { pool.run(job) }
@@ -309,6 +337,35 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Calls the function of a step.
+///
+/// # Safety
+/// The operands point at as many readable bytes as `lengths` says, those of results at as many writable ones.
+unsafe fn host(
+    model: &Model,
+    step: usize,
+    operands: &[*mut u8],
+    lengths: &[usize],
+    strings: &mut Strings,
+) -> Result<()> {
+    let named = |e: Error| e.context(format!("step {}", model.variant().program.steps[step].name));
+    let Some(prepared) = &model.0.functions[step] else { return Ok(()) };
+    let takes = prepared.function().signature().0.len();
+    let reads = operands.iter().zip(lengths).take(takes);
+    // SAFETY: as the caller promises; nothing is written before these are read for the last time.
+    let reads: Vec<&[u8]> = reads.map(|(&p, &n)| unsafe { std::slice::from_raw_parts(p.cast_const(), n) }).collect();
+    let results = prepared.call(&reads, strings).map_err(|e| named(e.into()))?;
+    for (result, (&p, &n)) in results.iter().zip(operands.iter().zip(lengths).skip(takes)) {
+        if result.len() != n {
+            let what = format!("{} gives {} bytes where there are {n}", prepared.function().name(), result.len());
+            return Err(named(Error::new(Kind::Extent, what)));
+        }
+        // SAFETY: as the caller promises.
+        unsafe { p.copy_from_nonoverlapping(result.as_ptr(), n) };
+    }
+    Ok(())
 }
 
 /// Puts named inputs into the model's order; all are needed, none may be unknown or given twice.

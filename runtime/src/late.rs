@@ -44,6 +44,7 @@ pub fn extents(step: &Step) -> Vec<ExtentId> {
     match &step.action {
         Some(Action::Call(c)) => c.dims.iter().copied().chain([c.grid, c.scratch, c.grain]).collect(),
         Some(Action::Copy(c)) => vec![c.bytes],
+        Some(Action::Host(h)) => h.elements.clone(),
         Some(Action::Bind(_)) | None => vec![],
     }
 }

@@ -1,6 +1,6 @@
 //! Loads and runs artifacts; knows no compiler.
 //!
-//! `artifact` and `program` are the format, `writer` makes it and `reader` checks it. Depends on no other tersor crate.
+//! `artifact` and `program` are the format, `writer` makes it and `reader` checks it. Depends on no other tersor crate but `tersor-host`, the functions of strings.
 
 pub mod artifact;
 pub mod atomic;

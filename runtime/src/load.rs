@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::{Mmap, MmapMut};
+use tersor_host::{Prepared, Strings};
 
 use crate::artifact::{Manifest, Value, Variant};
 use crate::cpu::Features;
@@ -11,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::execute::Session;
 use crate::late::{Due, due};
 use crate::plan::lifetimes;
-use crate::program::ExtentOp;
+use crate::program::{Action, ExtentOp, Host, Step};
 use crate::reader::Artifact;
 
 /// The kernel ABI (`ARCHITECTURE.md`).
@@ -38,6 +39,10 @@ pub(crate) struct Loaded {
     pub lifetimes: Vec<Option<(u32, u32)>>,
     /// What binding steps decide, in the order of these steps.
     pub due: Vec<Due>,
+    /// The functions of the program's steps, where they have one.
+    pub functions: Vec<Option<Prepared>>,
+    /// The strings of constants.
+    pub strings: Strings,
 }
 
 impl Model {
@@ -63,7 +68,10 @@ impl Model {
         let code = executable(artifact.section_at(v.code))?;
         let lifetimes = lifetimes(&v.program);
         let due = due(artifact.manifest(), &v.program);
-        Ok(Model(Arc::new(Loaded { artifact, variant, code, lifetimes, due })))
+        let functions = v.program.steps.iter().map(function).collect::<Result<_>>()?;
+        let mut strings = Strings::new();
+        artifact.manifest().strings.iter().try_for_each(|s| strings.intern(s).map(drop))?;
+        Ok(Model(Arc::new(Loaded { artifact, variant, code, lifetimes, due, functions, strings })))
     }
 
     pub fn artifact(&self) -> &Artifact {
@@ -128,6 +136,13 @@ fn spell(m: &Manifest, id: u32, depth: u32) -> String {
         ExtentOp::Max => format!("max({},{})", sub(e.a), sub(e.b)),
         ExtentOp::Min => format!("min({},{})", sub(e.a), sub(e.b)),
     }
+}
+
+/// The function of a step, if it is a call of one.
+fn function(step: &Step) -> Result<Option<Prepared>> {
+    let Some(Action::Host(Host { function: Some(f), .. })) = &step.action else { return Ok(None) };
+    let prepared = f.prepare().map_err(|e| Error::new(Kind::Manifest, e.to_string()));
+    prepared.map(Some).map_err(|e| e.context(format!("step {}", step.name)))
 }
 
 fn choose(variants: &[Variant], wanted: Option<&str>, features: &Features) -> Result<usize> {

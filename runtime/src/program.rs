@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use tersor_host::Function;
+
 use crate::error::{Error, Kind, Result};
 
 /// Index of an entry in the extents table. Entry 0 is always the constant 0.
@@ -294,6 +296,19 @@ pub struct Bind {
     pub count: Arg,
 }
 
+/// A call of a function of strings.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Host {
+    #[prost(oneof = "Function", tags = "1, 2, 3, 4, 5, 6")]
+    pub function: Option<Function>,
+    /// The function's operands, then its results.
+    #[prost(message, repeated, tag = "14")]
+    pub args: Vec<Arg>,
+    /// Elements of each of these.
+    #[prost(uint32, repeated, tag = "15")]
+    pub elements: Vec<ExtentId>,
+}
+
 /// What a step does.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub enum Action {
@@ -303,6 +318,8 @@ pub enum Action {
     Copy(CopyBytes),
     #[prost(message, tag = "4")]
     Bind(Bind),
+    #[prost(message, tag = "5")]
+    Host(Host),
 }
 
 /// One step; steps run in order, each after the previous one has finished.
@@ -311,7 +328,7 @@ pub struct Step {
     /// What the step computes (ONNX node names), for profiles.
     #[prost(string, tag = "1")]
     pub name: String,
-    #[prost(oneof = "Action", tags = "2, 3, 4")]
+    #[prost(oneof = "Action", tags = "2, 3, 4, 5")]
     pub action: Option<Action>,
 }
 
@@ -329,10 +346,15 @@ impl Step {
         Step { name: name.into(), action: Some(Action::Bind(Bind { symbol, count: Arg::read(count) })) }
     }
 
+    pub fn host(name: impl Into<String>, host: Host) -> Step {
+        Step { name: name.into(), action: Some(Action::Host(host)) }
+    }
+
     /// The operands, in order.
     pub fn args(&self) -> impl Iterator<Item = Arg> + '_ {
         let (many, few) = match &self.action {
             Some(Action::Call(c)) => (c.args.as_slice(), [None; 2]),
+            Some(Action::Host(h)) => (h.args.as_slice(), [None; 2]),
             Some(Action::Copy(c)) => (&[][..], [Some(c.from), Some(c.to)]),
             Some(Action::Bind(b)) => (&[][..], [Some(b.count), None]),
             None => (&[][..], [None; 2]),

@@ -1,6 +1,9 @@
 //! Tensors as the caller holds them: a type, a shape and row-major bytes in native order.
 
 use std::fmt;
+use std::sync::Arc;
+
+use tersor_host::Strings;
 
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
@@ -14,6 +17,8 @@ pub struct Tensor {
     /// The elements, and room for more where a run decides how many there are.
     data: Aligned,
     length: usize,
+    /// Of strings alone; without it all are empty.
+    strings: Option<Arc<Strings>>,
 }
 
 /// A borrowed tensor. Bytes that are not 64-byte aligned are copied before a run.
@@ -22,6 +27,8 @@ pub struct TensorView<'a> {
     pub dtype: DType,
     pub shape: &'a [usize],
     pub bytes: &'a [u8],
+    /// Where the elements are strings: what the handles in `bytes` stand for. Without it all are empty.
+    pub strings: Option<&'a Strings>,
 }
 
 /// Bytes of a tensor, `None` on overflow.
@@ -36,7 +43,7 @@ impl Tensor {
         let bytes = bytes_of(dtype, shape).ok_or_else(|| {
             Error::new(Kind::Memory, format!("{}: more bytes than memory can have", kind(dtype, shape)))
         })?;
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::zeroed(bytes)?, length: bytes })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::zeroed(bytes)?, length: bytes, strings: None })
     }
 
     /// A tensor with a copy of these bytes.
@@ -45,12 +52,30 @@ impl Tensor {
             let what = format!("{} does not have {} bytes", kind(dtype, shape), bytes.len());
             return Err(Error::new(Kind::Data, what));
         }
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::copy_of(bytes)?, length: bytes.len() })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Aligned::copy_of(bytes)?, length: bytes.len(), strings: None })
     }
 
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Result<Tensor> {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_ne_bytes()).collect();
         Tensor::from_bytes(DType::F32, shape, &bytes)
+    }
+
+    /// A tensor of strings.
+    pub fn from_strings<S: AsRef<str>>(shape: &[usize], values: &[S]) -> Result<Tensor> {
+        let mut strings = Strings::new();
+        let handles: Vec<u32> = values.iter().map(|s| strings.intern(s.as_ref())).collect::<Result<_, _>>()?;
+        let bytes: Vec<u8> = handles.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let tensor = Tensor::from_bytes(DType::Str, shape, &bytes)?;
+        Ok(Tensor { strings: Some(Arc::new(strings)), ..tensor })
+    }
+
+    /// Takes the elements to be handles of that table; keeps those strings that there are.
+    pub(crate) fn adopt(&mut self, from: &Strings) -> Result<()> {
+        let mut own = Strings::new();
+        let handles = from.translate(&self.data, &mut own)?;
+        self.data.copy_from_slice(&handles);
+        self.strings = Some(Arc::new(own));
+        Ok(())
     }
 
     pub fn dtype(&self) -> DType {
@@ -85,7 +110,7 @@ impl Tensor {
     }
 
     pub fn view(&self) -> TensorView<'_> {
-        TensorView { dtype: self.dtype, shape: &self.shape, bytes: self.bytes() }
+        TensorView { dtype: self.dtype, shape: &self.shape, bytes: self.bytes(), strings: self.strings.as_deref() }
     }
 
     pub(crate) fn data_pointer(&mut self) -> *mut u8 {
@@ -106,7 +131,8 @@ impl Tensor {
         };
         let mut shape = self.shape.clone();
         shape[0] = to - from;
-        Tensor::from_bytes(self.dtype, &shape, &self.bytes()[from * inner..to * inner])
+        let rows = Tensor::from_bytes(self.dtype, &shape, &self.bytes()[from * inner..to * inner])?;
+        Ok(Tensor { strings: self.strings.clone(), ..rows })
     }
 
     /// Tensors that agree in all but the first extent, one after the other.
@@ -124,16 +150,40 @@ impl Tensor {
         let mut shape = first.shape.clone();
         shape[0] = parts.iter().map(|p| p.shape[0]).sum();
         let mut out = Tensor::zeros(first.dtype, &shape)?;
-        let mut at = 0;
+        let (mut at, mut strings) = (0, Strings::new());
         for p in parts {
-            out.data[at..at + p.length].copy_from_slice(p.bytes());
+            let to = &mut out.data[at..at + p.length];
+            match first.dtype {
+                DType::Str => to.copy_from_slice(&p.view().translated(&mut strings)?),
+                _ => to.copy_from_slice(p.bytes()),
+            }
             at += p.length;
         }
+        out.strings = (first.dtype == DType::Str).then(|| Arc::new(strings));
         Ok(out)
     }
 }
 
-impl TensorView<'_> {
+impl<'a> TensorView<'a> {
+    /// A view of elements that are no strings.
+    pub fn new(dtype: DType, shape: &'a [usize], bytes: &'a [u8]) -> TensorView<'a> {
+        TensorView { dtype, shape, bytes, strings: None }
+    }
+
+    /// The elements as handles of another table.
+    pub(crate) fn translated(&self, to: &mut Strings) -> Result<Vec<u8>> {
+        let none = Strings::new();
+        Ok(self.strings.unwrap_or(&none).translate(self.bytes, to)?)
+    }
+
+    /// The elements that are strings; `None` for other types.
+    pub fn to_strings(&self) -> Option<Result<Vec<String>>> {
+        let none = Strings::new();
+        let table = self.strings.unwrap_or(&none);
+        let one = |c: &[u8]| Ok(table.get(u32::from_ne_bytes(c.try_into().expect("exact chunk")))?.to_string());
+        (self.dtype == DType::Str).then(|| self.bytes.chunks_exact(4).map(one).collect())
+    }
+
     /// See [`Tensor::to_f64`].
     pub fn to_f64(&self) -> Option<Vec<f64>> {
         macro_rules! read {

@@ -8,7 +8,7 @@ use crate::artifact::{Header, Manifest, Value, Variant};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::late::{extents as extents_of, late, ready};
-use crate::program::{Action, ExtentId, ExtentOp, Place, Program};
+use crate::program::{Action, ExtentId, ExtentOp, Host, Place, Program};
 
 fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
     Err(Error::new(Kind::Manifest, format!("the manifest is invalid: {what}")))
@@ -29,6 +29,7 @@ pub fn manifest(m: &Manifest, end: u64) -> Result<()> {
     for c in &m.constants {
         place(&format!("constant {}", c.name), c.offset, c.length, &c.hash, end)?;
     }
+    strings(m)?;
     symbols(m)?;
     extents(m)?;
     caps(m)?;
@@ -46,6 +47,12 @@ fn place(what: &str, offset: u64, length: u64, hash: &[u8], end: u64) -> Result<
     need(inside, || format!("{what} lies outside the file"))?;
     need(offset.is_multiple_of(64), || format!("{what} is not aligned"))?;
     need(hash.len() == 32, || format!("{what} has no hash"))
+}
+
+fn strings(m: &Manifest) -> Result<()> {
+    let mut seen = HashSet::new();
+    let once = m.strings.iter().all(|s| !s.is_empty() && seen.insert(s.as_str()));
+    need(once, || "a string stands twice, or is empty".into())
 }
 
 fn symbols(m: &Manifest) -> Result<()> {
@@ -149,6 +156,18 @@ fn buffers(m: &Manifest, p: &Program) -> Result<()> {
     }
 }
 
+/// What the function is made of is checked when a variant is loaded.
+fn host(m: &Manifest, h: &Host) -> Result<()> {
+    let Some(f) = &h.function else { return bad("there is no such function") };
+    let (takes, gives) = f.signature();
+    let all = takes.len() + gives.len();
+    let fits = h.args.len() == all && h.elements.len() == all;
+    need(fits, || format!("{} operands of {}, expected {all}", h.args.len(), f.name()))?;
+    let ways = h.args.iter().enumerate().all(|(i, a)| a.write == (i >= takes.len()));
+    need(ways, || format!("{} writes what it reads", f.name()))?;
+    h.elements.iter().try_for_each(|&n| extent(m, n))
+}
+
 fn steps(m: &Manifest, v: &Variant) -> Result<()> {
     let p = &v.program;
     let mut written = vec![false; p.buffers.len()];
@@ -166,6 +185,7 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
                 need(known, || format!("there is no kernel {}", c.kernel)).map_err(named)?;
                 c.dims.iter().chain([&c.grid, &c.scratch, &c.grain]).try_for_each(|&d| extent(m, d)).map_err(named)?;
             }
+            Some(Action::Host(h)) => host(m, h).map_err(named)?,
             Some(Action::Copy(c)) => {
                 need(!c.from.write && c.to.write, || "it copies the wrong way".into()).map_err(named)?;
                 extent(m, c.bytes).map_err(named)?;

@@ -49,7 +49,7 @@ fn unaligned_inputs_are_copied() {
     let mut session = load(None).unwrap().session(1);
     let values: Vec<u8> = [1f32, 2.0, 3.0].iter().flat_map(|v| v.to_ne_bytes()).collect();
     let shape = [1, 2];
-    let view = |at: usize| TensorView { dtype: DType::F32, shape: &shape, bytes: &values[at..at + 8] };
+    let view = |at: usize| TensorView::new(DType::F32, &shape, &values[at..at + 8]);
     let out = session.run(&[("a", view(0)), ("b", view(4))]).unwrap();
     assert_eq!(floats(&out[0]), [6.0, 10.0]);
 }

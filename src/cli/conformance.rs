@@ -21,7 +21,7 @@ use tersor_runtime::cli::limits::{parse_size, parse_time};
 #[command(
     after_help = "A case is a folder with model.onnx and test_data_set_N folders. It passes when the reference evaluator and compiled code both give
 every output that is stored: its element type, its shape, and its values within the tolerances, those of the case's data.json
-where it has one. A model that is refused as unsupported is no failure; a case that is wrong or crashes is.
+where it has one. An output that is drawn by chance needs elements of the same law instead; its case is listed as drawn. A model that is refused as unsupported is no failure; a case that is wrong or crashes is.
 
 Examples:
   tersor conformance cases/
@@ -141,7 +141,7 @@ fn line(case: &Case, v: &Verdict) -> String {
 }
 
 /// How many cases have each status, in the order of [`Status::ALL`].
-type Counts = [usize; 4];
+type Counts = [usize; 5];
 
 fn count(counts: &mut Counts, status: Status) {
     counts[status as usize] += 1;
@@ -165,18 +165,19 @@ fn outcome(cases: &[Case], verdicts: &[Verdict], changes: Option<Vec<(String, Ch
     let row = |text: &mut String, name: &str, c: &Counts| {
         let _ = writeln!(
             text,
-            "{name:<32} {:>6} {:>7} {:>12} {:>6} {:>8}",
+            "{name:<32} {:>6} {:>7} {:>6} {:>12} {:>6} {:>8}",
             c.iter().sum::<usize>(),
             c[0],
             c[1],
             c[2],
-            c[3]
+            c[3],
+            c[4]
         );
     };
     let _ = writeln!(
         text,
-        "{:<32} {:>6} {:>7} {:>12} {:>6} {:>8}",
-        "operator", "total", "passed", "unsupported", "wrong", "crashed"
+        "{:<32} {:>6} {:>7} {:>6} {:>12} {:>6} {:>8}",
+        "operator", "total", "passed", "drawn", "unsupported", "wrong", "crashed"
     );
     operators.iter().for_each(|(name, c)| row(&mut text, name, c));
     row(&mut text, "all", &all);
@@ -216,7 +217,7 @@ fn outcome(cases: &[Case], verdicts: &[Verdict], changes: Option<Vec<(String, Ch
 /// What is said of a case that is wrong or crashed.
 fn failed(c: &Case, v: &Verdict) -> Option<Diagnostic> {
     let code = match v.status {
-        Status::Passed | Status::Unsupported => return None,
+        Status::Passed | Status::Drawn | Status::Unsupported => return None,
         Status::Wrong => "C0701",
         Status::Crashed => "C0702",
     };

@@ -3,7 +3,7 @@
 use super::{Result, runtime_error, usage};
 use std::path::{Path, PathBuf};
 use tersor_ir::blob::Blob;
-use tersor_ir::{DType, Diagnostic, Failure, Tensor};
+use tersor_ir::{DType, Diagnostic, Failure, Tensor, string};
 use tersor_runtime::data::{self, Role};
 
 /// A tensor's bytes, where the runtime put them.
@@ -23,6 +23,9 @@ pub fn from_runtime(t: tersor_runtime::Tensor) -> tersor_ir::Result<Tensor> {
     };
     let dtype = DType::from_name(t.dtype().name()).ok_or_else(|| bad(&t))?;
     let shape = t.shape().to_vec();
+    if let Some(strings) = t.view().to_strings() {
+        return string::tensor(shape, &strings.map_err(runtime_error)?);
+    }
     let failed = bad(&t);
     Tensor::from_blob(dtype, shape, Blob::of(Held(t))).ok_or(failed)
 }
@@ -32,6 +35,9 @@ pub fn to_runtime(t: &Tensor) -> tersor_ir::Result<tersor_runtime::Tensor> {
     let dtype = tersor_runtime::DType::from_name(t.dtype().name()).ok_or_else(|| {
         Diagnostic::error("C0304", format!("element type {} is not supported", t.dtype())).failure(Failure::Unsupported)
     })?;
+    if t.dtype() == DType::Str {
+        return tersor_runtime::Tensor::from_strings(t.shape(), &string::strings(t)).map_err(runtime_error);
+    }
     tersor_runtime::Tensor::from_bytes(dtype, t.shape(), t.bytes()).map_err(runtime_error)
 }
 

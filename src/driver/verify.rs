@@ -2,7 +2,7 @@
 
 use super::{Result, runtime_error, to_runtime};
 use tersor_ir::target::{Evaluate, Prepared};
-use tersor_ir::{Diagnostic, Module, Tensor, ValueId};
+use tersor_ir::{DType, Diagnostic, Module, Tensor, ValueId};
 use tersor_passes::calibrate::with_taps;
 
 /// How far outputs may be apart: `|a - b| <= atol + rtol * |b|` for every element, or limits on figures of whole outputs.
@@ -67,8 +67,13 @@ pub fn compare(name: &str, found: &Tensor, expected: &Tensor, limits: &Limits) -
     }
     let (mut difference, mut norm, mut other, mut dot, mut max_abs) = (0.0, 0.0, 0.0, 0.0, 0f64);
     let (mut bad, mut first) = (0, None);
+    // Strings are equal, or differ by 1.
+    let pair = |i: usize| match found.dtype() {
+        DType::Str => (f64::from(u8::from(found.get_bits(i) != expected.get_bits(i))), 0.0),
+        _ => (found.get_f64(i), expected.get_f64(i)),
+    };
     for i in 0..found.len() {
-        let (a, b) = (found.get_f64(i), expected.get_f64(i));
+        let (a, b) = pair(i);
         // Infinities and NaNs must be met exactly.
         let d = if a == b || (a.is_nan() && b.is_nan()) { 0.0 } else { (a - b).abs() };
         if d.is_nan() || d > limits.atol + limits.rtol * b.abs() || (d > 0.0 && !b.is_finite()) {
@@ -100,7 +105,7 @@ pub fn compare(name: &str, found: &Tensor, expected: &Tensor, limits: &Limits) -
         max_abs,
         cosine,
         top1: moved as f64 / rows.max(1) as f64,
-        first_bad: first.map(|i| (index(i), found.get_f64(i), expected.get_f64(i))),
+        first_bad: first.map(|i| (index(i), pair(i).0, pair(i).1)),
         bad,
         elements: found.len(),
     })

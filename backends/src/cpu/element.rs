@@ -20,7 +20,7 @@ pub fn storage(d: DType) -> Option<Scalar> {
         DType::F16 => Scalar::F16,
         DType::BF16 => Scalar::BF16,
         DType::I64 | DType::U64 => Scalar::I64,
-        DType::I32 | DType::U32 => Scalar::I32,
+        DType::I32 | DType::U32 | DType::Str => Scalar::I32,
         DType::I16 | DType::U16 => Scalar::I16,
         d if d.is_packed() => return None,
         _ => Scalar::I8,

@@ -37,7 +37,7 @@ fn elementwise() {
 #[test]
 fn movement() {
     use OpKind::*;
-    for kind in [Reshape, Broadcast, Transpose, Slice, Concat, Pad, Gather, Iota, Extent, Rope] {
+    for kind in [Reshape, Broadcast, Transpose, Slice, Concat, Pad, Gather, Iota, Extent, Random, Rope] {
         samples(kind, 60);
     }
 }

@@ -282,7 +282,11 @@ impl<'m> Exporter<'m> {
     fn initializer(&mut self, base: &str, t: &Tensor) -> Result<String> {
         self.element(t.dtype())?;
         let name = self.fresh(base);
-        let external = self.options.external.as_ref().filter(|(_, least)| t.bytes().len() >= (*least).max(1));
+        let external = self
+            .options
+            .external
+            .as_ref()
+            .filter(|(_, least)| t.dtype() != DType::Str && t.bytes().len() >= (*least).max(1));
         let proto = match external {
             None => message::tensor(&name, t),
             Some((file, _)) => {

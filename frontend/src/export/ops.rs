@@ -179,6 +179,20 @@ impl Exporter<'_> {
                 self.last(n, "Squeeze", &[&list, &axis], &[])
             }
             Op::QuantDynamic(op) => self.quant_dynamic(n, op.group, x[0], &types[0]),
+            Op::TextConcat(_) => self.last(n, "StringConcat", &x, &[]),
+            Op::TextMatch(op) => self.last(n, "RegexFullMatch", &x, &[("pattern", op.pattern.0.as_str().into())]),
+            Op::TextFormat(_) => {
+                let to = self.element(DType::Str)? as i64;
+                self.last(n, "Cast", &x, &[("to", to.into())])
+            }
+            Op::TextParse(op) => {
+                let to = self.element(op.to)? as i64;
+                self.last(n, "Cast", &x, &[("to", to.into())])
+            }
+            Op::Random(_) => Err(unsupported("ONNX has no random bits of a counter")),
+            Op::TextSplit(_) | Op::TextNormalize(_) => {
+                Err(unsupported(format!("ONNX has no {} of fixed extents", node.op.mnemonic())))
+            }
             Op::Choice(op) => Err(unsupported(format!("the choice {} is open", op.site))
                 .with_help("resolve it: give a plan to `tersor compile --emit tir`, or run passes that decide")),
             Op::If(_) => {

@@ -93,6 +93,13 @@ pub(super) fn short(name: &str) -> String {
     s
 }
 
+/// The name of a value and its declared extents, as far as they are numbers; `None` where no rank is declared.
+pub(super) fn declared_extents(info: &ValueInfoProto) -> Option<(String, Vec<Option<usize>>)> {
+    let number = |e: Extent| if let Extent::Value(n) = e { usize::try_from(n).ok() } else { None };
+    let dims = proto::tensor_type(info)?.1?;
+    Some((info.name.clone(), dims.into_iter().map(number).collect()))
+}
+
 /// A warning about a weight that is infinite or not a number in places.
 pub(super) fn finite(name: &str, t: &Tensor) -> Option<Diagnostic> {
     // The largest exponent stands for both. Taking the maximum of all magnitudes goes at the speed of memory.

@@ -275,11 +275,15 @@ struct Importer<'a> {
     named: Vec<String>,
     /// Results that operators have in ONNX and not here, and the node that should make them.
     absent: HashMap<String, Loc>,
+    /// Declared extents of what the graph makes, as far as they are numbers.
+    declared: HashMap<String, Vec<Option<usize>>>,
     /// What is not to be had; why not is among the errors.
     broken: HashSet<String>,
     /// What was selected by the values that decide it, by how many of them and how many there is room for: extents of equal selections are equal.
     selected: HashMap<(ValueId, Dim, Dim), ValueId>,
     inlined: Inlined,
+    /// Nodes without a seed that draw numbers by chance, so far.
+    draws: u64,
     functions: Functions<'a>,
     /// The functions whose calls are being imported, from the outermost.
     calls: Vec<&'a FunctionProto>,
@@ -319,9 +323,11 @@ impl Importer<'_> {
             scope: HashMap::new(),
             named: vec![],
             absent: HashMap::new(),
+            declared: HashMap::new(),
             broken: HashSet::new(),
             selected: HashMap::new(),
             inlined: Inlined::default(),
+            draws: 0,
             functions,
             calls: vec![],
             errors: vec![],
@@ -341,6 +347,7 @@ impl Importer<'_> {
     fn graph(&mut self, g: &GraphProto, mut found: Vec<Diagnostic>) {
         found.extend(check::names(g, &self.options.limits));
         self.errors = found;
+        self.declared = g.value_info.iter().chain(&g.output).filter_map(check::declared_extents).collect();
         for i in proto::initializers(g) {
             let name = i.name();
             self.b.loc = Loc::Onnx { node: name.into(), op: "initializer".into() };

@@ -352,6 +352,16 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         if self.opset >= since { self.optional_numbers(i) } else { Ok(self.ints("axes")) }
     }
 
+    /// A number that no other draw of the model has.
+    pub fn draw(&mut self) -> u64 {
+        self.importer.draws += 1;
+        self.importer.draws
+    }
+    /// The extents that the file declares of result `i`, as far as they are numbers; `None` where it declares no rank.
+    pub fn declared(&self, i: usize) -> Option<Vec<Option<usize>>> {
+        self.importer.declared.get(self.node.output.get(i)?.as_str()).cloned()
+    }
+
     // ---- results
 
     /// The results of a nested graph for these arguments.

@@ -25,6 +25,7 @@ mod sampling;
 mod selection;
 mod sequences;
 mod signal;
+mod text;
 mod training;
 mod windows;
 

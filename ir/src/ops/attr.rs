@@ -107,6 +107,26 @@ impl Attr for String {
         crate::text::unquote_name(name)
     }
 }
+/// A text attribute.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct Text(pub String);
+
+impl Attr for Text {
+    fn print(&self) -> String {
+        crate::text::quote(&self.0)
+    }
+    fn parse(text: &str) -> Result<Self, String> {
+        crate::text::unquote(text).map(Text)
+    }
+}
+impl<T: Attr> Attr for Option<T> {
+    fn print(&self) -> String {
+        self.as_ref().map_or("none".into(), Attr::print)
+    }
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(None) } else { T::parse(text).map(Some) }
+    }
+}
 impl<T: Attr> Attr for Vec<T> {
     fn print(&self) -> String {
         format!("[{}]", self.iter().map(Attr::print).collect::<Vec<_>>().join(","))

@@ -12,7 +12,7 @@ op! {
     /// Converts each element (ONNX `Cast`). Floats round to nearest even; floats to integers truncate toward zero and saturate (NaN to 0); integers wrap; anything but
     /// zero becomes `true`. Floats of at most 8 bits saturate.
     pub struct Cast = "cast" {
-        operands(x: Any),
+        operands(x: Plain),
         results(y),
         attrs {
             /// The new element type.
@@ -52,7 +52,7 @@ impl Meaning for Cast {
         }])
     }
     fn sample(g: &mut Gen) -> Sample<Self> {
-        let (from, to, rank) = (g.one_of(DType::ALL), g.one_of(DType::ALL), g.int(0, 3) as usize);
+        let (from, to, rank) = (g.plain(), g.plain(), g.int(0, 3) as usize);
         let shape = g.shape(rank);
         (Cast { to, overflow: g.flip(), round: g.one_of(Rounding::ALL) }, vec![g.ty(from, &shape)])
     }

@@ -1,7 +1,7 @@
 //! Comparison of two broadcast operands.
 
 use super::declare::{Meaning, Sample};
-use super::shape::{broadcast, broadcast_positions, broadcast_static, same_dtype};
+use super::shape::{broadcast, broadcast_positions, broadcast_static, mismatch, same_dtype};
 use crate::diag::Result;
 use crate::dim::Bindings;
 use crate::tensor::Tensor;
@@ -51,6 +51,9 @@ impl CompareKind {
 impl Meaning for Compare {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
         same_dtype(t)?;
+        if t[0].dtype == DType::Str && !matches!(self.kind, CompareKind::Eq | CompareKind::Ne) {
+            return Err(mismatch("T0380", "strings are equal or not, and have no order"));
+        }
         Ok(vec![Type { dtype: DType::Bool, shape: broadcast(&[&t[0].shape, &t[1].shape])? }])
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {

@@ -21,6 +21,10 @@ pub enum Class {
     Code,
     /// `bool`.
     Bool,
+    /// Any element type but `str`.
+    Plain,
+    /// `str`.
+    Text,
 }
 
 impl Class {
@@ -35,6 +39,8 @@ impl Class {
             Class::Num => float || int,
             Class::Code => dtype.is_int() || SmallFloat::of(dtype).is_some(),
             Class::Bool => dtype == DType::Bool,
+            Class::Plain => dtype != DType::Str,
+            Class::Text => dtype == DType::Str,
         }
     }
 }

@@ -15,7 +15,7 @@ op! {
     /// first byte, and ends at a whole byte; its other extents are the tensor's. Values may be codes: `decode.affine` makes floats of the result.
     /// Values left over stand nowhere; where there are too few, 0 does.
     pub struct DecodeSparse = "decode.sparse" {
-        operands(values: Any, mask: Code),
+        operands(values: Plain, mask: Code),
         results(w),
         attrs {
             /// Extents of the result.

@@ -32,6 +32,7 @@ pub mod pad;
 pub mod pool;
 pub mod prefix;
 pub mod quant;
+pub mod random;
 pub mod recurrence;
 pub mod reduce;
 pub mod reference;
@@ -42,10 +43,11 @@ pub mod select;
 pub mod sharing;
 pub mod slice;
 pub mod softmax;
+pub mod text;
 pub mod transpose;
 pub mod unary;
 
-pub use attr::{Attr, Real};
+pub use attr::{Attr, Real, Text};
 pub use declare::{Arity, Class, Meaning, OpSpec, OperandSpec, Sample, Work};
 
 ops! {
@@ -80,8 +82,15 @@ ops! {
     scatter::Scatter,
     iota::Iota,
     extent::Extent,
+    random::Random,
     quant::Quant,
     quant::QuantDynamic,
+    text::TextConcat,
+    text::TextSplit,
+    text::TextNormalize,
+    text::TextMatch,
+    text::TextFormat,
+    text::TextParse,
     decode_affine::DecodeAffine,
     decode_codebook::DecodeCodebook,
     decode_sparse::DecodeSparse,

@@ -6,7 +6,7 @@ use crate::diag::Result;
 use crate::dim::{Bindings, Dim};
 use crate::tensor::Tensor;
 use crate::testing::Gen;
-use crate::types::Type;
+use crate::types::{DType, Type};
 
 crate::attr_enum! {
     /// What padding holds.
@@ -68,6 +68,9 @@ impl Meaning for Pad {
             return Err(mismatch("T0355", format!("pads {:?} and {:?} of a tensor of rank {rank}", self.lo, self.hi)));
         }
         let mut out = t[0].clone();
+        if t[0].dtype == DType::Str && self.value.0 != 0.0 {
+            return Err(mismatch("T0381", "strings are padded with the empty string only"));
+        }
         for (i, d) in out.shape.iter_mut().enumerate() {
             if self.mode != PadMode::Constant && self.lo[i] + self.hi[i] > 0 && *d == Dim::Const(0) {
                 return Err(mismatch("T0356", format!("axis {i} is empty and cannot be padded from its elements")));

@@ -16,6 +16,18 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '$'))
 }
 
+/// Text in double quotes, with none inside.
+pub fn quote(text: &str) -> String {
+    format!("\"{}\"", text.escape_default().to_string().replace("\\\"", "\\u{22}"))
+}
+
+/// Reads what [`quote`] wrote.
+pub fn unquote(text: &str) -> Result<String, String> {
+    let mut c = cursor::Cursor::new(text);
+    let out = c.quoted().map_err(|d| d.message)?;
+    if c.at_end() { Ok(out) } else { Err(format!("text in quotes, not `{text}`")) }
+}
+
 /// A name as text, quoted and escaped where it must be.
 pub fn quote_name(name: &str) -> String {
     if is_plain(name) { name.to_string() } else { format!("\"{}\"", name.escape_default()) }

@@ -8,8 +8,9 @@ use crate::module::{Func, Module, RegionId, ValueId};
 use crate::ops::choice::Choice;
 use crate::ops::{Op, OpKind};
 use crate::store::ConstStore;
+use crate::string;
 use crate::tensor::Tensor;
-use crate::types::Type;
+use crate::types::{DType, Type};
 use std::collections::HashMap;
 
 /// Regions nest no deeper.
@@ -112,8 +113,9 @@ impl Parser<'_> {
             ConstData::Rng(self.rng()?)
         } else if self.c.eat("blake3:") {
             let hash = self.c.take_while(|c| c.is_ascii_hexdigit()).to_string();
-            let found = self.store.find(&hash).filter(|b| Some(b.len()) == ty.dtype.bytes(n));
-            found.map_or(ConstData::Missing(hash), ConstData::Bytes)
+            let shape = ty.static_shape().expect("checked above");
+            let found = self.store.find(&hash).and_then(|b| string::from_stored(ty.dtype, shape, b));
+            found.map_or(ConstData::Missing(hash), |t| ConstData::Bytes(t.blob().clone()))
         } else {
             self.c.expect("[")?;
             let (mut floats, mut ints) = (vec![], vec![]);
@@ -145,6 +147,10 @@ impl Parser<'_> {
     }
 
     fn element(&mut self, ty: &Type) -> Result<Tensor> {
+        if ty.dtype == DType::Str {
+            self.c.skip_space();
+            return string::tensor(vec![], &[self.c.quoted()?]);
+        }
         let text = self.c.number()?;
         let parsed = if ty.dtype.is_float() {
             text.parse().ok().map(|v| Tensor::scalar(ty.dtype, v))

@@ -4,7 +4,10 @@ use crate::constant::{ConstData, Constant, Distribution};
 use crate::loc::Loc;
 use crate::module::{Func, Module, NodeId, RegionId, ValueId};
 use crate::ops::Op;
-use crate::text::quote_name;
+use crate::string;
+use crate::tensor::Tensor;
+use crate::text::{quote, quote_name};
+use crate::types::DType;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -54,7 +57,7 @@ fn print_const(out: &mut String, c: &Constant, options: PrintOptions) {
     let _ = write!(out, "  const @{} : {} = ", quote_name(&c.name), c.ty);
     match c.data() {
         ConstData::Splat(one) => {
-            let _ = write!(out, "splat {}", number(c, one.get_f64(0), one.get_i64(0)));
+            let _ = write!(out, "splat {}", element(one, 0));
         }
         ConstData::Rng(r) => {
             let _ = match r.dist {
@@ -67,7 +70,7 @@ fn print_const(out: &mut String, c: &Constant, options: PrintOptions) {
         }
         ConstData::Bytes(_) => match c.tensor() {
             Some(t) if t.len() <= 8 => {
-                let items: Vec<String> = (0..t.len()).map(|i| number(c, t.get_f64(i), t.get_i64(i))).collect();
+                let items: Vec<String> = (0..t.len()).map(|i| element(t, i)).collect();
                 let _ = write!(out, "[{}]", items.join(", "));
             }
             _ => {
@@ -85,13 +88,20 @@ fn print_const(out: &mut String, c: &Constant, options: PrintOptions) {
 }
 
 /// One element: floats so that they read back to the same bits.
-fn number(c: &Constant, f: f64, i: i64) -> String {
-    if c.ty.dtype.is_float() { format!("{f:?}") } else { i.to_string() }
+fn element(t: &Tensor, i: usize) -> String {
+    match t.dtype() {
+        DType::Str => quote(&string::get(t, i)),
+        d if d.is_float() => format!("{:?}", t.get_f64(i)),
+        _ => t.get_i64(i).to_string(),
+    }
 }
 
 /// `min -0.312 max 0.294 rms 0.0511 zeros 0.0%`, computed in element order.
 fn statistics(c: &Constant) -> String {
     let Some(t) = c.tensor() else { return String::new() };
+    if t.dtype() == DType::Str {
+        return format!("{} B as stored", string::stored(t).len());
+    }
     let (mut min, mut max, mut square, mut zeros) = (f64::INFINITY, f64::NEG_INFINITY, 0.0, 0usize);
     for v in (0..t.len()).map(|i| t.get_f64(i)) {
         (min, max, square, zeros) = (min.min(v), max.max(v), square + v * v, zeros + usize::from(v == 0.0));

@@ -119,7 +119,7 @@ pub fn random_inputs(model: &Model) -> Result<Vec<Tensor>> {
     (0..model.inputs().len()).map(|i| random(model, i, "random")).collect()
 }
 
-/// A random tensor: floats as asked for, integers and booleans 0 or 1; symbols take their hints.
+/// A random tensor: floats as asked for, integers and booleans 0 or 1, strings empty; symbols take their hints.
 fn random(model: &Model, index: usize, spec: &str) -> Result<Tensor> {
     let value = &model.inputs()[index];
     let bad = || {
@@ -155,6 +155,10 @@ fn random(model: &Model, index: usize, spec: &str) -> Result<Tensor> {
         true => (-2.0 * (1.0 - uniform()).ln()).sqrt() * (uniform() * std::f64::consts::TAU).cos(),
         false => uniform(),
     };
+    // Of strings, all are empty.
+    if value.dtype() == DType::Str {
+        return Ok(tensor);
+    }
     let size = value.dtype().size().ok_or_else(bad)?;
     for element in tensor.bytes_mut().chunks_exact_mut(size) {
         let x = float();

@@ -178,6 +178,11 @@ fn print_top(text: &mut String, name: &str, tensor: &TensorView, k: usize) -> Va
 }
 
 fn summary(text: &mut String, name: &str, tensor: &TensorView) -> Value {
+    if let Some(Ok(strings)) = tensor.to_strings() {
+        let first: Vec<&String> = strings.iter().take(8).collect();
+        let _ = writeln!(text, "{name}  {tensor}  {first:?}{}", if strings.len() > 8 { " …" } else { "" });
+        return json!({ "first": first });
+    }
     let values = tensor.to_f64().unwrap_or_default();
     let (mut least, mut most, mut sum) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
     for &v in &values {

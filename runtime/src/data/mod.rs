@@ -184,9 +184,9 @@ mod tests {
         write(&dir.path().join("folder"), &all).unwrap();
         let set = dir.path().join("test_data_set_0");
         fs::create_dir(&set).unwrap();
-        fs::write(set.join("input_0.pb"), pb::write("x/b", b.view())).unwrap();
-        fs::write(set.join("input_1.pb"), pb::write("other", b.view())).unwrap();
-        fs::write(set.join("output_0.pb"), pb::write("", a.view())).unwrap();
+        fs::write(set.join("input_0.pb"), pb::write("x/b", b.view()).unwrap()).unwrap();
+        fs::write(set.join("input_1.pb"), pb::write("other", b.view()).unwrap()).unwrap();
+        fs::write(set.join("output_0.pb"), pb::write("", a.view()).unwrap()).unwrap();
         for name in ["t.npz", "folder"] {
             let found = read(&dir.path().join(name), Role::Input, &["x/b"]).unwrap();
             assert_eq!((found.tensors[0].1.bytes(), found.tensors.len()), (b.bytes(), 1));

@@ -1,7 +1,9 @@
 //! NumPy's `.npy`: read in any byte order and element order, written little-endian and row major.
 //!
-//! bf16 has no NumPy type of its own; it is the two-byte void `|V2`, which is what `ml_dtypes` arrays are saved as.
+//! bf16 has no NumPy type of its own; it is the two-byte void `|V2`, which is what `ml_dtypes` arrays are saved as. Strings are NumPy's `U`: UTF-32 of one
+//! length, filled up with zeros, so that zeros at the end of a string do not survive.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use crate::dtype::DType;
@@ -9,11 +11,15 @@ use crate::error::{Error, Kind, Result};
 use crate::tensor::{Tensor, TensorView, bytes_of};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
+/// Most bytes of an array of strings.
+const MAX_STRINGS: usize = 1 << 32;
 
 /// What the header of an array says.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     dtype: DType,
+    /// Characters of a string.
+    width: usize,
     big_endian: bool,
     fortran: bool,
     shape: Vec<usize>,
@@ -36,7 +42,9 @@ pub fn read(bytes: &[u8]) -> Result<Tensor> {
     .ok_or_else(short)?;
     let (text, data) = rest.split_at_checked(length).ok_or_else(short)?;
     let header = parse(std::str::from_utf8(text).map_err(|_| bad("the header is not text"))?)?;
-    let want = bytes_of(header.dtype, &header.shape).ok_or_else(|| bad("the shape is too large"))?;
+    let want = bytes_of(header.dtype, &header.shape);
+    let want = if header.dtype == DType::Str { want.and_then(|n| n.checked_mul(header.width)) } else { want };
+    let want = want.ok_or_else(|| bad("the shape is too large"))?;
     if data.len() != want {
         let what = format!(
             "{} needs {want} bytes, the file has {}",
@@ -45,7 +53,10 @@ pub fn read(bytes: &[u8]) -> Result<Tensor> {
         );
         return Err(bad(what));
     }
-    let mut tensor = Tensor::from_bytes(header.dtype, &header.shape, data)?;
+    let mut tensor = match header.dtype {
+        DType::Str => return strings(&header, data),
+        dtype => Tensor::from_bytes(dtype, &header.shape, data)?,
+    };
     let size = header.dtype.size().unwrap_or(1);
     if header.big_endian != cfg!(target_endian = "big") && size > 1 {
         tensor.bytes_mut().chunks_exact_mut(size).for_each(<[u8]>::reverse);
@@ -54,6 +65,41 @@ pub fn read(bytes: &[u8]) -> Result<Tensor> {
         tensor = row_major(&tensor, size)?;
     }
     Ok(tensor)
+}
+
+/// Strings of UTF-32, without the zeros at their ends.
+fn strings(header: &Header, data: &[u8]) -> Result<Tensor> {
+    if header.fortran && header.shape.len() > 1 {
+        return Err(Error::new(Kind::DataUnsupported, "strings in column-major order are not supported"));
+    }
+    let character = |c: &[u8]| {
+        let bytes = [c[0], c[1], c[2], c[3]];
+        let code = if header.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+        char::from_u32(code).ok_or_else(|| bad(format!("{code:#x} is no character")))
+    };
+    let elements = header.shape.iter().product::<usize>();
+    let one = |i: usize| {
+        let s: String =
+            data[i * header.width * 4..][..header.width * 4].chunks_exact(4).map(character).collect::<Result<_>>()?;
+        Ok(s.trim_end_matches('\0').to_owned())
+    };
+    Tensor::from_strings(&header.shape, &(0..elements).map(one).collect::<Result<Vec<_>>>()?)
+}
+
+/// The description and the bytes of strings of UTF-32.
+fn utf32(strings: &[String]) -> Result<(String, Vec<u8>)> {
+    let width = strings.iter().map(|s| s.chars().count()).max().unwrap_or(0).max(1);
+    let bytes = width.checked_mul(4).and_then(|w| w.checked_mul(strings.len())).filter(|&n| n <= MAX_STRINGS);
+    let bytes = bytes.ok_or_else(|| {
+        Error::new(Kind::Memory, "strings are too long for .npy, which gives each the length of the longest")
+    })?;
+    let mut out = Vec::with_capacity(bytes);
+    for s in strings {
+        let end = out.len() + width * 4;
+        out.extend(s.chars().flat_map(|c| u32::from(c).to_le_bytes()));
+        out.resize(end, 0);
+    }
+    Ok((format!("<U{width}"), out))
 }
 
 /// Turns column-major bytes into row-major ones.
@@ -103,13 +149,15 @@ fn parse(text: &str) -> Result<Header> {
     let shape = shape.ok_or_else(|| bad("the shape is not a tuple"))?.split(',').map(str::trim);
     let shape =
         shape.filter(|d| !d.is_empty()).map(|d| d.parse().map_err(|_| bad(format!("extent {d} is not a number"))));
-    let (dtype, big_endian) = element(descr)?;
-    Ok(Header { dtype, big_endian, fortran, shape: shape.collect::<Result<_>>()? })
+    let (dtype, width, big_endian) = element(descr)?;
+    Ok(Header { dtype, width, big_endian, fortran, shape: shape.collect::<Result<_>>()? })
 }
 
-fn element(descr: &str) -> Result<(DType, bool)> {
+fn element(descr: &str) -> Result<(DType, usize, bool)> {
     let name = descr.trim_start_matches(['<', '>', '|', '=']);
+    let width = name.strip_prefix('U').and_then(|n| n.parse().ok());
     let dtype = match name {
+        _ if width.is_some() => DType::Str,
         "f8" => DType::F64,
         "f4" => DType::F32,
         "f2" => DType::F16,
@@ -126,7 +174,7 @@ fn element(descr: &str) -> Result<(DType, bool)> {
         _ => return Err(Error::new(Kind::DataUnsupported, format!("NumPy type {descr} is not supported"))),
     };
     let big = descr.starts_with('>') || (cfg!(target_endian = "big") && !descr.starts_with('<'));
-    Ok((dtype, big))
+    Ok((dtype, width.unwrap_or(1), big))
 }
 
 fn descr(dtype: DType) -> Result<&'static str> {
@@ -150,13 +198,13 @@ fn descr(dtype: DType) -> Result<&'static str> {
 
 /// Writes an array.
 pub fn write(tensor: TensorView, out: &mut dyn Write) -> Result<()> {
+    let (descr, bytes) = match tensor.to_strings() {
+        Some(strings) => utf32(&strings?).map(|(d, b)| (d, Cow::Owned(b)))?,
+        None => (descr(tensor.dtype)?.to_string(), Cow::Borrowed(tensor.bytes)),
+    };
     let dims: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
     let comma = if dims.len() == 1 { "," } else { "" };
-    let mut text = format!(
-        "{{'descr': '{}', 'fortran_order': False, 'shape': ({}{comma}), }}",
-        descr(tensor.dtype)?,
-        dims.join(", ")
-    );
+    let mut text = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{comma}), }}", descr, dims.join(", "));
     // The data begin at a multiple of 64 bytes; the text ends with a newline.
     let padded = (10 + text.len() + 1).next_multiple_of(64) - 10;
     text.extend(std::iter::repeat_n(' ', padded - text.len() - 1));
@@ -167,8 +215,8 @@ pub fn write(tensor: TensorView, out: &mut dyn Write) -> Result<()> {
         out.write_all(&[1, 0])?;
         out.write_all(&length.to_le_bytes())?;
         out.write_all(text.as_bytes())?;
-        if cfg!(target_endian = "little") {
-            return out.write_all(tensor.bytes);
+        if cfg!(target_endian = "little") || tensor.dtype == DType::Str {
+            return out.write_all(&bytes);
         }
         let size = tensor.dtype.size().unwrap_or(1);
         tensor.bytes.chunks_exact(size).try_for_each(|c| out.write_all(&c.iter().rev().copied().collect::<Vec<u8>>()))
@@ -228,6 +276,19 @@ mod tests {
             out.truncate(out.len().saturating_sub(cut));
             let _ = read(&out);
         }
+    }
+
+    #[test]
+    fn strings_round_trip() {
+        let words = ["", "é日", "bc"];
+        let t = Tensor::from_strings(&[3], &words).unwrap();
+        let mut out = Vec::new();
+        write(t.view(), &mut out).unwrap();
+        assert!(String::from_utf8_lossy(&out).contains("'<U2'"));
+        assert_eq!(read(&out).unwrap().view().to_strings().unwrap().unwrap(), words);
+        let header = "{'descr': '>U1', 'fortran_order': False, 'shape': (1,)}";
+        assert_eq!(read(&file(header, &[0, 0, 0, b'x'])).unwrap().view().to_strings().unwrap().unwrap(), ["x"]);
+        assert!(read(&file(header, &[0xff; 4])).is_err());
     }
 
     #[test]

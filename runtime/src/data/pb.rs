@@ -17,6 +17,8 @@ struct TensorProto {
     float_data: Vec<f32>,
     #[prost(int32, repeated, tag = "5")]
     int32_data: Vec<i32>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    string_data: Vec<Vec<u8>>,
     #[prost(int64, repeated, tag = "7")]
     int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
@@ -51,7 +53,6 @@ struct OptionalProto {
     sequence: Option<SequenceProto>,
 }
 
-const STRING: i32 = 8;
 const EXTERNAL: i32 = 1;
 
 /// Reads a tensor and the name that it carries, empty when it has none.
@@ -94,9 +95,6 @@ pub fn read_optional(bytes: &[u8]) -> Result<(String, Item)> {
 
 fn dense(t: TensorProto) -> Result<Tensor> {
     let unsupported = |what: String| Error::new(Kind::DataUnsupported, what);
-    if t.data_type == STRING {
-        return Err(unsupported("string tensors are not supported".into()));
-    }
     let dtype = DType::try_from(t.data_type).ok().filter(|d| *d != DType::Undefined);
     let dtype = dtype.ok_or_else(|| unsupported(format!("tensor type {} is not supported", t.data_type)))?;
     if t.data_location == EXTERNAL {
@@ -105,6 +103,9 @@ fn dense(t: TensorProto) -> Result<Tensor> {
     let shape: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
     let shape = shape.ok_or_else(|| Error::new(Kind::Data, format!("negative extent in {:?}", t.dims)))?;
     let want = bytes_of(dtype, &shape).ok_or_else(|| Error::new(Kind::Data, format!("{:?} is too large", t.dims)))?;
+    if dtype == DType::Str {
+        return strings(&t, &shape);
+    }
     let data = match t.raw_data {
         Some(raw) => raw,
         None => typed(dtype, &t),
@@ -119,6 +120,22 @@ fn dense(t: TensorProto) -> Result<Tensor> {
         tensor.bytes_mut().chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
     Ok(tensor)
+}
+
+fn strings(t: &TensorProto, shape: &[usize]) -> Result<Tensor> {
+    let bad = |what: String| Error::new(Kind::Data, what);
+    if t.raw_data.is_some() {
+        return Err(bad("strings cannot be raw data".into()));
+    }
+    let (want, have) = (shape.iter().product::<usize>(), t.string_data.len());
+    if want != have {
+        return Err(bad(format!("{} needs {want} strings, the file has {have}", kind(DType::Str, shape))));
+    }
+    let text = |(i, s): (usize, &Vec<u8>)| match std::str::from_utf8(s) {
+        Ok(s) => Ok(s.to_owned()),
+        Err(_) => Err(bad(format!("string {i} is not UTF-8"))),
+    };
+    Tensor::from_strings(shape, &t.string_data.iter().enumerate().map(text).collect::<Result<Vec<_>>>()?)
 }
 
 /// Little-endian bytes from the typed field that ONNX uses for this type.
@@ -136,8 +153,9 @@ fn typed(dtype: DType, t: &TensorProto) -> Vec<u8> {
     }
 }
 
-/// Writes a tensor as a named `TensorProto` with raw data.
-pub fn write(name: &str, tensor: crate::tensor::TensorView) -> Vec<u8> {
+/// Writes a tensor as a named `TensorProto`, with raw data unless it is one of strings. An error where a handle stands for no string.
+pub fn write(name: &str, tensor: crate::tensor::TensorView) -> Result<Vec<u8>> {
+    let text = tensor.to_strings().transpose()?;
     let mut raw = tensor.bytes.to_vec();
     let size = tensor.dtype.size().unwrap_or(1);
     if cfg!(target_endian = "big") && size > 1 {
@@ -147,10 +165,11 @@ pub fn write(name: &str, tensor: crate::tensor::TensorView) -> Vec<u8> {
         dims: tensor.shape.iter().map(|&d| d as i64).collect(),
         data_type: tensor.dtype as i32,
         name: name.to_owned(),
-        raw_data: Some(raw),
+        raw_data: text.is_none().then_some(raw),
+        string_data: text.unwrap_or_default().into_iter().map(String::into_bytes).collect(),
         ..TensorProto::default()
     };
-    proto.encode_to_vec()
+    Ok(proto.encode_to_vec())
 }
 
 #[cfg(test)]
@@ -162,21 +181,47 @@ mod tests {
         #[test]
         fn tensors_round_trip(which in 0..DType::ALL.len(), shape in prop::collection::vec(0usize..5, 0..4)) {
             let dtype = DType::ALL[which];
+            if dtype == DType::Str {
+                return Ok(());
+            }
             let bytes: Vec<u8> = (0..bytes_of(dtype, &shape).unwrap()).map(|i| i as u8).collect();
             let t = Tensor::from_bytes(dtype, &shape, &bytes).unwrap();
-            let (name, back) = read(&write("x", t.view())).unwrap();
+            let (name, back) = read(&write("x", t.view()).unwrap()).unwrap();
             prop_assert_eq!((name.as_str(), back.dtype(), back.shape(), back.bytes()), ("x", dtype, t.shape(), t.bytes()));
         }
 
         #[test]
         fn damaged_files_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), at in 0usize..40, byte: u8) {
             let _ = read(&bytes);
-            let mut good = write("x", Tensor::from_f32(&[2], &[1.0, 2.0]).unwrap().view());
+            let mut good = write("x", Tensor::from_f32(&[2], &[1.0, 2.0]).unwrap().view()).unwrap();
             if let Some(b) = good.get_mut(at) {
                 *b = byte;
             }
             let _ = read(&good);
         }
+    }
+
+    #[test]
+    fn strings_round_trip_and_are_checked() {
+        let words = ["", "é\n", "b", "b"];
+        let t = Tensor::from_strings(&[2, 2], &words).unwrap();
+        let (_, back) = read(&write("x", t.view()).unwrap()).unwrap();
+        assert_eq!(
+            (back.shape(), back.view().to_strings().unwrap().unwrap()),
+            (&[2, 2][..], words.map(String::from).to_vec())
+        );
+        let proto = |strings: &[&[u8]], raw: Option<Vec<u8>>| TensorProto {
+            dims: vec![1],
+            data_type: DType::Str as i32,
+            string_data: strings.iter().map(|s| s.to_vec()).collect(),
+            raw_data: raw,
+            ..TensorProto::default()
+        };
+        let fails = |t: TensorProto| read(&t.encode_to_vec()).unwrap_err().message;
+        assert_eq!(fails(proto(&[], None)), "str[1] needs 1 strings, the file has 0");
+        assert_eq!(fails(proto(&[b"\xff"], None)), "string 0 is not UTF-8");
+        assert_eq!(fails(proto(&[], Some(vec![0; 4]))), "strings cannot be raw data");
+        assert!(write("x", Tensor::from_bytes(DType::Str, &[1], &[9, 0, 0, 0]).unwrap().view()).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod case;
 mod expected;
+mod law;
 mod set;
 mod workers;
 
@@ -22,6 +23,8 @@ use std::path::{Path, PathBuf};
 pub enum Status {
     /// Every run agrees with every expected output.
     Passed,
+    /// As passed, but for outputs that are drawn by chance: these have the expected types and extents, and elements of the same law.
+    Drawn,
     /// The model needs something that is not supported, and is refused for that.
     Unsupported,
     /// Another output, or a valid model that is refused as if it were invalid.
@@ -32,11 +35,12 @@ pub enum Status {
 
 impl Status {
     /// All of them.
-    pub const ALL: [Status; 4] = [Status::Passed, Status::Unsupported, Status::Wrong, Status::Crashed];
+    pub const ALL: [Status; 5] = [Status::Passed, Status::Drawn, Status::Unsupported, Status::Wrong, Status::Crashed];
     /// As lists and documents say it.
     pub fn name(self) -> &'static str {
         match self {
             Status::Passed => "passed",
+            Status::Drawn => "drawn",
             Status::Unsupported => "unsupported",
             Status::Wrong => "wrong",
             Status::Crashed => "crashed",

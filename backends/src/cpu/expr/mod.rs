@@ -9,6 +9,7 @@
 mod index;
 mod moves;
 mod packed;
+mod random;
 
 use super::element;
 use crate::emit::{KernelBuilder, Scalar, Ty, Val};
@@ -234,6 +235,7 @@ impl Emit<'_, '_> {
         let dtype = |i: usize| cx.ty(ops[i]).dtype;
         let elementwise = match &node.op {
             Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_) | Op::Quant(_) => true,
+            Op::Random(_) => true,
             Op::BitCast(_) => self.fused.inside.contains(&ops[0]),
             Op::DecodeAffine(d) => d.group == 0,
             _ => false,
@@ -250,6 +252,10 @@ impl Emit<'_, '_> {
             Op::Select(_) => element::select(k, x[0], x[1], x[2]),
             Op::Cast(op) => element::convert(k, dtype(0), op, x[0]),
             Op::BitCast(op) => element::bitcast(k, dtype(0), op.to, x[0]),
+            Op::Random(r) => {
+                let counter = element::cast(k, dtype(0), DType::I64, x[0]);
+                random::bits(k, counter, r.key)
+            }
             Op::Quant(q) => element::quant(k, x[0], x[1], x.get(2).copied(), q.to, q.narrow),
             _ => self.decode(&x, dtype(0), dtype(1)),
         }

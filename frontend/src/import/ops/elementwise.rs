@@ -1,6 +1,6 @@
 //! Operators on elements.
 
-use super::Topic;
+use super::{Topic, random, text};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
@@ -156,8 +156,12 @@ fn cast(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         let number = cx.int("to", 0);
         dtype(number as i32).ok_or_else(|| cx.unsupported(format!("element type {number}")))?
     };
-    // Narrow integers keep the low bits of the truncated number.
     let from = cx.ty(x).dtype;
+    if from == DType::Str || to == DType::Str {
+        cx.ignores_attributes();
+        return done(text::cast(cx, x, to)?);
+    }
+    // Narrow integers keep the low bits of the truncated number.
     let x = if from.is_float() && to.is_int() && to.is_packed() { cx.cast(x, DType::I32)? } else { x };
     if to.bits() != 8 || SmallFloat::of(to).is_none() || from == to {
         return done(cx.cast(x, to)?);
@@ -253,7 +257,7 @@ fn identity(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok(vec![cx.meaning(0)?])
 }
 
-/// Where nothing is dropped (inference, or a ratio of 0): the input, and a mask of `true` where one is asked for.
+/// In training some elements become zero, by chance. Where nothing is dropped (inference, or a ratio of 0): the input, and a mask of `true` where one is asked for.
 fn dropout(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     cx.takes(1);
     let training = match cx.optional(2)? {
@@ -263,8 +267,14 @@ fn dropout(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         None => false,
     };
-    if training && cx.constant_scalar(1)? != Some(0.0) || cx.opset < 7 && cx.int("is_test", 0) == 0 {
-        return Err(cx.unsupported("training mode, which draws numbers by chance"));
+    let ratio = match (training, cx.opset < 7 && cx.int("is_test", 0) == 0) {
+        (true, _) => cx.constant_scalar(1)?.unwrap_or(0.5),
+        (false, true) => cx.float("ratio", 0.5),
+        (false, false) => 0.0,
+    };
+    if ratio != 0.0 {
+        let x = cx.input(0)?;
+        return random::dropped(cx, x, ratio);
     }
     let m = cx.meaning(0)?;
     if cx.node.output.get(1).is_none_or(|o| o.is_empty()) {

@@ -7,7 +7,7 @@ use crate::import::{Form, Known, Meaning};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::{Binary, Broadcast, Cast, Iota};
-use tersor_ir::{DType, Dim, Tensor};
+use tersor_ir::{DType, Dim, Tensor, string};
 
 fn known(k: Known) -> Meaning {
     Meaning { value: None, known: Some(k), form: Form::Tensor }
@@ -196,8 +196,12 @@ fn constant(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         Tensor::from_f32([v.len()], &v)
     } else if let Some(v) = cx.ints("value_ints") {
         Tensor::from_i64(DType::I64, [v.len()], &v)
+    } else if cx.has("value_string") {
+        string::tensor([], &[cx.string("value_string", "")])?
+    } else if let Some(v) = cx.strings("value_strings") {
+        string::tensor([v.len()], &v)?
     } else {
-        return Err(cx.unsupported("a value that is not a tensor of numbers"));
+        return Err(cx.unsupported("a value of no type that is known"));
     };
     Ok(vec![cx.constant_meaning(&t)])
 }

@@ -1,6 +1,6 @@
-//! Features of `ai.onnx.ml` that are numbers: scaled, chosen, encoded, filled in.
+//! Features of `ai.onnx.ml`: scaled, chosen, encoded, filled in.
 
-use super::Topic;
+use super::{Topic, text};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::NodeCx;
@@ -10,7 +10,7 @@ use tersor_ir::ops::compare::CompareKind::{Eq, Gt, Ne};
 use tersor_ir::ops::reduce::{ArgKind, ReduceKind};
 use tersor_ir::ops::unary::UnaryKind::{Abs, Sqrt};
 use tersor_ir::ops::{ArgReduce, Gather};
-use tersor_ir::{DType, Dim, Tensor, ValueId};
+use tersor_ir::{DType, Dim, Tensor, ValueId, string};
 
 /// A list with one number for all features or one for each.
 fn per_feature(cx: &mut NodeCx, x: ValueId, list: &[f64], name: &str) -> Result<ValueId> {
@@ -120,12 +120,15 @@ fn hits(cx: &mut NodeCx, x: ValueId, keys: &Tensor) -> Result<ValueId> {
 /// An axis with a 1 for each category; a row of zeros for others.
 fn one_hot(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
-    let cats = cx.ints("cats_int64s").ok_or_else(|| cx.unsupported("categories that are not numbers"))?;
+    let cats = text::labels(cx, "cats_int64s", "cats_strings")?.ok_or_else(|| cx.invalid("no categories"))?;
     if cx.int("zeros", 1) != 1 {
         return Err(cx.unsupported("an error at run time for what is no category (zeros = 0)"));
     }
-    let x = cx.cast(x, DType::I64)?;
-    let hit = hits(cx, x, &Tensor::from_i64(DType::I64, [cats.len()], &cats))?;
+    let x = if cx.ty(x).dtype == DType::Str { x } else { cx.cast(x, DType::I64)? };
+    if cx.ty(x).dtype != cats.dtype() {
+        return Err(cx.invalid(format!("categories of {} for {}", cats.dtype(), cx.ty(x))));
+    }
+    let hit = hits(cx, x, &cats)?;
     done(cx.cast(hit, DType::F32)?)
 }
 
@@ -137,15 +140,22 @@ fn labels(cx: &mut NodeCx, of: &str) -> Result<Tensor> {
     if let Some(v) = cx.ints(&format!("{of}_int64s")) {
         return Ok(Tensor::from_i64(DType::I64, [v.len()], &v));
     }
+    if let Some(t) = text::list(cx, &format!("{of}_strings"))? {
+        return Ok(t);
+    }
     match cx.floats(&format!("{of}_floats")) {
         Some(v) => Ok(Tensor::from_f32([v.len()], &v)),
-        None => Err(cx.unsupported(format!("{of} that are not numbers"))),
+        None => Err(cx.invalid(format!("no {of}"))),
     }
 }
 
-/// Values by key, the first of equal ones.
+/// Values by key, the first of equal ones. Version 1 knows strings with their numbers, in either direction.
 fn label_encoder(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
+    if let Some(names) = text::list(cx, "classes_strings")? {
+        let numbers = Tensor::from_i64(DType::I64, [names.len()], &(0..names.len() as i64).collect::<Vec<_>>());
+        return categories(cx, x, names, numbers);
+    }
     let (keys, values) = (labels(cx, "keys")?, labels(cx, "values")?);
     if keys.len() != values.len() || keys.is_empty() {
         return Err(cx.invalid(format!("{} keys for {} values", keys.len(), values.len())));
@@ -156,22 +166,49 @@ fn label_encoder(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let default = match cx.tensor("default_tensor")? {
         Some(t) if t.len() == 1 && t.dtype() == values.dtype() => t,
         Some(t) => return Err(cx.invalid(format!("default_tensor {} for values of {}", t.ty(), values.dtype()))),
+        None if values.dtype() == DType::Str => string::tensor([], &[cx.string("default_string", "_Unused")])?,
         None if values.dtype().is_float() => Tensor::scalar(values.dtype(), cx.float("default_float", -0.0)),
         None => Tensor::from_i64(values.dtype(), [], &[cx.int("default_int64", -1)]),
     };
     cx.ignores_attributes();
+    done(by_key(cx, x, &keys, &values, &default)?)
+}
+
+/// Strings as their numbers, or numbers as their strings.
+fn categories(cx: &mut NodeCx, x: ValueId, strings: Tensor, numbers: Tensor) -> Result<Vec<Meaning>> {
+    if strings.len() != numbers.len() || strings.is_empty() {
+        return Err(cx.invalid(format!("{} strings for {} numbers", strings.len(), numbers.len())));
+    }
+    let number = Tensor::from_i64(DType::I64, [], &[cx.int("default_int64", -1)]);
+    let other = string::tensor([], &[cx.string("default_string", "_Unused")])?;
+    done(match cx.ty(x).dtype {
+        DType::Str => by_key(cx, x, &strings, &numbers, &number)?,
+        DType::I64 => by_key(cx, x, &numbers, &strings, &other)?,
+        _ => return Err(cx.invalid(format!("an operand of {}, expected str or i64", cx.ty(x)))),
+    })
+}
+
+fn category_mapper(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let strings = text::list(cx, "cats_strings")?.ok_or_else(|| cx.invalid("no cats_strings"))?;
+    let numbers = cx.ints("cats_int64s").ok_or_else(|| cx.invalid("no cats_int64s"))?;
+    categories(cx, x, strings, Tensor::from_i64(DType::I64, [numbers.len()], &numbers))
+}
+
+/// For each element the value of the first key that it is equal to, `default` where it is none.
+fn by_key(cx: &mut NodeCx, x: ValueId, keys: &Tensor, values: &Tensor, default: &Tensor) -> Result<ValueId> {
     let rank = cx.ty(x).rank();
-    let hit = hits(cx, x, &keys)?;
+    let hit = hits(cx, x, keys)?;
     let hit = cx.cast(hit, DType::I32)?;
     let any = cx.reduce(ReduceKind::Max, hit, &[rank], false)?;
     let any = cx.cast(any, DType::Bool)?;
     let at = cx.op(ArgReduce { kind: ArgKind::Max, axis: rank as u8, keep: false, last: false }, &[hit])?;
-    let values = cx.emit_constant(&values);
+    let values = cx.emit_constant(values);
     let values = cx.reshape(values, vec![cx.ty(values).elements()])?;
     let found = cx.op(Gather { axis: 0 }, &[values, at])?;
-    let default = cx.emit_constant(&default);
+    let default = cx.emit_constant(default);
     let default = cx.reshape(default, vec![])?;
-    done(cx.select(any, found, default)?)
+    cx.select(any, found, default)
 }
 
 /// Features side by side.
@@ -198,6 +235,7 @@ fn vectorizer(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 pub(super) const OPS: Topic = &[
     ("ai.onnx.ml:ArrayFeatureExtractor", extractor),
     ("ai.onnx.ml:Binarizer", binarizer),
+    ("ai.onnx.ml:CategoryMapper", category_mapper),
     ("ai.onnx.ml:FeatureVectorizer", vectorizer),
     ("ai.onnx.ml:Imputer", imputer),
     ("ai.onnx.ml:LabelEncoder", label_encoder),

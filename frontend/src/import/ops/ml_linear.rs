@@ -1,6 +1,6 @@
 //! Linear models and support vectors of `ai.onnx.ml`.
 
-use super::Topic;
+use super::{Topic, text};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
@@ -22,15 +22,15 @@ pub(super) fn transformed(cx: &mut NodeCx, scores: ValueId, transform: &str) -> 
     }
 }
 
-/// The class labels, which must be numbers.
-pub(super) fn classes(cx: &NodeCx, name: &str) -> Result<Vec<i64>> {
-    cx.ints(name).filter(|l| !l.is_empty()).ok_or_else(|| cx.unsupported("class labels that are not numbers"))
+/// The class labels, numbers or strings.
+pub(super) fn classes(cx: &NodeCx, numbers: &str) -> Result<Tensor> {
+    text::labels(cx, numbers, "classlabels_strings")?.ok_or_else(|| cx.invalid("no class labels"))
 }
 
 /// For each row the label of the largest score, the first of equal ones.
-pub(super) fn best(cx: &mut NodeCx, scores: ValueId, labels: &[i64]) -> Result<ValueId> {
+pub(super) fn best(cx: &mut NodeCx, scores: ValueId, labels: &Tensor) -> Result<ValueId> {
     let at = cx.op(ArgReduce { kind: ArgKind::Max, axis: 1, keep: false, last: false }, &[scores])?;
-    let labels = cx.emit_constant(&Tensor::from_i64(DType::I64, [labels.len()], labels));
+    let labels = cx.emit_constant(labels);
     cx.op(Gather { axis: 0 }, &[labels, at])
 }
 
@@ -81,13 +81,13 @@ fn linear_classifier(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let intercepts = cx.floats("intercepts").unwrap_or_default();
     cx.int("multi_class", 0);
     let transform = cx.string("post_transform", "NONE");
-    if let ([a, b], 1) = (&labels[..], intercepts.len()) {
+    if (labels.len(), intercepts.len()) == (2, 1) {
         if transform != "LOGISTIC" {
             return Err(cx.unsupported(format!("post_transform {transform} of one score for two classes")));
         }
         let score = product(cx, x, 1, &intercepts)?;
         let score = transformed(cx, score, &transform)?;
-        let (label, both) = two_classes(cx, score, [*a, *b], 0.5)?;
+        let (label, both) = two_classes(cx, score, &labels, 0.5)?;
         return Ok(vec![value(label), value(cx.cast(both, DType::F32)?)]);
     }
     let scores = product(cx, x, labels.len(), &intercepts)?;
@@ -167,11 +167,11 @@ fn svm_regressor(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 pub(super) fn two_classes(
     cx: &mut NodeCx,
     score: ValueId,
-    labels: [i64; 2],
+    labels: &Tensor,
     threshold: f64,
 ) -> Result<(ValueId, ValueId)> {
     let second = cx.compare_scalar(Gt, score, threshold)?;
-    let table = cx.emit_constant(&Tensor::from_i64(DType::I64, [2], &labels));
+    let table = cx.emit_constant(labels);
     let at = cx.cast(second, DType::I64)?;
     let at = cx.reshape(at, vec![cx.ty(score).shape[0].clone()])?;
     let label = cx.op(Gather { axis: 0 }, &[table, at])?;

@@ -297,7 +297,7 @@ fn classifier(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let labels = classes(cx, "classlabels_int64s")?;
     let (dtype, transform) = (cx.ty(x).dtype, cx.string("post_transform", "NONE"));
     // Of two classes, the weights are those of one, written as the first.
-    if let [a, b] = labels[..] {
+    if labels.len() == 2 {
         if e.weights.iter().any(|w| w.1 != 0) {
             return Err(cx.unsupported("two classes with weights of both"));
         }
@@ -307,7 +307,7 @@ fn classifier(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         let score = e.scores(cx, x, 1, dtype, ReduceKind::Sum)?;
         let score = based(cx, score, 1)?;
-        let (label, both) = two_classes(cx, score, [a, b], if positive { 0.5 } else { 0.0 })?;
+        let (label, both) = two_classes(cx, score, &labels, if positive { 0.5 } else { 0.0 })?;
         let both = transformed(cx, both, &transform)?;
         return Ok(vec![value(label), value(cx.cast(both, DType::F32)?)]);
     }

@@ -20,6 +20,7 @@ mod ml_trees;
 mod movement;
 mod nn;
 mod quantized;
+mod random;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -27,6 +28,7 @@ mod sampling;
 mod selection;
 mod sequences;
 mod signal;
+mod text;
 mod training;
 mod transposed;
 mod unpool;
@@ -66,6 +68,7 @@ const TOPICS: &[Topic] = &[
     movement::OPS,
     nn::OPS,
     quantized::OPS,
+    random::OPS,
     recurrent::OPS,
     reduce::OPS,
     resize::OPS,
@@ -73,6 +76,7 @@ const TOPICS: &[Topic] = &[
     selection::OPS,
     sequences::OPS,
     signal::OPS,
+    text::OPS,
     training::OPS,
     transposed::OPS,
     unpool::OPS,

@@ -1,6 +1,6 @@
 //! `TfIdfVectorizer`: how often each of some sequences of numbers occurs.
 
-use super::Topic;
+use super::{Topic, text};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::NodeCx;
@@ -17,13 +17,15 @@ const COMPARISONS: usize = 1 << 24;
 /// The sequences of the pool that have `n` numbers, with the column of each.
 struct Grams {
     n: usize,
-    items: Vec<i64>,
+    items: Tensor,
     columns: Vec<usize>,
 }
 
 fn grams(cx: &NodeCx) -> Result<(Vec<Grams>, usize)> {
     let list = |name: &str| cx.ints(name).ok_or_else(|| cx.invalid(format!("no {name}")));
-    let (pool, starts, columns) = (list("pool_int64s")?, list("ngram_counts")?, list("ngram_indexes")?);
+    let pool = text::labels(cx, "pool_int64s", "pool_strings")?;
+    let pool = pool.ok_or_else(|| cx.invalid("neither pool_int64s nor pool_strings"))?;
+    let (starts, columns) = (list("ngram_counts")?, list("ngram_indexes")?);
     let columns: Option<Vec<usize>> =
         columns.into_iter().map(|c| usize::try_from(c).ok().filter(|&c| c < COMPARISONS)).collect();
     let columns = columns.ok_or_else(|| cx.invalid("ngram_indexes outside the result"))?;
@@ -32,13 +34,14 @@ fn grams(cx: &NodeCx) -> Result<(Vec<Grams>, usize)> {
     for (i, &start) in starts.iter().enumerate() {
         let end = starts.get(i + 1).copied().unwrap_or(pool.len() as i64);
         let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
-        let items = range.and_then(|(s, e)| pool.get(s..e)).filter(|p| p.len() % (i + 1) == 0);
-        let items = items.ok_or_else(|| cx.invalid(format!("ngram_counts {starts:?} for {} numbers", pool.len())))?;
+        let part = |&(s, e): &(usize, usize)| s <= e && e <= pool.len() && (e - s).is_multiple_of(i + 1);
+        let items = range.filter(part).map(|(s, e)| pool.rows(s, e));
+        let items = items.ok_or_else(|| cx.invalid(format!("ngram_counts {starts:?} for {} items", pool.len())))?;
         let count = items.len() / (i + 1);
         let columns = columns.get(taken..taken + count);
         let columns = columns.ok_or_else(|| cx.invalid("fewer ngram_indexes than sequences in the pool"))?;
         taken += count;
-        out.push(Grams { n: i + 1, items: items.to_vec(), columns: columns.to_vec() });
+        out.push(Grams { n: i + 1, items, columns: columns.to_vec() });
     }
     Ok((out, width))
 }
@@ -53,7 +56,9 @@ fn occurrences(cx: &mut NodeCx, x: ValueId, g: &Grams, length: usize, step: usiz
     let at: Vec<i64> = (0..places).flat_map(|p| (0..g.n).map(move |k| (p + k * step) as i64)).collect();
     let at = cx.emit_constant(&Tensor::from_i64(DType::I64, [places, 1, g.n], &at));
     let windows = cx.op(Gather { axis: 1 }, &[x, at])?;
-    let wanted = cx.emit_constant(&Tensor::from_i64(cx.ty(x).dtype, [count, g.n], &g.items));
+    let wanted = cx.emit_constant(&g.items);
+    let wanted = cx.cast(wanted, cx.ty(x).dtype)?;
+    let wanted = cx.reshape(wanted, vec![count.into(), g.n.into()])?;
     let equal = cx.compare(Eq, windows, wanted)?;
     let equal = cx.cast(equal, DType::F32)?;
     let whole = cx.reduce(ReduceKind::Min, equal, &[3], false)?;
@@ -64,9 +69,6 @@ fn occurrences(cx: &mut NodeCx, x: ValueId, g: &Grams, length: usize, step: usiz
 fn tf_idf(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let t = cx.ty(x);
-    if cx.has("pool_strings") {
-        return Err(cx.unsupported("sequences of strings"));
-    }
     if t.rank() == 0 || t.rank() > 2 {
         return Err(cx.invalid(format!("an operand of {t}, expected a row or rows")));
     }

@@ -1,0 +1,114 @@
+//! Strings: joined, split, cleaned, matched, written and read as numbers; and labels of `ai.onnx.ml`, which are numbers or strings.
+
+use super::Topic;
+use crate::import::Meaning;
+use crate::import::build::done;
+use crate::import::node::{NodeCx, value};
+use tersor_ir::diag::Result;
+use tersor_ir::ops::text::Letters;
+use tersor_ir::ops::{Text, TextConcat, TextFormat, TextMatch, TextNormalize, TextParse, TextSplit};
+use tersor_ir::{DType, Dim, Tensor, ValueId, string};
+
+/// An operand that must be of strings.
+fn text(cx: &mut NodeCx, i: usize) -> Result<ValueId> {
+    let x = cx.input(i)?;
+    match cx.ty(x) {
+        t if t.dtype == DType::Str => Ok(x),
+        t => Err(cx.invalid(format!("input {i} is {t}, expected strings"))),
+    }
+}
+
+fn concat(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let (a, b) = (text(cx, 0)?, text(cx, 1)?);
+    let shape = tersor_ir::ops::shape::broadcast(&[&cx.ty(a).shape, &cx.ty(b).shape])?;
+    let (a, b) = (cx.broadcast(a, shape.to_vec())?, cx.broadcast(b, shape.to_vec())?);
+    done(cx.op(TextConcat {}, &[a, b])?)
+}
+
+fn matches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = text(cx, 0)?;
+    let pattern = Text(cx.string("pattern", ""));
+    done(cx.op(TextMatch { pattern }, &[x])?)
+}
+
+/// The extent of the parts is the declared one, and further parts are empty strings.
+fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = text(cx, 0)?;
+    let t = cx.ty(x);
+    let most = match cx.has("maxsplit").then(|| cx.int("maxsplit", 0)) {
+        Some(n) => Some(u32::try_from(n).map_err(|_| cx.invalid(format!("maxsplit is {n}")))?),
+        None => None,
+    };
+    let declared = cx.declared(0).and_then(|d| d.last().copied().flatten());
+    let parts = match declared.and_then(|n| u32::try_from(n).ok()) {
+        _ if t.elements() == Dim::Const(0) => 0,
+        Some(n) => n,
+        None => {
+            let d = cx.unsupported("a number of parts that strings decide");
+            return Err(d.with_help("declare the last extent of its result"));
+        }
+    };
+    let delimiter = Text(cx.string("delimiter", ""));
+    let results = cx.ops(TextSplit { delimiter, most, parts }, &[x])?;
+    Ok(results.into_iter().map(value).collect())
+}
+
+fn normalize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = text(cx, 0)?;
+    let shape = cx.ty(x).shape;
+    let letters = match cx.string("case_change_action", "NONE").as_str() {
+        "NONE" => Letters::Keep,
+        "LOWER" => Letters::Lower,
+        "UPPER" => Letters::Upper,
+        other => return Err(cx.invalid(format!("case_change_action {}", other.escape_debug()))),
+    };
+    let length = match &shape[..] {
+        [n] => n.clone(),
+        [one, n] if *one == Dim::Const(1) => n.clone(),
+        _ => return Err(cx.invalid(format!("an operand of {}, expected [C] or [1,C]", cx.ty(x)))),
+    };
+    let sensitive = cx.int("is_case_sensitive", 0) != 0;
+    let stopwords: Vec<Text> = cx.strings("stopwords").unwrap_or_default().into_iter().map(Text).collect();
+    // Letters change by Unicode's tables.
+    cx.string("locale", "");
+    if !stopwords.is_empty() {
+        return Err(cx.unsupported("stop words, whose number among the strings decides an extent"));
+    }
+    let x = cx.reshape(x, vec![length])?;
+    let y = cx.ops(TextNormalize { letters, sensitive, stopwords }, &[x])?[0];
+    done(cx.reshape(y, shape.to_vec())?)
+}
+
+/// Strings as numbers, numbers as strings.
+pub(super) fn cast(cx: &mut NodeCx, x: ValueId, to: DType) -> Result<ValueId> {
+    let from = cx.ty(x).dtype;
+    if from == to {
+        return Ok(x);
+    }
+    // What has a text of its own; other types by way of the next larger one.
+    let wide = |d: DType| match d {
+        DType::U64 | DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::Bool => d,
+        d if d.is_float() => DType::F32,
+        _ => DType::I64,
+    };
+    if to == DType::Str {
+        let x = cx.cast(x, wide(from))?;
+        return cx.op(TextFormat {}, &[x]);
+    }
+    let x = cx.op(TextParse { to: wide(to) }, &[x])?;
+    cx.cast(x, to)
+}
+
+/// The strings of an attribute as a list.
+pub(super) fn list(cx: &NodeCx, name: &str) -> Result<Option<Tensor>> {
+    cx.strings(name).map(|v| string::tensor([v.len()], &v)).transpose()
+}
+
+/// The numbers or the strings of one of two attributes as a list; `None` where neither has any.
+pub(super) fn labels(cx: &NodeCx, numbers: &str, strings: &str) -> Result<Option<Tensor>> {
+    let (numbers, strings) = (cx.ints(numbers).filter(|v| !v.is_empty()), list(cx, strings)?.filter(|t| !t.is_empty()));
+    Ok(numbers.map(|v| Tensor::from_i64(DType::I64, [v.len()], &v)).or(strings))
+}
+
+pub(super) const OPS: Topic =
+    &[("StringConcat", concat), ("StringSplit", split), ("StringNormalizer", normalize), ("RegexFullMatch", matches)];

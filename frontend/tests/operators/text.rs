@@ -1,0 +1,134 @@
+//! Strings, against ONNX's reference implementation.
+
+use tersor_frontend::testing::{Attr, Model};
+use tersor_frontend::{ImportOptions, import_bytes};
+use tersor_ir::{DType, Tensor, interp, string, verify::verify};
+
+fn words(shape: &[usize], strings: &[&str]) -> Tensor {
+    string::tensor(shape, strings).unwrap()
+}
+
+/// Runs one operator on inputs, with outputs of declared types.
+fn run(op: &str, inputs: &[Tensor], attrs: &[(&str, Attr)], outputs: &[&str]) -> Vec<Tensor> {
+    let (mut m, mut names, mut results) = (Model::new(21), vec![], vec![]);
+    for (i, t) in inputs.iter().enumerate() {
+        names.push(format!("i{i}"));
+        m = m.input(&names[i], &t.ty().to_string());
+    }
+    results.extend((0..outputs.len()).map(|i| format!("o{i}")));
+    let of = |v: &[String]| v.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+    let (names, results) = (of(&names), of(&results));
+    let ins: Vec<&str> = names.iter().map(String::as_str).collect();
+    let outs: Vec<&str> = results.iter().map(String::as_str).collect();
+    m = m.node(op, &ins, &outs, attrs);
+    for (name, ty) in outs.iter().zip(outputs) {
+        m = m.output(name, ty);
+    }
+    let imported = import_bytes(m.bytes(), "text", &ImportOptions::default());
+    let imported = imported.unwrap_or_else(|e| panic!("{op}: {}", e[0]));
+    assert!(verify(&imported.module).is_empty(), "{op}");
+    interp::run(&imported.module, inputs).unwrap_or_else(|d| panic!("{op}: {d}"))
+}
+
+#[test]
+fn strings_are_joined_with_broadcasting() {
+    let x = [words(&[2, 1], &["a", "b"]), words(&[2], &["x", ""])];
+    let y = run("StringConcat", &x, &[], &["str[2,2]"]);
+    assert_eq!(y, [words(&[2, 2], &["ax", "a", "bx", "b"])]);
+}
+
+#[test]
+fn strings_are_split_to_the_declared_extent() {
+    let x = words(&[2], &["abc.com", "def.net.au"]);
+    let attrs = [("delimiter", ".".into()), ("maxsplit", 1.into())];
+    let y = run("StringSplit", std::slice::from_ref(&x), &attrs, &["str[2,2]", "i64[2]"]);
+    assert_eq!(y, [words(&[2, 2], &["abc", "com", "def", "net.au"]), Tensor::from_i64(DType::I64, [2], &[2, 2])]);
+    let y = run("StringSplit", &[x], &[], &["str[2,3]", "i64[2]"]);
+    assert_eq!(y[0], words(&[2, 3], &["abc.com", "", "", "def.net.au", "", ""]));
+}
+
+#[test]
+fn letters_change() {
+    let x = words(&[1, 2], &["Straße", "É"]);
+    let y = run("StringNormalizer", &[x], &[("case_change_action", "UPPER".into())], &["str[1,2]"]);
+    assert_eq!(y, [words(&[1, 2], &["STRASSE", "É"])]);
+}
+
+#[test]
+fn expressions_match() {
+    let x = words(&[3], &["account@gmail.com", "account@hotmail.com", "not an email"]);
+    let pattern = r"(\W|^)[\w.\-]{0,25}@(yahoo|gmail)\.com(\W|$)";
+    let y = run("RegexFullMatch", &[x], &[("pattern", pattern.into())], &["bool[3]"]);
+    assert_eq!(y[0].to_i64(), [1, 0, 0]);
+}
+
+#[test]
+fn numbers_and_strings() {
+    let x = Tensor::from_f32([4], &[0.1, -2.0, 1e16, f32::NAN]);
+    let y = run("Cast", &[x], &[("to", 8.into())], &["str[4]"]);
+    assert_eq!(y, [words(&[4], &["0.1", "-2.0", "1e+16", "nan"])]);
+    let y = run("Cast", &[Tensor::from_i64(DType::I8, [2], &[-7, 7])], &[("to", 8.into())], &["str[2]"]);
+    assert_eq!(y, [words(&[2], &["-7", "7"])]);
+    let y = run("Cast", &[words(&[2], &["-300", "7"])], &[("to", 5.into())], &["i16[2]"]);
+    assert_eq!(y[0].to_i64(), [-300, 7]);
+    let y = run("Cast", &[words(&[2], &["1e-5", "INF"])], &[("to", 10.into())], &["f16[2]"]);
+    assert_eq!(y[0].to_f64(), [half(1e-5), f64::INFINITY]);
+}
+
+fn half(v: f64) -> f64 {
+    Tensor::from_f64(DType::F16, [1], &[v]).get_f64(0)
+}
+
+#[test]
+fn labels_are_numbers_or_strings() {
+    let texts = |v: &[&str]| Attr::from(v.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    let x = words(&[4], &["b", "z", "a", "b"]);
+    let attrs = [("cats_strings", texts(&["a", "b"])), ("cats_int64s", [5, 6].into()), ("default_int64", 9.into())];
+    let y = run("ai.onnx.ml:CategoryMapper", std::slice::from_ref(&x), &attrs, &["i64[4]"]);
+    assert_eq!(y[0].to_i64(), [6, 9, 5, 6]);
+    let back = run("ai.onnx.ml:CategoryMapper", &y, &attrs, &["str[4]"]);
+    assert_eq!(back, [words(&[4], &["b", "_Unused", "a", "b"])]);
+    let attrs = [("keys_strings", texts(&["a", "b"])), ("values_strings", texts(&["A", "B"]))];
+    let y = run("ai.onnx.ml:LabelEncoder", std::slice::from_ref(&x), &attrs, &["str[4]"]);
+    assert_eq!(y, [words(&[4], &["B", "_Unused", "A", "B"])]);
+    let y = run("ai.onnx.ml:OneHotEncoder", &[x], &[("cats_strings", texts(&["b", "a"]))], &["f32[4,2]"]);
+    assert_eq!(y[0].to_f64(), [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
+    let attrs = [
+        ("classlabels_strings", texts(&["no", "maybe", "yes"])),
+        ("coefficients", vec![1.0f32, -1.0, 0.5].into()),
+        ("intercepts", vec![0.0f32, 0.0, 0.0].into()),
+    ];
+    let y =
+        run("ai.onnx.ml:LinearClassifier", &[Tensor::from_f32([2, 1], &[2.0, -2.0])], &attrs, &["str[2]", "f32[2,3]"]);
+    assert_eq!(y[0], words(&[2], &["no", "maybe"]));
+}
+
+#[test]
+fn rows_of_words_are_counted() {
+    let texts = |v: &[&str]| Attr::from(v.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    let attrs = [
+        ("pool_strings", texts(&["a", "b", "a", "b"])),
+        ("ngram_counts", [0, 2].into()),
+        ("ngram_indexes", [0, 1, 2].into()),
+        ("min_gram_length", 1.into()),
+        ("max_gram_length", 2.into()),
+        ("max_skip_count", 0.into()),
+        ("mode", "TF".into()),
+    ];
+    let y = run("TfIdfVectorizer", &[words(&[5], &["a", "b", "c", "a", "b"])], &attrs, &["f32[3]"]);
+    assert_eq!(y[0].to_f64(), [2.0, 2.0, 2.0]);
+}
+
+/// What moves elements takes strings as it takes numbers.
+#[test]
+fn strings_move() {
+    let x = words(&[2, 2], &["a", "b", "c", "d"]);
+    assert_eq!(run("Transpose", std::slice::from_ref(&x), &[], &["str[2,2]"]), [words(&[2, 2], &["a", "c", "b", "d"])]);
+    let at = Tensor::from_i64(DType::I64, [1], &[1]);
+    assert_eq!(run("Gather", &[x.clone(), at], &[], &["str[1,2]"]), [words(&[1, 2], &["c", "d"])]);
+    let y = run("Concat", &[x.clone(), x.clone()], &[("axis", 1.into())], &["str[2,4]"]);
+    assert_eq!(y, [words(&[2, 4], &["a", "b", "a", "b", "c", "d", "c", "d"])]);
+    let c = Tensor::from_i64(DType::Bool, [2], &[1, 0]);
+    let y = run("Where", &[c, x, words(&[1], &["-"])], &[], &["str[2,2]"]);
+    assert_eq!(y, [words(&[2, 2], &["a", "-", "c", "-"])]);
+}
