@@ -227,3 +227,33 @@ fn blocks_become_products_of_few_bits() {
         }
     }
 }
+
+/// Rows of codes in the weight's groups are the operator's own; in others they are written as they are computed.
+#[test]
+fn rounded_rows_become_an_accuracy_level() {
+    let text = |group: usize| {
+        format!(
+            "module @m {{
+  const @q : i4[64,5] = rng uniform(-8, 7) seed 1
+  const @s : f32[4,5] = rng uniform(0.01, 0.1) seed 2
+  func @main(%x: f32[3,64]) -> (%y: f32[3,5], %z: f32[3,5]) {{
+    %w = decode.affine @q, @s {{group=16}} : f32[64,5]
+    %c, %cs = quant.dynamic %x {{group={group}}} : i8[3,64], f32[3,{}]
+    %r = decode.affine %c, %cs {{axis=1, group={group}}} : f32[3,64]
+    %y = matmul %r, %w : f32[3,5]
+    %z = matmul %x, %w : f32[3,5]
+    return %y, %z
+  }}
+}}",
+            64 / group
+        )
+    };
+    for (group, level) in [(16, true), (32, false)] {
+        let m = tersor_ir::text::parse(&text(group), &Default::default()).unwrap();
+        let options = ExportOptions { form: ExportForm::NBits, ..Default::default() };
+        let written = export(&m, &options).unwrap();
+        let holds = |name: &str| written.model.windows(name.len()).any(|w| w == name.as_bytes());
+        assert_eq!(holds("accuracy_level"), level);
+        assert_eq!(holds("DequantizeLinear") || holds("ReduceMax"), !level);
+    }
+}

@@ -180,7 +180,7 @@ impl Target for Roofline {
         } else {
             // Codes of other widths lie in two parts; places of stored elements are found one after the other.
             let parts = if weight.bits.is_power_of_two() { 1.0 } else { 2.0 };
-            let parts = if weight.stored < 1.0 { parts + 1.0 + 4.0 * weight.stored } else { parts };
+            let parts = if weight.stored < 1.0 { parts + 1.0 + 10.0 * weight.stored.powi(2) } else { parts };
             let times = (rows / DECODED_ROWS).ceil().max(1.0);
             times * elements * parts / self.decodes + madds / self.rate(ins[0].dtype)
         };

@@ -442,11 +442,13 @@ fn decide(m: &Module, o: &Offer, cx: &PassCx, measure: bool) -> Result<Decision>
     let pays = best.bytes < exact.bytes || best.seconds < exact.seconds;
     let reason = (!pays).then(|| {
         format!(
-            "{} is neither smaller ({} B after, {} B before) nor faster on {}",
+            "{} is neither smaller ({} B after, {} B before) nor faster on {} ({:.3} us after, {:.3} us before)",
             best.name,
             best.bytes,
             exact.bytes,
-            cx.target.name()
+            cx.target.name(),
+            best.seconds * 1e6,
+            exact.seconds * 1e6
         )
     });
     Ok(decision(o, all, at, reason))

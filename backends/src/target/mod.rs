@@ -181,4 +181,46 @@ mod tests {
         }
         assert!(cost(Isa::Amx, DType::BF16, DType::BF16) < cost(Isa::V3, DType::BF16, DType::BF16) / 5.0);
     }
+    fn product(isa: Isa, rows: usize, encodings: Option<(Option<Encoding>, Encoding)>) -> f64 {
+        let op = Op::from(MatMul { trans_a: false, trans_b: false, wide: false });
+        let [x, w, y] = [[rows, 2048], [2048, 2048], [rows, 2048]].map(|s| Type::new(DType::F32, s));
+        let machine = Machine::of(isa);
+        match encodings {
+            Some(e) => machine.encoded(&op, &[&x, &w], &[y], e, &Bindings::new()),
+            None => machine.seconds(&op, &[&x, &w], &[y], &Bindings::new()),
+        }
+    }
+
+    /// Weights of which a part is stored are read faster, and multiplied slower: they pay where memory is what a product waits for.
+    #[test]
+    fn a_part_of_a_weight_pays_for_few_rows() {
+        let part = |stored: f64| {
+            let bytes = 2048.0 * 2048.0 * (4.0 * stored + 0.125);
+            (None, Encoding { bytes, bits: 32, uniform: false, group: 0, stored })
+        };
+        for stored in [0.5, 0.25, 0.1] {
+            assert!(product(Isa::Amx, 1, Some(part(stored))) < product(Isa::Amx, 1, None));
+            assert!(product(Isa::Amx, 128, Some(part(stored))) > product(Isa::Amx, 128, None));
+        }
+        assert!(product(Isa::Amx, 1, Some(part(0.95))) > product(Isa::Amx, 1, None));
+    }
+
+    /// Codes times codes pay on machines that multiply them, the more the longer their groups are.
+    #[test]
+    fn codes_of_both_sides_cost_less_where_integers_multiply() {
+        let codes = |group: u32| {
+            let bytes = 2048.0 * 2048.0 * (0.5 + 2.0 / f64::from(group));
+            let weight = Encoding { bytes, bits: 4, uniform: true, group, stored: 1.0 };
+            (Encoding { bytes: 0.0, bits: 8, uniform: true, group, stored: 1.0 }, weight)
+        };
+        for rows in [1, 32, 512] {
+            let (x, w) = codes(32);
+            for isa in [Isa::V4, Isa::Amx] {
+                assert!(product(isa, rows, Some((Some(x), w))) < product(isa, rows, Some((None, w))));
+            }
+            assert_eq!(product(Isa::V3, rows, Some((Some(x), w))), product(Isa::V3, rows, Some((None, w))));
+            let (far, wide) = codes(128);
+            assert!(product(Isa::Amx, rows, Some((Some(far), wide))) < product(Isa::Amx, rows, Some((Some(x), w))));
+        }
+    }
 }

@@ -1,4 +1,5 @@
 //! Products with encoded weights as `MatMulNBits` of ONNX Runtime: codes of 2, 4 or 8 bits in blocks along the depth, one scale and zero point for each block.
+//! Rows that are rounded to codes of 8 bits in the same blocks are what the operator's accuracy level 4 makes of its operand.
 
 use super::{Exporter, Form};
 use crate::message::Attr;
@@ -8,6 +9,9 @@ use tersor_ir::{DType, Def, NodeId, Op, Tensor, ValueId};
 
 /// The least block that ONNX Runtime takes; blocks are powers of two.
 const LEAST_BLOCK: u32 = 16;
+
+/// The accuracy level at which rows are codes of 8 bits.
+const CODED_ROWS: i64 = 4;
 
 /// Codes, scales and zero points as the operator stores them.
 struct Packed {
@@ -58,6 +62,40 @@ impl Exporter<'_> {
         readers.peek().is_some() && readers.all(product)
     }
 
+    /// What is rounded to codes in blocks of a length and back to make `v`.
+    fn rounded(&self, v: ValueId, block: u32) -> Option<ValueId> {
+        let Def::Node(d, _) = self.f.values[v].def else { return None };
+        let (Op::DecodeAffine(decode), &[q, s]) = (&self.f.nodes[d].op, &self.f.nodes[d].operands[..]) else {
+            return None;
+        };
+        let (Def::Node(n, 0), Def::Node(other, 1)) = (self.f.values[q].def, self.f.values[s].def) else { return None };
+        let Op::QuantDynamic(quant) = &self.f.nodes[n].op else { return None };
+        let last = usize::from(decode.axis) + 1 == self.f.values[v].ty.rank();
+        (n == other && last && decode.group == block && quant.group == block).then(|| self.f.nodes[n].operands[0])
+    }
+
+    /// Whether all that reads a value is products that round its source themselves.
+    pub(super) fn only_rows(&self, v: ValueId) -> bool {
+        let result = self.f.regions.values().any(|r| r.results.contains(&v));
+        let product = |(n, node): (NodeId, &tersor_ir::Node)| match &node.op {
+            Op::MatMul(op) if node.operands[0] == v && node.operands[1] != v => {
+                self.encoded(n, op).is_some_and(|(_, d)| self.rounded(v, d.group).is_some())
+            }
+            _ => false,
+        };
+        let mut readers = self.f.nodes.iter().filter(|(_, n)| n.operands.contains(&v)).peekable();
+        !result && readers.peek().is_some() && readers.all(product)
+    }
+
+    /// Whether nothing needs the results of a node but what such products leave out.
+    pub(super) fn only_rounds(&self, n: NodeId) -> bool {
+        let results = &self.f.nodes[n].results;
+        let outside = self.f.regions.values().any(|r| results.iter().any(|v| r.results.contains(v)));
+        let mut readers = self.f.nodes.values().filter(|r| r.operands.iter().any(|v| results.contains(v))).peekable();
+        let decode = |r: &tersor_ir::Node| matches!(r.op, Op::DecodeAffine(_)) && self.only_rows(r.results[0]);
+        !outside && readers.peek().is_some() && readers.all(decode)
+    }
+
     /// Writes a product in this form, if it has it.
     pub(super) fn nbits(&mut self, n: NodeId, op: &MatMul) -> Result<bool> {
         let Some((d, decode)) = self.encoded(n, op) else { return Ok(false) };
@@ -66,17 +104,19 @@ impl Exporter<'_> {
         let params: Vec<Tensor> = operands.iter().filter_map(|&v| self.tensor(v)).collect();
         let packed = pack(&params, op.trans_b, decode.group as usize);
         let base = self.f.values[operands[0]].name.to_string();
-        let mut inputs = vec![self.name(x)?, self.initializer(&base, &packed.codes)?];
+        let rounded = self.rounded(x, decode.group);
+        let mut inputs = vec![self.name(rounded.unwrap_or(x))?, self.initializer(&base, &packed.codes)?];
         inputs.push(self.initializer(&format!("{base}.scale"), &packed.scales)?);
         if let Some(zeros) = &packed.zeros {
             inputs.push(self.initializer(&format!("{base}.zero"), zeros)?);
         }
         let shape = self.f.values[w].ty.static_shape().unwrap_or_default();
         let (k, columns) = if op.trans_b { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
-        let attrs: Vec<(&str, Attr)> =
+        let mut attrs: Vec<(&str, Attr)> =
             [("K", k), ("N", columns), ("bits", packed.bits), ("block_size", decode.group as usize)]
                 .map(|(name, v)| (name, Attr::Int(v as i64)))
                 .into();
+        attrs.extend(rounded.map(|_| ("accuracy_level", Attr::Int(CODED_ROWS))));
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         self.contrib = true;
         self.last(n, "com.microsoft:MatMulNBits", &inputs, &attrs)?;

@@ -38,6 +38,7 @@ impl Exporter<'_> {
             Op::DecodeCodebook(_) | Op::DecodeSparse(_) => return self.decoded(n),
             Op::Quant(op) => return self.quant(n, op),
             Op::MatMul(op) if self.nbits(n, op)? => return Ok(()),
+            Op::QuantDynamic(_) if self.only_rounds(n) => return Ok(()),
             _ => {}
         }
         let names = node.operands.iter().map(|&v| self.name(v)).collect::<Result<Vec<_>>>()?;

@@ -85,7 +85,8 @@ impl Exporter<'_> {
     pub(super) fn decode_affine(&mut self, n: NodeId, op: &DecodeAffine) -> Result<()> {
         let operands = self.f.nodes[n].operands.clone();
         let (q, scale) = (operands[0], operands[1]);
-        if self.only_nbits(self.f.nodes[n].results[0]) {
+        let y = self.f.nodes[n].results[0];
+        if self.only_nbits(y) || self.only_rows(y) {
             return Ok(());
         }
         if self.options.form == Form::Plain && self.fold(n)? {

@@ -17,6 +17,8 @@ pub const PARAM_BYTES: i64 = 8;
 const UNROLLED: i64 = 4;
 /// Bytes of a vector, of a tile's row, and of a panel's scales.
 const LINE: i64 = 64;
+/// Elements of a segment, at most: it is written out line by line, and its sum is an `i32`.
+const LONGEST: i64 = 1024;
 /// A number in each byte of a word.
 const EACH: i64 = 0x0101_0101;
 
@@ -53,7 +55,7 @@ impl Codes {
     /// where the weight's scales change with the rows' or more often, and its codes less their zero points are bytes (`narrow`).
     pub fn of(format: Format, group: i64, narrow: bool, isa: Isa) -> Option<Codes> {
         let segment = if format.grouped() { format.group } else { group };
-        let whole = group % segment == 0 && format.k % group == 0 && segment % format.unit() == 0;
+        let whole = group % segment == 0 && format.k % group == 0 && segment % format.unit() == 0 && segment <= LONGEST;
         let fits = isa.wide() && !format.table && format.sparse.is_none() && narrow && whole;
         fits.then_some(Codes { format, segment, tiles: isa.tiles() })
     }

@@ -86,10 +86,12 @@ fn what_cannot_stay_codes_is_decoded() {
         (Coding { codes: DType::U4, table: true, ..good }, 32, false),
         // The rows' scales change more often than the weight's.
         (Coding { group: 64, ..good }, 32, false),
+        // A sum would be long.
+        (Coding { group: 0, ..good }, 2048, false),
         // A group is not whole units.
         (Coding { codes: DType::U3, group: 16, ..good }, 32, false),
     ] {
-        let m = module(&mut g, c, "M".into(), (128, 48), group);
+        let m = module(&mut g, c, "M".into(), (2048, 48), group);
         assert_eq!(multiplies_bytes(&m, Isa::V4), expected, "{c:?} by {group}");
         assert!(!multiplies_bytes(&m, Isa::V3));
     }
