@@ -1,7 +1,7 @@
 //! Files that are refused, and what is said about them.
 
 use tersor_frontend::testing::{Attr, Model, data_type, field, number, tensor};
-use tersor_frontend::{Given, ImportOptions, import, import_bytes};
+use tersor_frontend::{DimBinding, Given, ImportOptions, import, import_bytes};
 use tersor_ir::diag::Severity;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor};
 
@@ -301,6 +301,17 @@ fn what_must_be_known_is_named() {
     let short = Tensor::from_i64(DType::I64, [1], &[9]);
     let m = x().constant("k", &short).node("TopK", &["x", "k"], &["y", ""], &[]).untyped_output("y");
     refused(m, Failure::Model, &["the 9 largest of 3"]);
+    let m = Model::new(17).input("x", "f32[6]").input("m", "bool[6]").input("n", "bool[6]");
+    let m = m.node("Compress", &["x", "m"], &["a"], &[]).node("Compress", &["x", "n"], &["b"], &[]);
+    unsupported(
+        m.node("Add", &["a", "b"], &["y"], &[]).untyped_output("y"),
+        &["extents n_a.n and n_b.n must be equal", "the data decide", "n_y"],
+    );
+    let m = Model::new(17).input("x", "f32[6]").node("NonZero", &["x"], &["y"], &[]).untyped_output("y");
+    let range = DimBinding::Fixed(3);
+    let options = ImportOptions { dims: [("n_y.n".to_string(), range)].into(), ..Default::default() };
+    let e = import_bytes(m.bytes(), "m", &options).unwrap_err();
+    assert!(e[0].failure == Failure::Usage && e[0].message.contains("is decided by the data"), "{}", e[0]);
     let m = Model::new(17).input("x", "f32[5,5]").node("Det", &["x"], &["y"], &[]);
     unsupported(m.untyped_output("y"), &["Det", "more than four rows"]);
     let m = Model::new(17).input("x", "f32[N,1,2]").constant("w", &floats(&[1, 2, 2]));

@@ -54,7 +54,7 @@ impl NodeCx<'_, '_, '_> {
             }
             return self.part(x, axis, 0.into(), n.into());
         }
-        let extent = self.importer.bound_symbol(&cap);
+        let extent = self.importer.bound_symbol(&cap)?;
         self.op(Prefix { axis: axis as u8, extent }, &[x, count])
     }
     /// Element `i` of an axis, which goes.

@@ -74,6 +74,13 @@ pub(super) fn mismatch(op: &Op, t: &[&Type]) -> Option<(Dim, Dim)> {
     }
 }
 
+/// An error about extents that must be equal, and that the data decide.
+pub(super) fn undecidable(a: &Dim, b: &Dim) -> Diagnostic {
+    let message = format!("extents {a} and {b} must be equal, and the data decide whether they are");
+    let d = Diagnostic::error("O0035", message).failure(Failure::Unsupported);
+    d.with_help("select by one condition where both are to be of one length")
+}
+
 /// The first pair of extents that do not broadcast.
 pub(super) fn broadcast(shapes: &[&[Dim]]) -> Option<(Dim, Dim)> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);

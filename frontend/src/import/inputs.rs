@@ -202,8 +202,15 @@ impl Importer<'_> {
         Ok(Type::new(dtype, shape))
     }
 
+    /// Whether an extent is one that the data decide.
+    pub(super) fn is_bound(&self, d: &Dim) -> bool {
+        let mut bound = false;
+        d.symbols(&mut |s| bound |= !self.order.contains(s));
+        bound
+    }
+
     /// A new symbol for an extent that the data decide, up to `cap`; it is named after the node.
-    pub(super) fn bound_symbol(&mut self, cap: &Dim) -> Dim {
+    pub(super) fn bound_symbol(&mut self, cap: &Dim) -> Result<Dim> {
         let base = format!("{}.n", symbol_name(&self.b.name));
         let mut name: Arc<str> = base.as_str().into();
         for i in 2.. {
@@ -212,12 +219,16 @@ impl Importer<'_> {
             }
             name = format!("{base}{i}").into();
         }
+        if self.options.dims.contains_key(&*name) {
+            let d = Diagnostic::error("O0025", format!("extent {name} is decided by the data, --dim cannot"));
+            return Err(d.failure(Failure::Usage));
+        }
         let hints = self.symbols.iter().map(|(s, i)| (s.clone(), i.hint)).collect();
         let most = |d: Option<i64>| d.unwrap_or(SymbolInfo::default().max).max(0);
         let max = most(cap.as_const());
         let info = SymbolInfo { min: 0, max, hint: most(cap.eval(&hints)).min(max) };
         self.symbols.insert(name.clone(), info);
-        Dim::symbol(name)
+        Ok(Dim::symbol(name))
     }
 
     /// The symbol of a name in the file; names that only differ in what symbols cannot contain get symbols of their own.

@@ -279,8 +279,7 @@ struct Importer<'a> {
     declared: HashMap<String, Vec<Option<usize>>>,
     /// What is not to be had; why not is among the errors.
     broken: HashSet<String>,
-    /// What was selected by the values that decide it, by how many of them and how many there is room for: extents of equal selections are equal.
-    selected: HashMap<(ValueId, Dim, Dim), ValueId>,
+    selected: Vec<ops::Selected>,
     inlined: Inlined,
     /// Nodes without a seed that draw numbers by chance, so far.
     draws: u64,
@@ -325,7 +324,7 @@ impl Importer<'_> {
             absent: HashMap::new(),
             declared: HashMap::new(),
             broken: HashSet::new(),
-            selected: HashMap::new(),
+            selected: vec![],
             inlined: Inlined::default(),
             draws: 0,
             functions,
@@ -488,8 +487,11 @@ impl Importer<'_> {
             Ok(results) => results,
             Err(d) => {
                 let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
-                let pair = extents::mismatch(&op, &types);
-                return Err(if pair.is_some_and(|(a, b)| self.equate(&a, &b)) { node::again() } else { d });
+                let Some((a, b)) = extents::mismatch(&op, &types) else { return Err(d) };
+                if self.equate(&a, &b) {
+                    return Err(node::again());
+                }
+                return Err(if self.is_bound(&a) || self.is_bound(&b) { extents::undecidable(&a, &b) } else { d });
             }
         };
         results.iter().try_for_each(|&v| extents::check(&self.b.ty(v).shape))?;

@@ -126,6 +126,9 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         if self.importer.equate(a, b) {
             return Err(again());
         }
+        if self.is_bound(a) || self.is_bound(b) {
+            return Err(super::extents::undecidable(a, b));
+        }
         let what = format!("{what} {a}, expected {b}");
         // Some extents may still make them equal.
         Err(match (a.clone() - b.clone()).as_const() {
@@ -214,9 +217,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// Whether an extent is one that the data decide.
     pub fn is_bound(&self, d: &Dim) -> bool {
-        let mut bound = false;
-        d.symbols(&mut |s| bound |= !self.importer.order.contains(s));
-        bound
+        self.importer.is_bound(d)
     }
     /// An input's integers that are extents, required to be known up to symbols.
     pub fn dims(&mut self, i: usize) -> Result<Vec<Dim>> {

@@ -38,6 +38,7 @@ mod windows;
 use super::Meaning;
 use super::node::NodeCx;
 use crate::proto::NodeProto;
+pub(super) use selection::Selected;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 use tersor_ir::diag::Result;

@@ -5,9 +5,9 @@
 
 use super::Topic;
 use super::indexing::elements;
-use crate::import::Meaning;
 use crate::import::build::{done, product};
 use crate::import::node::{NodeCx, value};
+use crate::import::{Importer, Meaning};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::{Add, Div, Max, Min, Mod, Mul, Or, Sub};
 use tersor_ir::ops::compare::CompareKind::{Eq, Gt, Ne};
@@ -16,8 +16,38 @@ use tersor_ir::ops::scatter::ScatterKind;
 use tersor_ir::ops::{ArgSort, CumSum, Extent, Gather, Nms, Scatter};
 use tersor_ir::{DType, Dim, ValueId};
 
+/// Nodes that are looked at to find that two selections are by the same condition.
+const COMPARED: usize = 64;
 /// Columns by which rows are ordered one after the other.
 const COLUMNS: usize = 64;
+
+/// What was selected already. Equal selections are one, so that their extents are equal: files have one for each use of a mask.
+pub(in crate::import) struct Selected {
+    by: ValueId,
+    len: Dim,
+    cap: Dim,
+    at: ValueId,
+}
+
+impl Importer<'_> {
+    /// Whether two values are computed alike, as far as `budget` nodes show.
+    fn same(&self, a: ValueId, b: ValueId, budget: &mut usize) -> bool {
+        if a == b {
+            return true;
+        }
+        let f = &self.b.func;
+        if let (Some(c), Some(d)) = (f.def_const(a), f.def_const(b)) {
+            return self.b.consts[c].ty == self.b.consts[d].ty && self.b.consts[c].hash() == self.b.consts[d].hash();
+        }
+        let (Some(m), Some(n)) = (f.def_node(a), f.def_node(b)) else { return false };
+        let Some(left) = budget.checked_sub(1) else { return false };
+        *budget = left;
+        m.op == n.op
+            && m.results.iter().position(|v| *v == a) == n.results.iter().position(|v| *v == b)
+            && m.operands.len() == n.operands.len()
+            && m.operands.iter().zip(&n.operands).all(|(&v, &w)| self.same(v, w, budget))
+    }
+}
 
 /// Which places of a list are taken, and how many are before each.
 struct Taken {
@@ -50,9 +80,10 @@ impl Taken {
 impl NodeCx<'_, '_, '_> {
     /// The numbers of the elements of `x`, one after the other, that are other than 0. There are no more than `cap`, and nothing past the first `len` counts.
     fn numbers_where(&mut self, x: ValueId, len: &Dim, cap: &Dim) -> Result<ValueId> {
-        let key = (x, len.clone(), cap.clone());
-        if let Some(&at) = self.importer.selected.get(&key) {
-            return Ok(at);
+        let known =
+            |s: &&Selected| s.len == *len && s.cap == *cap && self.importer.same(s.by, x, &mut COMPARED.clone());
+        if let Some(s) = self.importer.selected.iter().find(known) {
+            return Ok(s.at);
         }
         let t = self.ty(x);
         let mask = if t.dtype == DType::Bool { x } else { self.compare_scalar(Ne, x, 0.0)? };
@@ -62,7 +93,7 @@ impl NodeCx<'_, '_, '_> {
         let numbers = self.positions(len, 0, 1, DType::I64)?;
         let packed = taken.packed(self, numbers, cap)?;
         let at = self.prefix(packed, 0, taken.count)?;
-        self.importer.selected.insert(key, at);
+        self.importer.selected.push(Selected { by: x, len: len.clone(), cap: cap.clone(), at });
         Ok(at)
     }
 
