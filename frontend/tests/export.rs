@@ -257,3 +257,34 @@ fn rounded_rows_become_an_accuracy_level() {
         assert_eq!(holds("DequantizeLinear") || holds("ReduceMax"), !level);
     }
 }
+
+/// The product of a layer's inputs is written inside of it, with its bias, and read as it was.
+#[test]
+fn layers_take_the_product_of_their_inputs_along() {
+    let text = "
+module @m {
+  const @w : f32[8,3] = rng normal(0, 0.5) seed 1
+  const @b : f32[8] = rng normal(0, 0.5) seed 2
+  const @r : f32[8,2] = rng normal(0, 0.5) seed 3
+  const @gw : f32[6,3] = rng normal(0, 0.5) seed 4
+  const @gr : f32[6,2] = rng normal(0, 0.5) seed 5
+  const @p : f32[2] = rng normal(0, 0.5) seed 6
+  func @main(%x: f32[T,B,3], %s: f32[2,B,2], %h: f32[1,B,2]) -> (%y: f32[T,B,2], %z: f32[T,B,2]) {
+    %a = matmul %x, @w {trans_b} : f32[T,B,8]
+    %g = add %a, @b : f32[T,B,8]
+    %y, %last = lstm %g, @r, %s : f32[T,B,2], f32[2,B,2]
+    %c = matmul %x, @gw {trans_b} : f32[T,B,6]
+    %z, %end = gru %c, @gr, %h, @p {reverse, reset_after} : f32[T,B,2], f32[1,B,2]
+    return %y, %z
+  }
+}";
+    let m = tersor_ir::text::parse(text, &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]));
+    let written = export(&m, &ExportOptions::default()).unwrap_or_else(|e| panic!("{}", e[0]));
+    let says = |name: &str| written.model.windows(name.len()).any(|w| w == name.as_bytes());
+    assert!(says("LSTM") && says("GRU") && !says("EyeLike") && !says("MatMul"));
+    let again = import_bytes(written.model, "m", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0])).module;
+    let mut g = Gen::new(3);
+    let shapes = [vec![4usize, 2, 3], vec![2, 2, 2], vec![1, 2, 2]];
+    let inputs: Vec<Tensor> = shapes.into_iter().map(|s| g.tensor(&Type::new(tersor_ir::DType::F32, s))).collect();
+    same(&m, &again, &inputs);
+}

@@ -142,6 +142,8 @@ struct Exporter<'m> {
     /// Values whose elements were computed here.
     folded: HashMap<ValueId, Tensor>,
     taken: HashSet<String>,
+    /// Ops that others have inside in their ONNX form.
+    inside: HashSet<NodeId>,
     /// Extents that are values already.
     dims: HashMap<Dim, String>,
     /// The version that what was written so far needs.
@@ -165,6 +167,7 @@ impl<'m> Exporter<'m> {
             names: HashMap::new(),
             folded: HashMap::new(),
             taken: f.inputs.iter().chain(&f.outputs).map(|n| n.to_string()).collect(),
+            inside: recurrent::inside(f),
             dims: HashMap::new(),
             opset: Cell::new(OPSET),
             notes: vec![],

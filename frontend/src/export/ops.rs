@@ -32,8 +32,12 @@ fn channels(rank: usize, back: bool) -> Attr {
 impl Exporter<'_> {
     /// Writes a node in its ONNX form.
     pub(super) fn op(&mut self, n: NodeId) -> Result<()> {
+        if self.inside.contains(&n) {
+            return Ok(());
+        }
         let node = &self.f.nodes[n];
         match &node.op {
+            Op::Recurrence(op) => return self.recurrence(n, op),
             Op::DecodeAffine(op) => return self.decode_affine(n, op),
             Op::DecodeCodebook(_) | Op::DecodeSparse(_) => return self.decoded(n),
             Op::Quant(op) => return self.quant(n, op),
@@ -45,7 +49,8 @@ impl Exporter<'_> {
         let x: Vec<&str> = names.iter().map(String::as_str).collect();
         let types: Vec<Type> = node.operands.iter().map(|&v| self.f.values[v].ty.clone()).collect();
         match &node.op {
-            Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_) | Op::Quant(_) => Ok(()),
+            Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_) => Ok(()),
+            Op::Quant(_) | Op::Recurrence(_) => Ok(()),
             Op::Unary(op) => self.unary(n, op.kind, &x),
             Op::Binary(op) => self.binary(n, op.kind, &x, types[0].dtype),
             Op::Compare(op) => match op.kind {
@@ -130,7 +135,6 @@ impl Exporter<'_> {
             Op::Pool(op) => self.pool(n, op, &x, &types[0]),
             Op::Attention(op) => self.attention(n, op, &x, &types),
             Op::Rope(op) => self.rope(n, op, &x, &types[0]),
-            Op::Recurrence(op) => self.recurrence(n, op, &x, &types),
             Op::Reshape(op) => {
                 let shape = self.extents(&op.shape)?;
                 self.last(n, "Reshape", &[x[0], &shape], &[("allowzero", 1.into())])
