@@ -58,7 +58,10 @@ fn all(dir: &Path, checks: &Checks, watch: &Watch, verdict: &mut Verdict) -> std
         data_sets(dir).and_then(|sets| sets.into_iter().map(|s| Set::read(s, &ports)).collect::<Result<Vec<_>>>());
     let sets = sets.map_err(|e| ("data", e))?;
     let loaded = load(&model, &sets).map_err(|e| ("import", e))?;
-    let mut compare = |m: &Module, evaluate: &dyn Evaluate| agree(m, evaluate, &sets, &limits, verdict);
+    // Passes may draw the numbers already.
+    let f = &loaded.module.funcs[loaded.module.main().map_err(|d| ("import", vec![d]))?];
+    let drawn: Vec<bool> = f.body().results.iter().map(|&v| law::is_drawn(f, v)).collect();
+    let mut compare = |m: &Module, evaluate: &dyn Evaluate| agree(m, evaluate, &sets, &limits, &drawn, verdict);
     compare(&loaded.module, &Interpreter).map_err(|e| ("evaluator", e))?;
     if let Some(pipeline) = checks.compile {
         let module = optimized(loaded.module, pipeline, watch).map_err(|e| ("passes", e))?;
@@ -124,16 +127,21 @@ fn limits(dir: &Path, checks: &Checks) -> Result<Limits> {
 }
 
 /// Runs a module on every set; an error where an output is not what is expected.
-fn agree(m: &Module, evaluate: &dyn Evaluate, sets: &[Set], limits: &Limits, verdict: &mut Verdict) -> Result<()> {
+fn agree(
+    m: &Module,
+    evaluate: &dyn Evaluate,
+    sets: &[Set],
+    limits: &Limits,
+    drawn: &[bool],
+    verdict: &mut Verdict,
+) -> Result<()> {
     let mut program = Program::of_module(m, evaluate)?;
     let (inputs, outputs) = program.names();
-    let f = &m.funcs[m.main().map_err(|d| vec![d])?];
-    let drawn: Vec<bool> = f.body().results.iter().map(|&v| law::is_drawn(f, v)).collect();
     for set in sets {
         let x: Vec<Tensor> = inputs.iter().map(|n| set.input(n)).collect::<Result<_>>()?;
         set.outputs_are(outputs.len())?;
         let found = program.run(&x)?;
-        for ((name, found), &drawn) in outputs.iter().zip(&found).zip(&drawn) {
+        for ((name, found), &drawn) in outputs.iter().zip(&found).zip(drawn) {
             let expected = set.output(name)?;
             if drawn {
                 verdict.status = Status::Drawn;

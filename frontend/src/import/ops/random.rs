@@ -20,10 +20,8 @@ const UNSEEDED: u64 = 1 << 63;
 
 /// The key of a node: the bits of its seed, or the number of its draw.
 fn key(cx: &mut NodeCx) -> u64 {
-    match cx.has("seed").then(|| cx.float("seed", 0.0) as f32) {
-        Some(seed) => u64::from(seed.to_bits()),
-        None => UNSEEDED | cx.draw(),
-    }
+    let seed = cx.has("seed").then(|| u64::from((cx.float("seed", 0.0) as f32).to_bits()));
+    seed.unwrap_or_else(|| UNSEEDED | cx.draw())
 }
 
 /// Uniform in `[0, 1)`, of 24 random bits in `f32`, of 32 in `f64`.
@@ -134,7 +132,9 @@ pub(super) fn dropped(cx: &mut NodeCx, x: ValueId, ratio: f64) -> Result<Vec<Mea
     if !(0.0..1.0).contains(&ratio) {
         return Err(cx.invalid(format!("ratio {ratio}, expected 0 to below 1")));
     }
-    let (t, key) = (cx.ty(x), key(cx));
+    // Here a seed is an integer.
+    let seed = cx.has("seed").then(|| cx.int("seed", 0) as u64 & !(SECOND | UNSEEDED));
+    let (t, key) = (cx.ty(x), seed.unwrap_or_else(|| UNSEEDED | cx.draw()));
     let u = unit(cx, &t.shape, DType::F32, key)?;
     let left = cx.compare_scalar(Ge, u, ratio)?;
     let scaled = cx.with_scalar(Mul, x, 1.0 / (1.0 - ratio))?;

@@ -71,12 +71,16 @@ fn normalize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let stopwords: Vec<Text> = cx.strings("stopwords").unwrap_or_default().into_iter().map(Text).collect();
     // Letters change by Unicode's tables.
     cx.string("locale", "");
-    if !stopwords.is_empty() {
-        return Err(cx.unsupported("stop words, whose number among the strings decides an extent"));
+    let (x, every) = (cx.reshape(x, vec![length])?, stopwords.is_empty());
+    let results = cx.ops(TextNormalize { letters, sensitive, stopwords }, &[x])?;
+    if every {
+        return done(cx.reshape(results[0], shape.to_vec())?);
     }
-    let x = cx.reshape(x, vec![length])?;
-    let y = cx.ops(TextNormalize { letters, sensitive, stopwords }, &[x])?[0];
-    done(cx.reshape(y, shape.to_vec())?)
+    let count = cx.reshape(results[1], vec![])?;
+    let left = cx.prefix(results[0], 0, count)?;
+    let length = cx.ty(left).shape[0].clone();
+    let shape = if shape.len() == 1 { vec![length] } else { vec![1.into(), length] };
+    done(cx.reshape(left, shape)?)
 }
 
 /// Strings as numbers, numbers as strings.
