@@ -93,7 +93,8 @@ fn manifests_that_contradict_themselves() {
             _ => panic!("a call of a function"),
         }
     }
-    let wrong: [(&str, fn(&mut Manifest)); 8] = [
+    type Change = fn(&mut Manifest);
+    let wrong: [(&str, Change); 8] = [
         ("stands twice", |m| m.strings.push("!".into())),
         ("or is empty", |m| m.strings.push(String::new())),
         ("no such function", |m| host(m, 0).function = None),

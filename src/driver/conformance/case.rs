@@ -167,6 +167,7 @@ fn at_least(limits: &Limits, expected: &Tensor) -> Limits {
     let (step, rtol) = match expected.dtype() {
         DType::F32 => (f64::from(f32::EPSILON), 0.0),
         DType::F64 => (f64::EPSILON, 0.0),
+        DType::F16 => (2f64.powi(-10), 0.0),
         DType::BF16 => (0.0, 2f64.powi(-6)),
         _ => (0.0, 0.0),
     };
