@@ -411,3 +411,22 @@ fn values_for_inputs() {
     );
     assert!(e[0].help.as_ref().is_some_and(|h| h.contains("--value axes=")), "{:?}", e[0]);
 }
+
+#[test]
+fn caches_that_cannot_hold_the_keys() {
+    let step = |values: &str, total: &[i64]| {
+        let m = Model::new(17).input("qkv", "f32[1,1,32]").input("keys", "f32[1,1,3,8]").input("values", values);
+        m.input("last", "i32[1]")
+            .constant("total", &numbers(total))
+            .node(
+                "com.microsoft:GroupQueryAttention",
+                &["qkv", "", "", "keys", "values", "last", "total"],
+                &["y", "k", "v"],
+                &[("num_heads", 2.into()), ("kv_num_heads", 1.into())],
+            )
+            .output("y", "f32[1,1,16]")
+    };
+    refused(step("f32[1,1,3,8]", &[5]), Failure::Model, &["a total length of 5", "1 tokens", "a cache of 3"]);
+    refused(step("f32[1,1,3,8]", &[3, 4]), Failure::Model, &["2 total lengths"]);
+    refused(step("f32[1,1,2,8]", &[4]), Failure::Model, &["a cache of values of length 2, expected 3"]);
+}

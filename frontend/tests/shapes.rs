@@ -241,3 +241,43 @@ fn repeats_from_a_list_with_one_item_of_its_own() {
         .untyped_output("y");
     assert_eq!(result(&read(&m), 0), "f32[B,2*B,1]");
 }
+
+/// How much place a cache has beyond the keys that are in it does not matter; with a total length, it stays as it is.
+#[test]
+fn a_cache_of_any_extent() {
+    let m = Model::new(17)
+        .input("qkv", "f32[B,1,32]")
+        .input("keys", "f32[B,1,P,8]")
+        .input("values", "f32[B,1,P,8]")
+        .input("last", "i32[B]")
+        .input("mask", "i64[B,T]")
+        .constant("one", &numbers(&[1]))
+        .node("Shape", &["mask"], &["shape"], &[])
+        .node("Gather", &["shape", "one"], &["t"], &[])
+        .node("Cast", &["t"], &["total"], &[("to", 6.into())])
+        .node(
+            "com.microsoft:GroupQueryAttention",
+            &["qkv", "", "", "keys", "values", "last", "total"],
+            &["y", "k", "v"],
+            &[("num_heads", 2.into()), ("kv_num_heads", 1.into())],
+        )
+        .untyped_output("y")
+        .untyped_output("k");
+    let i = read(&m);
+    assert_eq!([result(&i, 0), result(&i, 1)], ["f32[B,1,16]", "f32[B,1,max(P,T),8]"]);
+    let run = |place: usize| {
+        let qkv = Tensor::from_f32([2, 1, 32], &(0..64).map(|i| ((i * 7) % 11) as f32 * 0.1).collect::<Vec<_>>());
+        let row = |i: usize| {
+            if i / 8 % place < 2 { ((i / (8 * place) * 16 + i % (8 * place)) % 13) as f32 } else { f32::NAN }
+        };
+        let cache = Tensor::from_f32([2, 1, place, 8], &(0..16 * place).map(row).collect::<Vec<_>>());
+        let last = Tensor::from_i64(DType::I32, [2], &[2, 1]);
+        let mask = Tensor::from_i64(DType::I64, [2, 3], &[1; 6]);
+        let r = interp::run(&i.module, &[qkv, cache.clone(), cache, last, mask]).unwrap();
+        (r[0].to_f64(), r[1].shape()[2])
+    };
+    let (short, long) = (run(2), run(6));
+    assert_eq!([short.1, long.1], [3, 6]);
+    assert!(short.0.iter().all(|y| y.is_finite()));
+    assert_eq!(short.0, long.0);
+}

@@ -86,7 +86,7 @@ impl Bounds {
 }
 
 /// The mask as what is added to scores, as wide as the keys: what it does not reach is hidden.
-fn additive(cx: &mut NodeCx, mask: ValueId, columns: &Dim, dtype: DType) -> Result<ValueId> {
+pub(super) fn additive(cx: &mut NodeCx, mask: ValueId, columns: &Dim, dtype: DType) -> Result<ValueId> {
     let mask = if cx.ty(mask).dtype == DType::Bool { hide(cx, mask, dtype)? } else { mask };
     let t = cx.ty(mask);
     let Some(last) = t.shape.last() else { return Ok(mask) };

@@ -1,13 +1,13 @@
 //! The attention operators of ONNX Runtime (`com.microsoft`), whose masks are lengths, tables of what is kept, and biases.
 
 use super::Topic;
-use super::attention::{Attend, Bounds, attend, beyond, from_heads, hide, plus, rotated, scale_of, to_heads};
+use super::attention::{Attend, Bounds, additive, attend, beyond, from_heads, hide, plus, rotated, scale_of, to_heads};
 use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
-use tersor_ir::ops::binary::BinaryKind::{Add, And};
+use tersor_ir::ops::binary::BinaryKind::{Add, And, Max, Mul, Sub};
 use tersor_ir::ops::compare::CompareKind;
-use tersor_ir::ops::{Concat, Extent, Slice};
+use tersor_ir::ops::{Concat, Extent, Gather, Slice};
 use tersor_ir::{DType, Dim, ValueId};
 
 /// Parts of `x` along an axis, one after the other.
@@ -184,7 +184,47 @@ pub(super) fn heads_of_projection(
     Ok(results)
 }
 
-/// Queries of several heads for each of the keys. The past of every sequence is as long as the operand that holds it.
+/// The cache after a step: of each sequence the first `first` rows of `old`, the rows `new`, then zeros, in all `columns`; `first` is
+/// `[B, 1, 1, 1]`.
+fn placed(cx: &mut NodeCx, old: ValueId, new: ValueId, first: ValueId, columns: &Dim) -> Result<ValueId> {
+    let (before, [b, h, s, d]) = (extent(cx, old, 2)?, [0, 1, 2, 3].map(|i| cx.ty(new).shape[i].clone()));
+    let zero = cx.scalar_like(new, 0.0);
+    let zero = cx.broadcast(zero, vec![b.clone(), h.clone(), 1.into(), d.clone()])?;
+    let rows = cx.concat(&[old, new, zero], 2)?;
+    let end = before.clone() + s.clone();
+    let (heads, each) = (b.clone() * h.clone(), end.clone() + 1.into());
+    let rows = cx.reshape(rows, vec![heads.clone() * each.clone(), d])?;
+    let [before, s, end, each] = [before, s, end, each].map(|of| cx.op(Extent { of }, &[]));
+    let to = cx.positions(columns, 2, 3, DType::I64)?;
+    let first = cx.reshape(first, vec![b.clone(), 1.into(), 1.into()])?;
+    let i = cx.binary(Sub, to, first)?;
+    let (kept, added) = (cx.compare(CompareKind::Lt, to, first)?, cx.compare(CompareKind::Lt, i, s?)?);
+    let moved = cx.binary(Add, i, before?)?;
+    let from = cx.select(added, moved, end?)?;
+    let from = cx.select(kept, to, from)?;
+    let head = cx.positions(&heads, 0, 1, DType::I64)?;
+    let head = cx.reshape(head, vec![b, h, 1.into()])?;
+    let start = cx.binary(Mul, head, each?)?;
+    let at = cx.binary(Add, start, from)?;
+    cx.op(Gather { axis: 0 }, &[rows, at])
+}
+
+/// How many keys there are after a step: as many as the cache has place for, or as the longest sequence has.
+fn present(cx: &mut NodeCx, before: &Dim, length: &Dim) -> Result<Dim> {
+    let whole = before.clone() + length.clone();
+    if cx.known(6).is_none() {
+        return Ok(whole);
+    }
+    let total = <[Dim; 1]>::try_from(cx.dims(6)?);
+    let [total] = total.map_err(|t| cx.invalid(format!("{} total lengths, expected one", t.len())))?;
+    if (whole - total.clone()).as_const().is_some_and(|n| n < 0) {
+        return Err(cx.invalid(format!("a total length of {total} with {length} tokens and a cache of {before}")));
+    }
+    Ok(total.max(before.clone()))
+}
+
+/// Queries of several heads for each of the keys. The cache may have more place than a sequence has keys: input 5 says how many each has
+/// with those of this step, less one. A prompt shorter than the longest is padded at its end.
 fn grouped(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, past) = (cx.input(0)?, pair(cx, 3)?);
     let (heads, groups) = (cx.int("num_heads", 0), cx.int("kv_num_heads", 0));
@@ -195,7 +235,6 @@ fn grouped(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     if smooth || cx.is_given(12) || cx.wants(3) || cx.int("qk_output", 0) != 0 {
         return Err(cx.unsupported("sinks, scales of a quantized cache, or the scores as a result"));
     }
-    cx.takes(6); // The total length says nothing that extents do not.
     let [q, k, v] = match pair(cx, 1)? {
         Some([k, v]) => [x, k, v],
         None => {
@@ -206,34 +245,54 @@ fn grouped(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             parts(cx, x, 2, [one * heads.into(), rest.clone(), rest])?
         }
     };
-    let [mut q, mut k, v] =
+    let [mut q, mut k, mut v] =
         [to_heads(cx, q, "num_heads")?, to_heads(cx, k, "kv_num_heads")?, to_heads(cx, v, "kv_num_heads")?];
     let [batch, length] = [0, 2].map(|a| cx.ty(q).shape[a].clone());
     let before = match past {
         Some([p, _]) => extent(cx, p, 2)?,
         None => 0.into(),
     };
+    let columns = present(cx, &before, &length)?;
+    let last = cx.input(5)?;
+    let count = cx.cast(last, DType::I64)?;
+    let count = cx.with_scalar(Add, count, 1.0)?;
+    let count = cx.reshape(count, vec![batch.clone(), 1.into(), 1.into(), 1.into()])?;
+    // Whether every sequence is known to fill the cache, so that its keys just follow.
+    let end = before.clone() + length.clone();
+    let full = cx.known(5).is_some_and(|k| k.items.iter().all(|n| n.clone() + 1.into() == end));
+    let first = if full || past.is_none() {
+        None
+    } else {
+        let s = cx.op(Extent { of: length.clone() }, &[])?;
+        let first = cx.binary(Sub, count, s)?;
+        Some(cx.with_scalar(Max, first, 0.0)?)
+    };
     if cx.int("do_rotary", 0) != 0 {
         let ids = match cx.optional(9)? {
             Some(ids) => ids,
             None => {
-                let first = cx.op(Extent { of: before.clone() }, &[])?;
+                let start = match first {
+                    Some(n) => cx.reshape(n, vec![batch.clone(), 1.into()])?,
+                    None => cx.op(Extent { of: before.clone() }, &[])?,
+                };
                 let p = cx.positions(&length, 1, 2, DType::I64)?;
-                let p = cx.binary(Add, p, first)?;
+                let p = cx.binary(Add, p, start)?;
                 cx.broadcast(p, vec![batch, length])?
             }
         };
         (q, k) = (turned(cx, q, ids)?, turned(cx, k, ids)?);
     }
-    let (k, v, before) = after(cx, k, v, past)?;
+    if let (Some([pk, pv]), Some(n)) = (past, first) {
+        let of_values = extent(cx, pv, 2)?;
+        cx.equal(&of_values, &before, "a cache of values of length")?;
+        (k, v) = (placed(cx, pk, k, n, &columns)?, placed(cx, pv, v, n, &columns)?);
+    } else {
+        (k, v, _) = after(cx, k, v, past)?;
+    }
     let (columns, dtype) = (cx.ty(k).shape[2].clone(), cx.ty(q).dtype);
-    // Lengths are one less.
-    let last = cx.input(5)?;
-    let last = cx.cast(last, DType::I64)?;
-    let length = cx.with_scalar(Add, last, 1.0)?;
-    let length = cx.reshape(length, vec![cx.ty(q).shape[0].clone(), 1.into(), 1.into(), 1.into()])?;
-    let mut hidden = Some(beyond(cx, length, &columns, dtype)?);
+    let mut hidden = if full { None } else { Some(beyond(cx, count, &columns, dtype)?) };
     if let Some(b) = cx.optional(10)? {
+        let b = additive(cx, b, &columns, dtype)?;
         hidden = Some(plus(cx, hidden, b)?);
     }
     let window = cx.int("local_window_size", -1);
@@ -243,7 +302,7 @@ fn grouped(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         s => s,
     };
     let softcap = cx.float("softcap", 0.0);
-    let (y, _) = attend(cx, [q, k, v], Attend { scale, softcap, bounds, before, first: None, hidden, shown: None })?;
+    let (y, _) = attend(cx, [q, k, v], Attend { scale, softcap, bounds, before, first, hidden, shown: None })?;
     Ok([from_heads(cx, y, 3)?, k, v].map(value).into())
 }
 
