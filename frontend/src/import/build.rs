@@ -38,16 +38,22 @@ impl NodeCx<'_, '_, '_> {
         axes.sort_unstable();
         if axes.is_empty() { Ok(x) } else { self.op(Reduce { kind, axes, keep }, &[x]) }
     }
+    /// The extent of an axis, which a file may have left out.
+    pub fn extent_of(&self, x: ValueId, axis: usize) -> Result<Dim> {
+        let ty = self.ty(x);
+        let missing = || self.invalid(format!("an operand of {ty}, expected more than {axis} axes"));
+        ty.shape.get(axis).cloned().ok_or_else(missing)
+    }
     /// Some elements of an axis, in order.
     pub fn part(&mut self, x: ValueId, axis: usize, start: Dim, len: Dim) -> Result<ValueId> {
-        if start == Dim::Const(0) && len == self.ty(x).shape[axis] {
+        if len == self.extent_of(x, axis)? && start == Dim::Const(0) {
             return Ok(x);
         }
         self.op(Slice { axis: axis as u8, start, len, step: 1 }, &[x])
     }
     /// The first `count` elements of an axis: that scalar becomes an extent of its own, unless it is known.
     pub fn prefix(&mut self, x: ValueId, axis: usize, count: ValueId) -> Result<ValueId> {
-        let cap = self.ty(x).shape[axis].clone();
+        let cap = self.extent_of(x, axis)?;
         if let Some(n) = self.constant_of(count).map(|t| t.get_i64(0)) {
             if n < 0 || cap.as_const().is_some_and(|cap| n > cap) {
                 return Err(self.invalid(format!("the first {n} elements of {cap}")));
@@ -66,7 +72,7 @@ impl NodeCx<'_, '_, '_> {
     }
     /// An axis from its end to its beginning.
     pub fn flip(&mut self, x: ValueId, axis: usize) -> Result<ValueId> {
-        let len = self.ty(x).shape[axis].clone();
+        let len = self.extent_of(x, axis)?;
         self.op(Slice { axis: axis as u8, start: len.clone() - 1.into(), len, step: -1 }, &[x])
     }
     /// Operands one after another.
@@ -84,6 +90,9 @@ impl NodeCx<'_, '_, '_> {
     /// A new axis of extent 1.
     pub fn insert_axis(&mut self, x: ValueId, axis: usize) -> Result<ValueId> {
         let mut shape = self.ty(x).shape.to_vec();
+        if axis > shape.len() {
+            return Err(self.invalid(format!("an operand of {}, expected {axis} axes or more", self.ty(x))));
+        }
         shape.insert(axis, 1.into());
         self.reshape(x, shape)
     }

@@ -143,13 +143,18 @@ pub(super) fn handy(d: &Dim) -> bool {
     }
 }
 
-/// An error when a shape has too many axes, a negative extent, more elements than can be counted, or extents too involved to compute with.
+/// [`check`] of a result, which has no negative extents.
+pub(super) fn check_result(shape: &[Dim]) -> Result<(), Diagnostic> {
+    match shape.iter().filter_map(Dim::as_const).find(|&n| n < 0) {
+        Some(n) => Err(Diagnostic::error("O0009", format!("a result has a negative extent, {n}"))),
+        None => check(shape),
+    }
+}
+
+/// An error when a shape has too many axes, more elements than can be counted, or extents too involved to compute with.
 pub(super) fn check(shape: &[Dim]) -> Result<(), Diagnostic> {
     if shape.len() > 32 {
         return Err(Diagnostic::error("O0009", format!("rank {} is above 32", shape.len())));
-    }
-    if let Some(n) = shape.iter().filter_map(Dim::as_const).find(|&n| n < 0) {
-        return Err(Diagnostic::error("O0009", format!("a negative extent, {n}")));
     }
     let known = shape.iter().filter_map(Dim::as_const);
     if known.filter(|&n| n > 0).try_fold(1i64, i64::checked_mul).is_none() {

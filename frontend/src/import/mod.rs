@@ -494,7 +494,7 @@ impl Importer<'_> {
                 return Err(if self.is_bound(&a) || self.is_bound(&b) { extents::undecidable(&a, &b) } else { d });
             }
         };
-        results.iter().try_for_each(|&v| extents::check(&self.b.ty(v).shape))?;
+        results.iter().try_for_each(|&v| extents::check_result(&self.b.ty(v).shape))?;
         Ok(results.to_vec())
     }
 
