@@ -78,6 +78,32 @@ fn heads_that_are_projected_elsewhere() {
     );
 }
 
+/// ONNX Runtime has these forms on other devices only: they are held against operands apart.
+#[test]
+fn packed_heads() {
+    let attend = |m: Model, operands: &[&str], y: &str| {
+        m.node("com.microsoft:MultiHeadAttention", operands, &[y], &[("num_heads", 2.into())]).untyped_output(y)
+    };
+    let number = |i: i64| Tensor::from_i64(DType::I64, [], &[i]);
+    let mut m = Model::new(17).input("qkv", "f32[2,3,2,3,4]").input("kv", "f32[2,5,2,2,4]");
+    m = m.constant("rows", &Tensor::from_i64(DType::I64, [3], &[0, 0, 8]));
+    m = m.constant("n0", &number(0)).constant("n1", &number(1)).constant("n2", &number(2));
+    for (from, i, to) in [("qkv", 0, "q"), ("qkv", 1, "k"), ("qkv", 2, "v"), ("kv", 0, "k2"), ("kv", 1, "v2")] {
+        let heads = format!("{to}.heads");
+        m = m.node("Gather", &[from, &format!("n{i}")], &[&heads], &[("axis", 3.into())]);
+        // The widths of two heads side by side; other extents stay.
+        m = m.node("Reshape", &[&heads, "rows"], &[to], &[]);
+    }
+    m = attend(attend(m, &["q", "k", "v"], "apart"), &["qkv"], "all");
+    m = attend(attend(m, &["q", "k2", "v2"], "two apart"), &["q", "kv"], "two");
+    let i = import_bytes(m.bytes(), "packed", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]));
+    let y = interp::run(&i.module, &[ramp(F32, &[2, 3, 2, 3, 4], 0), ramp(F32, &[2, 5, 2, 2, 4], 1)]).unwrap();
+    assert_eq!(y[0].shape(), [2, 3, 8]);
+    assert_eq!(y[0].to_f64(), y[1].to_f64());
+    assert_eq!(y[2].to_f64(), y[3].to_f64());
+    assert_ne!(y[0].to_f64(), y[2].to_f64());
+}
+
 #[test]
 fn heads_that_are_projected_here() {
     case(

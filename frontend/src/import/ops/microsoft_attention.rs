@@ -96,6 +96,8 @@ fn masked(cx: &mut NodeCx, [q, k, v]: [ValueId; 3], before: Dim, mask: usize, bi
 /// The three operands packed in one, `[B, S, heads, 3, width]`, or the last two, as `[B, heads, S, width]`.
 fn unpacked<const N: usize>(cx: &mut NodeCx, x: ValueId) -> Result<[ValueId; N]> {
     let t = cx.ty(x);
+    let heads = cx.int("num_heads", 0).into();
+    cx.equal(&t.shape[2], &heads, "a number of heads")?;
     let mut out = [x; N];
     for (i, part) in out.iter_mut().enumerate() {
         let one = cx.element(x, 3, (i as i64).into())?;
