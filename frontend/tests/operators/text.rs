@@ -38,13 +38,16 @@ fn strings_are_joined_with_broadcasting() {
 }
 
 #[test]
-fn strings_are_split_to_the_declared_extent() {
+fn strings_are_split_up_to_the_declared_extent() {
     let x = words(&[2], &["abc.com", "def.net.au"]);
     let attrs = [("delimiter", ".".into()), ("maxsplit", 1.into())];
     let y = run("StringSplit", std::slice::from_ref(&x), &attrs, &["str[2,2]", "i64[2]"]);
     assert_eq!(y, [words(&[2, 2], &["abc", "com", "def", "net.au"]), Tensor::from_i64(DType::I64, [2], &[2, 2])]);
     let y = run("StringSplit", &[x], &[], &["str[2,3]", "i64[2]"]);
-    assert_eq!(y[0], words(&[2, 3], &["abc.com", "", "", "def.net.au", "", ""]));
+    assert_eq!(y[0], words(&[2, 1], &["abc.com", "def.net.au"]));
+    let x = words(&[2], &["a b", "c"]);
+    let y = run("StringSplit", &[x], &[("maxsplit", 7.into())], &["str[2,_]", "i64[2]"]);
+    assert_eq!(y[0], words(&[2, 2], &["a", "b", "c", ""]));
 }
 
 #[test]

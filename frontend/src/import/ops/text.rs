@@ -5,6 +5,8 @@ use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
+use tersor_ir::ops::binary::BinaryKind;
+use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::text::Letters;
 use tersor_ir::ops::{Text, TextConcat, TextFormat, TextMatch, TextNormalize, TextParse, TextSplit};
 use tersor_ir::{DType, Dim, Tensor, ValueId, string};
@@ -31,7 +33,7 @@ fn matches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     done(cx.op(TextMatch { pattern }, &[x])?)
 }
 
-/// The extent of the parts is the declared one, and further parts are empty strings.
+/// As many parts as the string with the most has; how many there can be is what `maxsplit` or the declared extent says.
 fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = text(cx, 0)?;
     let t = cx.ty(x);
@@ -39,18 +41,27 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         Some(n) => Some(u32::try_from(n).map_err(|_| cx.invalid(format!("maxsplit is {n}")))?),
         None => None,
     };
-    let declared = cx.declared(0).and_then(|d| d.last().copied().flatten());
-    let parts = match declared.and_then(|n| u32::try_from(n).ok()) {
+    let declared = cx.declared(0).and_then(|d| d.last().copied().flatten()).and_then(|n| u32::try_from(n).ok());
+    let parts = match declared.or(most.and_then(|m| m.checked_add(1))) {
         _ if t.elements() == Dim::Const(0) => 0,
         Some(n) => n,
         None => {
-            let d = cx.unsupported("a number of parts that strings decide");
-            return Err(d.with_help("declare the last extent of its result"));
+            let d = cx.unsupported("strings of any number of parts");
+            return Err(d.with_help("declare the last extent of its result, or give maxsplit"));
         }
     };
     let delimiter = Text(cx.string("delimiter", ""));
     let results = cx.ops(TextSplit { delimiter, most, parts }, &[x])?;
-    Ok(results.into_iter().map(value).collect())
+    let (y, counts) = (results[0], results[1]);
+    if parts == 0 {
+        return Ok(vec![value(y), value(counts)]);
+    }
+    let axes: Vec<usize> = (0..t.rank()).collect();
+    let largest = cx.reduce(ReduceKind::Max, counts, &axes, false)?;
+    // Over no strings the maximum is the least number.
+    let none = cx.scalar_like(largest, 0.0);
+    let largest = cx.binary(BinaryKind::Max, largest, none)?;
+    Ok(vec![value(cx.prefix(y, t.rank(), largest)?), value(counts)])
 }
 
 fn normalize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
