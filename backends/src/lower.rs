@@ -65,13 +65,7 @@ pub fn lower<W: Write + Seek>(
     writer: &mut ArtifactWriter<W>,
     step: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<(Interface, Vec<Lowered>)> {
-    let mut m = m.clone();
-    expand::expand(&mut m)?;
-    layout::channels_last(&mut m)?;
-    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
-    table.symbols(&m)?;
-    table.signature(&m.funcs[m.main()?])?;
-    table.interface.strings = strings::handles(&mut m)?;
+    let (m, mut table) = prepare(m)?;
     let f = &m.funcs[m.main()?];
     if let Some(d) = control(f).into_iter().next() {
         return Err(d);
@@ -94,19 +88,25 @@ pub fn lower<W: Write + Seek>(
     Ok((table.interface, lowered))
 }
 
+/// A module in the form that groups are made of, and the table with what its signature names.
+fn prepare(m: &Module) -> Result<(Module, Table)> {
+    let mut m = m.clone();
+    expand::expand(&mut m)?;
+    layout::channels_last(&mut m)?;
+    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
+    table.symbols(&m)?;
+    table.signature(&m.funcs[m.main()?])?;
+    table.interface.strings = strings::handles(&mut m)?;
+    Ok((m, table))
+}
+
 /// Everything of `@main` that has no code on an instruction set.
 pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
-    let mut m = m.clone();
-    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
-    let prepared = expand::expand(&mut m)
-        .and_then(|()| layout::channels_last(&mut m))
-        .and_then(|()| table.symbols(&m))
-        .and_then(|()| table.signature(&m.funcs[m.main()?]))
-        .and_then(|()| strings::handles(&mut m).map(drop));
-    let f = match prepared.and_then(|()| m.main()) {
-        Ok(f) => &m.funcs[f],
+    let ((m, mut table), main) = match prepare(m).and_then(|p| p.0.main().map(|main| (p, main))) {
+        Ok(prepared) => prepared,
         Err(d) => return vec![d],
     };
+    let f = &m.funcs[main];
     let control = control(f);
     if !control.is_empty() {
         return control;

@@ -177,7 +177,10 @@ impl Session {
             let bound = &self.bounds[0];
             outputs.iter_mut().zip(self.model.outputs()).try_for_each(|(o, v)| o.reshape(bound.output_shape(v)))?;
         }
-        self.finish(outputs)
+        for (output, value) in outputs.iter_mut().zip(self.model.outputs()).filter(|(o, _)| o.dtype() == DType::Str) {
+            output.adopt(&self.strings).map_err(|e| e.context(format!("output {}", value.name)))?;
+        }
+        Ok(())
     }
 
     /// Makes the bound program for these inputs the first of `bounds`, with enough memory for it.
@@ -275,14 +278,6 @@ impl Session {
         }
         for p in &bound.outputs {
             bound.pointers[p.slot] = outputs[p.source].data_pointer().wrapping_add(p.offset);
-        }
-        Ok(())
-    }
-
-    /// Gives the outputs the strings that their handles stand for.
-    fn finish(&self, outputs: &mut [Tensor]) -> Result<()> {
-        for (output, value) in outputs.iter_mut().zip(self.model.outputs()).filter(|(o, _)| o.dtype() == DType::Str) {
-            output.adopt(&self.strings).map_err(|e| e.context(format!("output {}", value.name)))?;
         }
         Ok(())
     }
