@@ -430,3 +430,19 @@ fn caches_that_cannot_hold_the_keys() {
     refused(step("f32[1,1,3,8]", &[3, 4]), Failure::Model, &["2 total lengths"]);
     refused(step("f32[1,1,2,8]", &[4]), Failure::Model, &["a cache of values of length 2, expected 3"]);
 }
+
+#[test]
+fn derivatives_that_are_not_to_be_had() {
+    let gradient = |x: &str, y: &str, given: &str| {
+        let attrs = [("xs", Attr::Texts(vec![x.into()])), ("y", y.into())];
+        let m = Model::new(20).input("x", "f32[1,1,4]").input("n", "i64[2]").constant("w", &floats(&[1, 1, 2]));
+        let m = m.node("Conv", &["x", "w"], &["c"], &[]).node("Mul", &["x", "x"], &["s"], &[]);
+        m.node("ai.onnx.preview.training:Gradient", &[given], &["d"], &attrs).untyped_output("d")
+    };
+    refused(gradient("x", "c", "x"), Failure::Unsupported, &["no derivative of conv", "n_c", "n_d"]);
+    refused(gradient("w", "c", "w"), Failure::Unsupported, &["the constant \"w\""]);
+    refused(gradient("x", "zzz", "x"), Failure::Model, &["nothing before it makes \"zzz\""]);
+    refused(gradient("n", "s", "n"), Failure::Model, &["\"n\" is i64[2], expected a float"]);
+    refused(gradient("x", "s", "w"), Failure::Model, &["a value of f32[1,1,2] for one of f32[1,1,4]"]);
+    refused(gradient("", "s", "x"), Failure::Model, &["nothing before it makes \"\""]);
+}

@@ -9,6 +9,7 @@ mod control;
 mod early;
 mod elementwise;
 mod functions;
+mod gradient;
 mod indexing;
 mod inverse;
 mod linear_attention;

@@ -6,6 +6,7 @@ mod attention;
 mod control;
 mod einsum;
 mod elementwise;
+mod gradient;
 mod indexing;
 mod inverse;
 mod known;
@@ -55,6 +56,7 @@ const TOPICS: &[Topic] = &[
     control::OPS,
     einsum::OPS,
     elementwise::OPS,
+    gradient::OPS,
     indexing::OPS,
     inverse::OPS,
     known::OPS,
