@@ -100,8 +100,10 @@ fn external_data_lead_nowhere_else() {
     dir.write("inner.onnx", external(&[("location", "inner.bin")]));
     for model in ["plain.onnx", "inner.onnx"] {
         dir.json(0, &["inspect", model]);
-        let said = dir.error(3, &["inspect", model, "--strict-files"]);
-        assert!(said.contains("O0012"), "{said}");
+        for command in ["inspect", "compile"] {
+            let said = dir.error(3, &[command, model, "--strict-files"]);
+            assert!(said.contains("O0012"), "{said}");
+        }
     }
     std::fs::remove_file(dir.path("again.bin")).unwrap();
     // The layout of a hub's cache: snapshots of links into blobs.
@@ -124,6 +126,11 @@ fn limits_are_flags() {
         assert!(checked["data"]["findings"].to_string().contains(code), "{checked}");
         let (name, value) = limit.split_once('=').unwrap();
         assert_eq!(checked["data"]["limits"][name].to_string(), value);
+        for command in ["inspect", "opt", "compile"] {
+            let out = dir.tersor(&[command, "m.onnx", "--limit", limit]);
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(!out.status.success() && said.contains(code), "{command} {limit}: {said}");
+        }
     }
     for wrong in ["nodes", "nodes=many", "noodles=3", "rank=64"] {
         dir.error(2, &["inspect", "m.onnx", "--limit", wrong]);

@@ -61,6 +61,8 @@ limits! {
     folded_elements: 1 << 16, most 1 << 28;
     /// Elements of constants that shape arithmetic looks into.
     shape_elements: 1024, most 1 << 16;
+    /// The most that an extent can be which the run computes (`Range` up to a number that the data decide); 0 refuses such extents. Memory is planned for it.
+    computed_extent: 0, most 1 << 24;
     /// Bytes of a sparse initializer when all its elements are written out.
     sparse_bytes: 512 << 20, most usize::MAX;
 }

@@ -1,7 +1,7 @@
 //! `conformance`: folders of ONNX cases through the reference evaluator and through compiled code.
 
 use super::report::Reporter;
-use super::shared::{all_threads, usage};
+use super::shared::{FileLimitArgs, all_threads, usage};
 use super::{Globals, Outcome};
 use crate::driver::conformance::{Case, Change, Checks, Expected, Status, Verdict, Worker, cases, check, run_all};
 use crate::driver::{Result, Watch, pipeline};
@@ -59,6 +59,8 @@ pub struct Args {
     /// Cases that run at once; as many as there are CPUs where nothing is said.
     #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    #[command(flatten)]
+    pub limits: FileLimitArgs,
     /// Answer questions on standard input, for another `tersor conformance`.
     #[arg(long, hide = true)]
     pub worker: bool,
@@ -76,6 +78,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     }
     let Some(dir) = &args.dir else { return Err(vec![usage("name a folder of cases")]) };
     pipeline(&args.pipeline)?;
+    args.limits.options()?;
     let expected = args.expect.as_deref().map(Expected::read).transpose()?;
     if let Some(path) = &args.write {
         crate::driver::check_output(path, &[])?;
@@ -104,6 +107,8 @@ fn worker_arguments(args: &Args) -> Vec<String> {
     out.extend([format!("--rtol={}", args.rtol), format!("--atol={}", args.atol)]);
     out.extend([format!("--pipeline={}", args.pipeline), format!("--max-memory={}", args.case_memory)]);
     out.extend(["--progress=none".into(), "--color=never".into()]);
+    out.extend(args.limits.limits.iter().map(|l| format!("--limit={l}")));
+    out.extend(args.limits.strict_files.then(|| "--strict-files".to_string()));
     out.extend(args.interp.then(|| "--interp".to_string()));
     out
 }
@@ -111,7 +116,8 @@ fn worker_arguments(args: &Args) -> Vec<String> {
 /// Answers with one verdict for each folder that it is asked about, until there are no more questions.
 fn work(args: &Args, watch: &Watch) -> Result<Outcome> {
     let pipeline = pipeline(&args.pipeline)?;
-    let checks = Checks { rtol: args.rtol, atol: args.atol, compile: (!args.interp).then_some(&pipeline) };
+    let compile = (!args.interp).then_some(&pipeline);
+    let checks = Checks { rtol: args.rtol, atol: args.atol, compile, import: args.limits.options()? };
     let panic = Arc::new(Mutex::new(String::new()));
     let seen = Arc::clone(&panic);
     std::panic::set_hook(Box::new(move |info| {

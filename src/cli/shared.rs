@@ -29,12 +29,33 @@ pub struct ShapeArgs {
     /// How many elements a sequence has that is an input, NAME=3; of an optional input 1, or NAME=none.
     #[arg(long = "length", value_name = "NAME=NUMBER")]
     pub lengths: Vec<String>,
+    #[command(flatten)]
+    pub limits: FileLimitArgs,
+}
+
+/// What is accepted of a model file.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct FileLimitArgs {
     /// A limit on what is read, NAME=NUMBER, such as nodes=10000; tersor check lists them with their values.
     #[arg(long = "limit", value_name = "NAME=NUMBER")]
     pub limits: Vec<String>,
     /// Refuse external data in files that are links or have further names (hard links).
     #[arg(long)]
     pub strict_files: bool,
+}
+
+impl FileLimitArgs {
+    /// Options of the import.
+    pub fn options(&self) -> Result<ImportOptions> {
+        let mut out = ImportOptions { strict_files: self.strict_files, ..Default::default() };
+        for (name, value) in pairs("--limit", &self.limits)? {
+            let wrong =
+                || usage(format!("--limit {name}={value} is not understood")).with_help("write --limit nodes=10000");
+            let number = value.parse().map_err(|_| vec![wrong()])?;
+            out.limits.set(&name, number).map_err(|d| vec![d])?;
+        }
+        Ok(out)
+    }
 }
 
 /// NAME=VALUE items of a flag.
@@ -57,12 +78,7 @@ impl ShapeArgs {
         let bad = |flag: &str, (name, value): (&String, &String), help: &str| {
             vec![usage(format!("{flag} {name}={value} is not understood")).with_help(help)]
         };
-        let mut out = ImportOptions { strict_files: self.strict_files, ..Default::default() };
-        for (name, value) in pairs("--limit", &self.limits)? {
-            let help = "write --limit nodes=10000";
-            let number = value.parse().map_err(|_| bad("--limit", (&name, &value), help))?;
-            out.limits.set(&name, number).map_err(|d| vec![d])?;
-        }
+        let mut out = self.limits.options()?;
         for d in &dims {
             let help = "write --dim batch=8, --dim batch=1..32 or --dim batch=1..32@8";
             out.dims.insert(d.0.clone(), parse_dim(d.1).ok_or_else(|| bad("--dim", d, help))?);
@@ -107,7 +123,6 @@ impl ShapeArgs {
             values: one(&self.values, &file.values),
             lengths: one(&self.lengths, &file.lengths),
             limits: self.limits.clone(),
-            strict_files: self.strict_files,
         }
     }
 }
@@ -270,7 +285,8 @@ impl BuildArgs {
             model: Some(self.model(file)?),
             pipeline: PipelineArgs { pipeline: Some(file.text()), ..self.pipeline.clone() },
             calib,
-            shapes: ShapeArgs::default().or(&self.shapes.written(&file.dims)?),
+            shapes: ShapeArgs { limits: self.shapes.limits.clone(), ..Default::default() }
+                .or(&self.shapes.written(&file.dims)?),
             target: self.target.clone().or(listed),
             threads: self.threads,
         })

@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod computed;
 mod extents;
 mod functions;
 mod inputs;

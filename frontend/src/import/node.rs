@@ -164,6 +164,14 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         d.with_help(format!("it follows from inputs of the model, which become constants by {}", flags.join(" ")))
     }
 
+    /// As [`NodeCx::undecided_value`], of a number that could be bounded.
+    pub(super) fn open_extent(&mut self, v: ValueId, what: impl std::fmt::Display) -> Diagnostic {
+        let mut d = self.undecided_value(v, what);
+        let bound = "--limit computed_extent=NUMBER lets the run compute it, from 0 to that";
+        d.help = Some(d.help.take().map_or(bound.into(), |h| format!("{h}; or {bound}")));
+        d
+    }
+
     /// A warning about this node.
     pub fn warn(&mut self, code: &'static str, what: impl std::fmt::Display) {
         let d = Diagnostic::warning(code, format!("{}: {what}", self.node.op_type));
@@ -228,8 +236,14 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     /// An input's integers, of any size, required to be known up to symbols.
     pub fn integers(&mut self, i: usize) -> Result<Vec<Dim>> {
         self.meaning(i)?;
-        let items = self.known(i).map(|k| k.items);
-        items.ok_or_else(|| self.undecided(i, format!("input {i} must be known when the model is compiled")))
+        if let Some(k) = self.known(i) {
+            return Ok(k.items);
+        }
+        let v = self.input(i)?;
+        match self.computed(v)? {
+            Some(items) => Ok(items),
+            None => Err(self.open_extent(v, format!("input {i} must be known when the model is compiled"))),
+        }
     }
     /// An input's integers, required to be numbers.
     pub fn numbers(&mut self, i: usize) -> Result<Vec<i64>> {

@@ -273,3 +273,65 @@ proptest! {
         prop_assert_eq!(&run("NonMaxSuppression", &args, &[], 1)[0], &longs(&[kept.len(), 3], &want));
     }
 }
+
+/// Extents that are numbers of the run: up to the limit, and refused without one.
+#[test]
+fn extents_that_the_run_computes() {
+    let m = Model::new(13)
+        .input("x", "f32[N]")
+        .input("n", "i64[]")
+        .constant("0", &longs(&[], &[0]))
+        .constant("1", &longs(&[], &[1]))
+        .constant("first", &longs(&[1], &[0]))
+        .constant("3", &longs(&[1], &[3]))
+        .node("Range", &["0", "n", "1"], &["range"], &[])
+        .node("Unsqueeze", &["n", "first"], &["list"], &[])
+        .node("Concat", &["list", "3"], &["shape"], &[("axis", 0.into())])
+        .node("ConstantOfShape", &["shape"], &["zeros"], &[])
+        .node("ReduceSum", &["x"], &["sum"], &[])
+        .node("Add", &["zeros", "sum"], &["wide"], &[])
+        .node("Unsqueeze", &["range", "3b"], &["column"], &[])
+        .constant("3b", &longs(&[1], &[1]))
+        .node("Cast", &["column"], &["steps"], &[("to", Attr::Int(1))])
+        .node("Add", &["wide", "steps"], &["y"], &[])
+        .untyped_output("range")
+        .untyped_output("y");
+    let mut options = tersor_frontend::ImportOptions::default();
+    let refused = import_bytes(m.bytes(), "range", &options).unwrap_err();
+    assert!(
+        refused.iter().all(|d| d.help.as_ref().is_some_and(|h| h.contains("--limit computed_extent="))),
+        "{refused:?}"
+    );
+    options.limits.set("computed_extent", 5).unwrap();
+    let m = import_bytes(m.bytes(), "range", &options).unwrap().module;
+    assert!(verify(&m).is_empty());
+    let x = floats(&[2], &[0.25, 0.5]);
+    for n in [0, 1, 5] {
+        let got = interp::run(&m, &[x.clone(), longs(&[], &[n])]).unwrap();
+        assert_eq!(got[0], longs(&[n as usize], &(0..n).collect::<Vec<_>>()));
+        let rows: Vec<f64> = (0..n).flat_map(|i| [0.75 + i as f64; 3]).collect();
+        assert_eq!(got[1], floats(&[n as usize, 3], &rows));
+    }
+    for n in [-1, 6] {
+        assert_eq!(interp::run(&m, &[x.clone(), longs(&[], &[n])]).unwrap_err().code, "T0398");
+    }
+}
+
+#[test]
+fn ranges_of_computed_numbers() {
+    let range = |dtype: DType, v: [f64; 3]| {
+        let ty = tersor_ir::Type::scalar(dtype).to_string();
+        let m = Model::new(13).input("a", &ty).input("b", &ty).input("c", &ty);
+        let m = m.node("Range", &["a", "b", "c"], &["y"], &[]).untyped_output("y");
+        let mut options = tersor_frontend::ImportOptions::default();
+        options.limits.set("computed_extent", 8).unwrap();
+        let m = import_bytes(m.bytes(), "range", &options).unwrap().module;
+        interp::run(&m, &v.map(|v| Tensor::scalar(dtype, v))).map(|y| y[0].to_f64())
+    };
+    assert_eq!(range(F32, [0.5, 2.0, 0.5]).unwrap(), [0.5, 1.0, 1.5]);
+    assert_eq!(range(F32, [2.0, 0.4, -0.5]).unwrap(), [2.0, 1.5, 1.0, 0.5]);
+    assert_eq!(range(DType::I64, [10.0, 2.0, -3.0]).unwrap(), [10.0, 7.0, 4.0]);
+    assert_eq!(range(DType::I32, [3.0, 3.0, 1.0]).unwrap(), [0.0; 0]);
+    assert_eq!(range(DType::I32, [3.0, 1.0, 2.0]).unwrap(), [0.0; 0]);
+    assert!(range(DType::I64, [0.0, 9.0, 1.0]).is_err() && range(DType::I64, [0.0, 1.0, 0.0]).is_err());
+}

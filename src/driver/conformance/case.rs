@@ -21,6 +21,8 @@ pub struct Checks<'a> {
     pub atol: f64,
     /// Passes before compiling; `None` for the reference evaluator alone.
     pub compile: Option<&'a Pipeline>,
+    /// What is accepted of a model.
+    pub import: ImportOptions,
 }
 
 /// `data.json` beside a model, as ONNX's runner reads it.
@@ -57,7 +59,7 @@ fn all(dir: &Path, checks: &Checks, watch: &Watch, verdict: &mut Verdict) -> std
     let sets =
         data_sets(dir).and_then(|sets| sets.into_iter().map(|s| Set::read(s, &ports)).collect::<Result<Vec<_>>>());
     let sets = sets.map_err(|e| ("data", e))?;
-    let loaded = load(&model, &sets).map_err(|e| ("import", e))?;
+    let loaded = load(&model, &sets, &checks.import).map_err(|e| ("import", e))?;
     // Passes may draw the numbers already.
     let f = &loaded.module.funcs[loaded.module.main().map_err(|d| ("import", vec![d]))?];
     let drawn: Vec<bool> = f.body().results.iter().map(|&v| law::is_drawn(f, v)).collect();
@@ -72,11 +74,11 @@ fn all(dir: &Path, checks: &Checks, watch: &Watch, verdict: &mut Verdict) -> std
 }
 
 /// The model, for any extents where that works, or else for those of the data.
-fn load(model: &Path, sets: &[Set]) -> Result<Loaded> {
-    let Some(first) = sets.first() else { return driver::load(model, &Default::default()) };
+fn load(model: &Path, sets: &[Set], import: &ImportOptions) -> Result<Loaded> {
+    let Some(first) = sets.first() else { return driver::load(model, import) };
     let inputs = &first.inputs;
     let with = |shapes| {
-        let options = ImportOptions { lengths: inputs.lengths.clone(), shapes, ..Default::default() };
+        let options = ImportOptions { lengths: inputs.lengths.clone(), shapes, ..import.clone() };
         decided(model, first, options).and_then(|options| driver::load(model, &options))
     };
     let fixed = inputs.shapes(false);

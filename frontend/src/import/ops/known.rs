@@ -6,6 +6,7 @@ use crate::import::node::{NodeCx, value};
 use crate::import::{Form, Known, Meaning};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
+use tersor_ir::ops::unary::UnaryKind;
 use tersor_ir::ops::{Binary, Broadcast, Cast, Iota};
 use tersor_ir::{DType, Dim, Tensor, string};
 
@@ -235,25 +236,7 @@ fn range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             let len = if len.as_const().is_some_and(|n| n < 0) { 0.into() } else { len };
             (start.clone(), s, len, cx.known(0).map_or(DType::I64, |k| k.dtype))
         }
-        _ => {
-            // Constant floats.
-            let mut v = vec![];
-            for i in 0..3 {
-                v.push(cx.constant_scalar(i)?.ok_or_else(|| cx.invalid(format!("input {i} is missing")))?);
-            }
-            let n = ((v[1] - v[0]) / v[2]).ceil().max(0.0);
-            if !n.is_finite() || n > f64::from(1 << 24) {
-                return Err(cx.unsupported(format!("{n} elements")));
-            }
-            let x = cx.input(0)?;
-            let dtype = cx.ty(x).dtype;
-            let t = Tensor::from_f64(
-                dtype,
-                [n as usize],
-                &(0..n as usize).map(|i| v[0] + i as f64 * v[2]).collect::<Vec<_>>(),
-            );
-            return Ok(vec![value(cx.emit_constant(&t))]);
-        }
+        _ => return other_range(cx),
     };
     if let (Some(a), Some(n)) = (start.as_const(), len.as_const().filter(|&n| n <= cx.shape_elements() as i64)) {
         let t = Tensor::from_i64(dtype, [n as usize], &(0..n).map(|i| a + i * step).collect::<Vec<_>>());
@@ -268,6 +251,38 @@ fn range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         v = cx.op(Binary { kind: BinaryKind::Add }, &[v, s])?;
     }
     Ok(vec![value(if dtype == DType::I64 { v } else { cx.op(Cast::to(dtype), &[v])? })])
+}
+
+/// A range of floats, or one that the run computes.
+fn other_range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let [start, limit, step] = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    let dtype = cx.ty(start).dtype;
+    let [start, limit, step] = [start, limit, step].map(|v| cx.reshape(v, vec![]));
+    let (start, limit, step) = (start?, limit?, step?);
+    // As many steps as there are before the limit, by numbers that hold all integers up to 2^53.
+    let span = cx.binary(BinaryKind::Sub, limit, start)?;
+    let (span, each) = (cx.cast(span, DType::F64)?, cx.cast(step, DType::F64)?);
+    let steps = cx.binary(BinaryKind::Div, span, each)?;
+    let steps = cx.unary(UnaryKind::Ceil, steps)?;
+    let steps = cx.with_scalar(BinaryKind::Max, steps, 0.0)?;
+    if let [Some(n), Some(first), Some(each)] = [steps, start, step].map(|v| cx.constant_of(v).map(|t| t.get_f64(0))) {
+        if n.is_nan() || n > f64::from(1 << 24) {
+            return Err(cx.unsupported(format!("{n} elements")));
+        }
+        let all: Vec<f64> = (0..n as usize).map(|i| first + i as f64 * each).collect();
+        return Ok(vec![value(cx.table(dtype, &[all.len()], &all))]);
+    }
+    // The extent that others have who count to the same number, which then is none below 0.
+    let counts = dtype.is_int()
+        && [(start, 0), (step, 1)].iter().all(|&(v, n)| cx.constant_of(v).is_some_and(|t| t.get_i64(0) == n));
+    let count = if counts { limit } else { cx.cast(steps, DType::I64)? };
+    let Some(len) = cx.computed(count)? else {
+        return Err(cx.open_extent(limit, "the number of elements must be known when the model is compiled"));
+    };
+    let places = cx.op(Iota { len: len[0].clone(), dtype: DType::I64 }, &[])?;
+    let places = cx.cast(places, dtype)?;
+    let away = cx.binary(BinaryKind::Mul, places, step)?;
+    Ok(vec![value(cx.binary(BinaryKind::Add, away, start)?)])
 }
 
 pub(super) const OPS: Topic = &[

@@ -16,22 +16,31 @@ use tersor_ir::ops::scatter::ScatterKind;
 use tersor_ir::ops::{ArgSort, CumSum, Extent, Gather, Nms, Scatter};
 use tersor_ir::{DType, Dim, ValueId};
 
-/// Nodes that are looked at to find that two selections are by the same condition.
-const COMPARED: usize = 64;
 /// Columns by which rows are ordered one after the other.
 const COLUMNS: usize = 64;
 
-/// What was selected already. Equal selections are one, so that their extents are equal: files have one for each use of a mask.
+/// What was selected already, the first `len` elements of `by`, or for a `len` of 0 as many as the number `by` says. Equal selections are one, so that their extents are
+/// equal: files have one for each use of a mask.
 pub(in crate::import) struct Selected {
-    by: ValueId,
-    len: Dim,
-    cap: Dim,
-    at: ValueId,
+    pub(in crate::import) by: ValueId,
+    pub(in crate::import) len: Dim,
+    pub(in crate::import) cap: Dim,
+    pub(in crate::import) at: ValueId,
+}
+
+impl Selected {
+    /// Nodes that are looked at to find that two selections are by the same condition.
+    pub(in crate::import) const COMPARED: usize = 64;
+
+    /// Whether it is by a number up to `cap`.
+    pub(in crate::import) fn counts(&self, cap: &Dim) -> bool {
+        self.len == Dim::Const(0) && self.cap == *cap
+    }
 }
 
 impl Importer<'_> {
     /// Whether two values are computed alike, as far as `budget` nodes show.
-    fn same(&self, a: ValueId, b: ValueId, budget: &mut usize) -> bool {
+    pub(in crate::import) fn same(&self, a: ValueId, b: ValueId, budget: &mut usize) -> bool {
         if a == b {
             return true;
         }
@@ -80,8 +89,9 @@ impl Taken {
 impl NodeCx<'_, '_, '_> {
     /// The numbers of the elements of `x`, one after the other, that are other than 0. There are no more than `cap`, and nothing past the first `len` counts.
     fn numbers_where(&mut self, x: ValueId, len: &Dim, cap: &Dim) -> Result<ValueId> {
-        let known =
-            |s: &&Selected| s.len == *len && s.cap == *cap && self.importer.same(s.by, x, &mut COMPARED.clone());
+        let known = |s: &&Selected| {
+            s.len == *len && s.cap == *cap && self.importer.same(s.by, x, &mut Selected::COMPARED.clone())
+        };
         if let Some(s) = self.importer.selected.iter().find(known) {
             return Ok(s.at);
         }
