@@ -534,6 +534,27 @@ fn programs_of_terabytes_reach_the_limit() {
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
+/// Images are files in files: their headers may promise more than there is room for, and what follows may be cut off.
+#[test]
+#[cfg(feature = "mlir")]
+fn images_that_mean_harm() {
+    let dir = Dir::new();
+    let m = Model::new(20).input("x", "u8[N]").node("ImageDecoder", &["x"], &["y"], &[]).output("y", "u8[_,_,3]");
+    dir.write("m.onnx", m.bytes());
+    dir.json(0, &["compile", "m.onnx", "-o", "m.tsr", "--target", "x86-64-v3", "--limit", "image_extent=64"]);
+    std::fs::create_dir(dir.path("data")).unwrap();
+    let png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\x02\0\0\0\x3a\x6f\x28\x8c";
+    let jpeg2000 = b"\xff\x4f\xff\x51\0\x29\0\0\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x01";
+    for image in [b"P6 65535 65535 255\nabc", &b"P6 2 2 255\nabc"[..], b"GIF89a", b"\xff\xd8\xff\xe0", png, jpeg2000] {
+        let bytes = Tensor::from_f64(DType::U8, [image.len()], &image.iter().map(|&b| b.into()).collect::<Vec<f64>>());
+        dir.write("data/input_0.pb", tensor("x", &bytes));
+        let start = Instant::now();
+        let said = dir.error(3, &["run", "m.tsr", "--inputs", "data", "--max-memory", "1G"]);
+        assert!(said.contains("the image"), "{said}");
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    }
+}
+
 #[test]
 #[cfg(feature = "mlir")]
 fn every_changed_byte_of_an_artifact_is_noticed_or_harmless() {

@@ -63,6 +63,8 @@ limits! {
     shape_elements: 1024, most 1 << 16;
     /// The most that an extent can be which the run computes (`Range` up to a number that the data decide); 0 refuses such extents. Memory is planned for it.
     computed_extent: 0, most 1 << 24;
+    /// Rows and columns of a decoded image whose size the model does not declare. Memory is planned for it.
+    image_extent: 2048, most 1 << 15;
     /// Bytes of a sparse initializer when all its elements are written out.
     sparse_bytes: 512 << 20, most usize::MAX;
 }

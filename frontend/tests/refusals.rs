@@ -446,3 +446,14 @@ fn derivatives_that_are_not_to_be_had() {
     refused(gradient("x", "s", "w"), Failure::Model, &["a value of f32[1,1,2] for one of f32[1,1,4]"]);
     refused(gradient("", "s", "x"), Failure::Model, &["nothing before it makes \"\""]);
 }
+
+#[test]
+fn images_that_are_none() {
+    let m = |ty: &str, format: &str| {
+        let m = Model::new(20).input("x", ty).node("ImageDecoder", &["x"], &["y"], &[("pixel_format", format.into())]);
+        m.untyped_output("y")
+    };
+    refused(m("u8[N,M]", "RGB"), Failure::Model, &["u8[N,M], expected u8[N]", "n_y"]);
+    refused(m("f32[N]", "RGB"), Failure::Model, &["expected u8[N]"]);
+    refused(m("u8[N]", "YUV"), Failure::Model, &["pixel_format YUV"]);
+}

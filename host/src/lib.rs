@@ -1,14 +1,16 @@
-//! Functions of strings, which no kernel computes.
+//! Functions of strings and encoded images, which no kernel computes.
 //!
 //! The compiler's evaluator and the runtime call the same ones. A tensor of strings is a tensor of *handles*, `u32` numbers of entries of a [`Strings`] table, so
 //! that whatever only moves or compares strings is an ordinary kernel; what looks at characters is a [`Function`]. Numbers are in native byte order.
 
 mod error;
+mod image;
 mod number;
 mod strings;
 mod text;
 
 pub use error::{Error, Result};
+pub use image::{Image, Pixels};
 pub use number::Number;
 pub use strings::Strings;
 
@@ -38,6 +40,9 @@ pub enum Function {
     /// Text as numbers: `x[n]` to `[n]`.
     #[prost(enumeration = "Number", tag = "6")]
     Parse(i32),
+    /// See [`Image`].
+    #[prost(message, tag = "7")]
+    Image(Image),
 }
 
 /// Parts of strings: `x[n]` to `[n, parts]`, filled up with empty strings, and the number of parts as `i64[n]`.
@@ -93,6 +98,8 @@ pub struct Prepared {
 pub enum Element {
     /// Handles of strings.
     Text,
+    /// Bytes as they are.
+    Byte,
     /// Numbers or truth values.
     Number(Number),
 }
@@ -102,6 +109,7 @@ impl Element {
     pub fn size(self) -> usize {
         match self {
             Element::Text => 4,
+            Element::Byte => 1,
             Element::Number(n) => n.size(),
         }
     }
@@ -127,6 +135,7 @@ impl Function {
             }
             Function::Match(pattern) => expression = Some(text::whole(pattern)?),
             Function::Format(n) | Function::Parse(n) => number(*n)?,
+            Function::Image(i) => drop(i.kind()?),
         }
         Ok(Prepared { function: self.clone(), expression })
     }
@@ -142,6 +151,7 @@ impl Function {
             Function::Match(_) => (vec![Text], vec![of(Number::Bool)]),
             Function::Format(n) => (vec![number(*n)], vec![Text]),
             Function::Parse(n) => (vec![Text], vec![number(*n)]),
+            Function::Image(_) => (vec![Element::Byte], vec![Element::Byte, of(Number::I64), of(Number::I64)]),
         }
     }
 
@@ -154,6 +164,7 @@ impl Function {
             Function::Match(_) => "text.match",
             Function::Format(_) => "text.format",
             Function::Parse(_) => "text.parse",
+            Function::Image(_) => "image",
         }
     }
 }
@@ -180,6 +191,7 @@ impl Prepared {
             (Function::Format(n), _) => {
                 number::format(Number::try_from(*n).unwrap_or(Number::I64), operands[0], strings)
             }
+            (Function::Image(i), _) => image::decode(i, operands[0]),
             (Function::Parse(n), _) => number::parse(Number::try_from(*n).unwrap_or(Number::I64), operands[0], strings),
         }
     }

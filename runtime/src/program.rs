@@ -296,10 +296,11 @@ pub struct Bind {
     pub count: Arg,
 }
 
-/// A call of a function of strings.
+/// A call of a function of strings or images.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Host {
-    #[prost(oneof = "Function", tags = "1, 2, 3, 4, 5, 6")]
+    /// With the tags of all its variants.
+    #[prost(oneof = "Function", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub function: Option<Function>,
     /// The function's operands, then its results.
     #[prost(message, repeated, tag = "14")]

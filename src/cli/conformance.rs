@@ -21,7 +21,7 @@ use tersor_runtime::cli::limits::{parse_size, parse_time};
 #[command(
     after_help = "A case is a folder with model.onnx and test_data_set_N folders. It passes when the reference evaluator and compiled code both give
 every output that is stored: its element type, its shape, and its values within the tolerances, those of the case's data.json
-where it has one. An output that is drawn by chance needs elements of the same law instead; its case is listed as drawn. A model that is refused as unsupported is no failure; a case that is wrong or crashes is.
+where it has one. Bytes of a decoded JPEG or JPEG 2000 may differ by 2. An output that is drawn by chance needs elements of the same law instead; its case is listed as drawn. A model that is refused as unsupported is no failure; a case that is wrong or crashes is.
 
 Examples:
   tersor conformance cases/

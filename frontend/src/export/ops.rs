@@ -5,12 +5,13 @@ use crate::message::Attr;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
+use tersor_ir::ops::image::Pixels;
 use tersor_ir::ops::pad::PadMode;
 use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::{ArgKind, ReduceKind};
 use tersor_ir::ops::scatter::ScatterKind;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::ops::{Attention, Conv, LayerNorm, MatMul, Pad, Pool, Rope, Slice};
+use tersor_ir::ops::{Attention, Conv, Image, LayerNorm, MatMul, Pad, Pool, Rope, Slice};
 use tersor_ir::{DType, Dim, NodeId, Op, Tensor, Type, ValueId};
 
 fn ints(v: &[i64]) -> Attr {
@@ -194,6 +195,7 @@ impl Exporter<'_> {
                 let to = self.element(op.to)? as i64;
                 self.last(n, "Cast", &x, &[("to", to.into())])
             }
+            Op::Image(op) => self.image(n, op, x[0]),
             Op::Random(_) => Err(unsupported("ONNX has no random bits of a counter")),
             Op::TextSplit(_) | Op::TextNormalize(_) => {
                 Err(unsupported(format!("ONNX has no {} of fixed extents", node.op.mnemonic())))
@@ -502,6 +504,33 @@ impl Exporter<'_> {
                 Some(shape) => self.emit("Reshape", &[&from, shape], &[to], &[]),
                 None => self.emit("Identity", &[&from], &[to], &[]),
             }
+        }
+        Ok(())
+    }
+
+    /// The image as it is, and for its field what is beside it.
+    fn image(&mut self, n: NodeId, op: &Image, x: &str) -> Result<()> {
+        let [y, rows, columns] = [0, 1, 2].map(|i| self.name_result(self.f.nodes[n].results[i]));
+        let format = match op.pixels {
+            Pixels::Rgb => "RGB",
+            Pixels::Bgr => "BGR",
+            Pixels::Gray => "Grayscale",
+        };
+        let attrs = [("pixel_format", format.into())];
+        let image = if op.exact { y.clone() } else { self.temp("ImageDecoder", &[x], &attrs) };
+        if op.exact {
+            self.emit("ImageDecoder", &[x], &[y], &attrs);
+        } else {
+            let (field, none) = (self.numbers(&[op.height.into(), op.width.into()])?, self.numbers(&[0, 0, 0])?);
+            let size = self.temp("Shape", &[&image], &[("start", 0.into()), ("end", 2.into())]);
+            let (beside, channels) = (self.temp("Sub", &[&field, &size], &[]), self.numbers(&[0])?);
+            let pads = self.temp("Concat", &[&none, &beside, &channels], &[("axis", 0.into())]);
+            self.emit("Pad", &[&image, &pads], &[y], &[]);
+        }
+        let axis = self.numbers(&[0])?;
+        for (i, count) in [(0, rows), (1, columns)] {
+            let extent = self.temp("Shape", &[&image], &[("start", i.into()), ("end", (i + 1).into())]);
+            self.emit("Squeeze", &[&extent, &axis], &[count], &[]);
         }
         Ok(())
     }

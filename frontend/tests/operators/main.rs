@@ -10,6 +10,7 @@ mod early;
 mod elementwise;
 mod functions;
 mod gradient;
+mod image;
 mod indexing;
 mod inverse;
 mod linear_attention;

@@ -24,6 +24,7 @@ pub mod decode_codebook;
 pub mod decode_sparse;
 pub mod extent;
 pub mod gather;
+pub mod image;
 pub mod iota;
 pub mod matmul;
 pub mod nms;
@@ -91,6 +92,7 @@ ops! {
     text::TextMatch,
     text::TextFormat,
     text::TextParse,
+    image::Image,
     decode_affine::DecodeAffine,
     decode_codebook::DecodeCodebook,
     decode_sparse::DecodeSparse,

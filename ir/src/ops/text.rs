@@ -118,7 +118,7 @@ fn number(dtype: DType) -> Result<Number> {
 }
 
 impl Op {
-    /// The function of strings that an op on operands of these element types is, if it is one.
+    /// The function of strings or images that an op on operands of these element types is, if it is one.
     pub fn function(&self, operands: &[DType]) -> Result<Option<Function>> {
         Ok(Some(match self {
             Op::TextConcat(_) => Function::Concat(()),
@@ -137,13 +137,14 @@ impl Op {
             Op::TextMatch(m) => Function::Match(m.pattern.0.clone()),
             Op::TextFormat(_) => Function::Format(number(operands[0])? as i32),
             Op::TextParse(p) => Function::Parse(number(p.to)? as i32),
+            Op::Image(i) => i.function(),
             _ => return Ok(None),
         }))
     }
 }
 
 /// Calls the function of an op on operands whose types were inferred.
-fn eval(op: impl Into<Op>, x: &[&Tensor], shapes: &[(DType, Vec<usize>)]) -> Result<Vec<Tensor>> {
+pub(super) fn eval(op: impl Into<Op>, x: &[&Tensor], shapes: &[(DType, Vec<usize>)]) -> Result<Vec<Tensor>> {
     let dtypes: Vec<DType> = x.iter().map(|t| t.dtype()).collect();
     let f = op.into().function(&dtypes)?.expect("a function of strings");
     let y = string::call(&f, x)?;

@@ -277,7 +277,10 @@ fn other_range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         && [(start, 0), (step, 1)].iter().all(|&(v, n)| cx.constant_of(v).is_some_and(|t| t.get_i64(0) == n));
     let count = if counts { limit } else { cx.cast(steps, DType::I64)? };
     let Some(len) = cx.computed(count)? else {
-        return Err(cx.open_extent(limit, "the number of elements must be known when the model is compiled"));
+        let open = [start, limit, step].into_iter().find(|&v| cx.constant_of(v).is_none());
+        return Err(
+            cx.open_extent(open.unwrap_or(count), "the number of elements must be known when the model is compiled")
+        );
     };
     let places = cx.op(Iota { len: len[0].clone(), dtype: DType::I64 }, &[])?;
     let places = cx.cast(places, dtype)?;

@@ -7,6 +7,7 @@ mod control;
 mod einsum;
 mod elementwise;
 mod gradient;
+mod image;
 mod indexing;
 mod inverse;
 mod known;
@@ -57,6 +58,7 @@ const TOPICS: &[Topic] = &[
     einsum::OPS,
     elementwise::OPS,
     gradient::OPS,
+    image::OPS,
     indexing::OPS,
     inverse::OPS,
     known::OPS,
