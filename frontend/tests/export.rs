@@ -81,7 +81,7 @@ fn samples_come_back_with_the_same_meaning() {
                 .collect();
             let m = module(op, &operands);
             let inputs = &tensors[..stored];
-            for form in [ExportForm::Qdq, ExportForm::Plain, ExportForm::NBits] {
+            for form in [ExportForm::Qdq, ExportForm::Plain, ExportForm::NBits, ExportForm::QOperator] {
                 let attempt = catch_unwind(AssertUnwindSafe(|| {
                     let b = back(&m, &ExportOptions { form, external: None })?;
                     same(&m, &b, inputs);
@@ -287,4 +287,70 @@ module @m {
     let shapes = [vec![4usize, 2, 3], vec![2, 2, 2], vec![1, 2, 2]];
     let inputs: Vec<Tensor> = shapes.into_iter().map(|s| g.tensor(&Type::new(tersor_ir::DType::F32, s))).collect();
     same(&m, &again, &inputs);
+}
+
+/// Products of codes become products of floats between `DequantizeLinear` and `QuantizeLinear`, or operators on codes.
+#[test]
+fn products_of_codes_have_two_forms() {
+    let text = "module @m {
+  symbol N 1..8 hint 2
+  const @sx : f32[] = [0.02]
+  const @zx : u8[] = [9]
+  const @sy : f32[] = [0.5]
+  const @sz : f32[] = [0.25]
+  const @zz : u8[] = [128]
+  const @wc : i8[4,3,3,3] = rng uniform(-127, 127) seed 1
+  const @sc : f32[4,1,1] = rng uniform(0.0002, 0.002) seed 2
+  const @b : f32[4,1,1] = rng normal(0, 5) seed 3
+  const @wm : i8[144,5] = rng uniform(-127, 127) seed 4
+  const @sm : f32[5] = rng uniform(0.001, 0.01) seed 5
+  const @bm : f32[5] = rng normal(0, 1) seed 6
+  const @wz : i8[5,5] = rng uniform(-127, 127) seed 7
+  const @s1 : f32[] = [0.003]
+  func @main(%x: f32[N,3,6,6]) -> (%o: f32[N,5], %z: u8[N,5]) {
+    %q = quant %x, @sx {to=u8} : u8[N,3,6,6]
+    %i = conv %q, @wc {strides=[1,1], pads=[1,1,1,1], dilations=[1,1]} : i32[N,4,6,6]
+    %f = cast %i {to=f32} : f32[N,4,6,6]
+    %m = mul %f, @sc : f32[N,4,6,6]
+    %a = add %m, @b : f32[N,4,6,6]
+    %r = relu %a : f32[N,4,6,6]
+    %c = quant %r, @sy {to=u8} : u8[N,4,6,6]
+    %flat = reshape %c {shape=[N,144]} : u8[N,144]
+    %j = matmul %flat, @wm : i32[N,5]
+    %g = cast %j {to=f32} : f32[N,5]
+    %y = mul %g, @sm : f32[N,5]
+    %p = quant %y, @sz, @zz {to=u8} : u8[N,5]
+    %k = matmul %p, @wz : i32[N,5]
+    %h = cast %k {to=f32} : f32[N,5]
+    %n = mul %h, @s1 : f32[N,5]
+    %o = add %n, @bm : f32[N,5]
+    %z = quant %o, @sz, @zz {to=u8} : u8[N,5]
+    return %o, %z
+  }
+}";
+    let m = tersor_ir::text::parse(text, &Default::default());
+    let m = m.unwrap_or_else(|e| panic!("{}", e[0]));
+    let x = Gen::new(5).tensor(&Type::new(tersor_ir::DType::F32, [2, 3, 6, 6]));
+    let want = interp::run(&m, std::slice::from_ref(&x)).unwrap();
+    let forms = [
+        (ExportForm::Qdq, vec![("DequantizeLinear", 6), ("Conv", 1), ("MatMul", 2), ("QuantizeLinear", 4)]),
+        (ExportForm::Plain, vec![("DequantizeLinear", 3), ("Conv", 1), ("MatMul", 2), ("QuantizeLinear", 4)]),
+        (
+            ExportForm::QOperator,
+            vec![("QLinearConv", 1), ("QLinearMatMul", 1), ("MatMulInteger", 1), ("QuantizeLinear", 2)],
+        ),
+    ];
+    for (form, operators) in forms {
+        let written = export(&m, &ExportOptions { form, external: None }).unwrap_or_else(|e| panic!("{}", e[0]));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &written.model).unwrap();
+        let named = tersor_frontend::node_operators(file.path()).unwrap();
+        for (op, count) in operators {
+            assert_eq!(named.iter().filter(|o| *o == op).count(), count, "{form:?}: {op} in {named:?}");
+        }
+        let read = import_bytes(written.model, "m", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0])).module;
+        let got = interp::run(&read, std::slice::from_ref(&x)).unwrap();
+        assert!(rel_l2(&got[0], &want[0]) < 1e-6, "{form:?}: {}", rel_l2(&got[0], &want[0]));
+        assert_eq!(got[1], want[1], "{form:?}");
+    }
 }

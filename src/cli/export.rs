@@ -22,7 +22,8 @@ const LARGE: usize = 1 << 10;
 Examples:
   tersor export model.tir -o model.int4.onnx
   tersor export model.tir -o model.f32.onnx --form plain
-  tersor export model.tir -o model.int4.onnx --form nbits"
+  tersor export model.tir -o model.int4.onnx --form nbits
+  tersor export model.tir -o model.int8.onnx --form qoperator"
 )]
 pub struct Args {
     /// An ONNX model or .tir file.
@@ -30,7 +31,7 @@ pub struct Args {
     /// The ONNX file to write.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// What encoded weights become, where the form can say it.
+    /// What codes become, where the form can say it.
     #[arg(long, value_enum, default_value_t)]
     pub form: Form,
     /// Put tensors of at least this size into NAME.onnx.data; where nothing is said, large ones of models over 1 GiB.
@@ -42,14 +43,16 @@ pub struct Args {
     pub globals: Globals,
 }
 
-/// What encoded weights become.
+/// What codes become.
 #[derive(Copy, Clone, Default, Debug, clap::ValueEnum)]
 pub enum Form {
     /// Floats.
     Plain,
-    /// Codes and DequantizeLinear.
+    /// Codes and DequantizeLinear, around products of floats.
     #[default]
     Qdq,
+    /// Operators on codes: QLinearConv, QLinearMatMul, ConvInteger, MatMulInteger; qdq for weights alone.
+    Qoperator,
     /// MatMulNBits of ONNX Runtime for products with weights in blocks, and qdq elsewhere.
     Nbits,
 }
@@ -72,6 +75,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let form = match args.form {
         Form::Plain => ExportForm::Plain,
         Form::Qdq => ExportForm::Qdq,
+        Form::Qoperator => ExportForm::QOperator,
         Form::Nbits => ExportForm::NBits,
     };
     let options = ExportOptions { form, external: (!inline).then_some((name, least)) };

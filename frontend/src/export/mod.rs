@@ -3,6 +3,7 @@
 //! Every op says its ONNX form in `ops`, once; this file has what they write with: names, initializers, extents as values. Values keep their names, nodes those of
 //! the ONNX nodes that they come from, inputs and outputs their outside names. What has no ONNX form is an error that names the op; all are found in one go.
 
+mod integers;
 mod nbits;
 mod ops;
 mod quantized;
@@ -27,14 +28,16 @@ const OPSET_26: i64 = 26;
 /// Where parts of the data file begin.
 const ALIGN: usize = 64;
 
-/// What encoded weights become. Where a form cannot say it, the one before it does.
+/// What codes become. Where a form cannot say it, the one before it does.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 pub enum Form {
-    /// Floats.
+    /// Weights are floats; codes of activations are rounded and decoded in place.
     Plain,
-    /// Codes and `DequantizeLinear`, of ONNX itself.
+    /// Codes and `DequantizeLinear`, of ONNX itself, around products of floats.
     #[default]
     Qdq,
+    /// Operators on codes: `QLinearConv` and `QLinearMatMul` where codes come out, else `ConvInteger` and `MatMulInteger`; weights alone as in `Qdq`.
+    QOperator,
     /// `MatMulNBits` of ONNX Runtime, for products with weights in blocks.
     NBits,
 }
@@ -77,6 +80,11 @@ impl Exported {
 
 /// Writes a resolved module. Errors name every op that has no ONNX form.
 pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagnostic>> {
+    let floats = match options.form {
+        Form::QOperator => None,
+        _ => Some(integers::dequantized(m).map_err(|d| vec![d])?),
+    };
+    let m = floats.as_ref().unwrap_or(m);
     let f = &m.funcs[m.main().map_err(|d| vec![d])?];
     let mut e = Exporter::new(m, f, options);
     let graph = e.graph(&m.name, f.body_id(), true);
@@ -144,6 +152,8 @@ struct Exporter<'m> {
     taken: HashSet<String>,
     /// Ops that others have inside in their ONNX form.
     inside: HashSet<NodeId>,
+    /// Products of codes that are rounded to codes, by the op that rounds.
+    linears: HashMap<NodeId, integers::Linear>,
     /// Extents that are values already.
     dims: HashMap<Dim, String>,
     /// The version that what was written so far needs.
@@ -168,11 +178,16 @@ impl<'m> Exporter<'m> {
             folded: HashMap::new(),
             taken: f.inputs.iter().chain(&f.outputs).map(|n| n.to_string()).collect(),
             inside: recurrent::inside(f),
+            linears: HashMap::new(),
             dims: HashMap::new(),
             opset: Cell::new(OPSET),
             notes: vec![],
             errors: vec![],
         };
+        if options.form == Form::QOperator {
+            e.linears = integers::linears(m, f);
+            e.inside.extend(e.linears.values().flat_map(|l| l.nodes.iter().copied()));
+        }
         for (&p, name) in f.body().params.iter().zip(&f.inputs) {
             e.names.insert(p, name.to_string());
         }

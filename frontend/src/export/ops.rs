@@ -30,6 +30,16 @@ fn channels(rank: usize, back: bool) -> Attr {
     Attr::Ints(std::iter::once(0).chain(before).chain(spatial).chain(after).collect())
 }
 
+/// Attributes of convolutions of all kinds.
+pub(super) fn conv_attrs(op: &Conv) -> Vec<(&'static str, Attr)> {
+    vec![
+        ("strides", ints(&op.strides)),
+        ("pads", ints(&op.pads)),
+        ("dilations", ints(&op.dilations)),
+        ("group", op.groups.into()),
+    ]
+}
+
 impl Exporter<'_> {
     /// Writes a node in its ONNX form.
     pub(super) fn op(&mut self, n: NodeId) -> Result<()> {
@@ -41,7 +51,10 @@ impl Exporter<'_> {
             Op::Recurrence(op) => return self.recurrence(n, op),
             Op::DecodeAffine(op) => return self.decode_affine(n, op),
             Op::DecodeCodebook(_) | Op::DecodeSparse(_) => return self.decoded(n),
-            Op::Quant(op) => return self.quant(n, op),
+            Op::Quant(op) => match self.linears.remove(&n) {
+                Some(linear) => return self.rounded_product(n, &linear),
+                None => return self.quant(n, op),
+            },
             Op::MatMul(op) if self.nbits(n, op)? => return Ok(()),
             Op::QuantDynamic(_) if self.only_rounds(n) => return Ok(()),
             _ => {}
@@ -356,12 +369,7 @@ impl Exporter<'_> {
         }
         self.channels_first(n, op.channels_last, x[0], types[0].rank(), |e, first| {
             let inputs = vec![e.wide(first, op.wide)?, e.wide(x[1], op.wide)?];
-            let attrs = vec![
-                ("strides", ints(&op.strides)),
-                ("pads", ints(&op.pads)),
-                ("dilations", ints(&op.dilations)),
-                ("group", op.groups.into()),
-            ];
+            let attrs = conv_attrs(op);
             Ok((if codes { "ConvInteger" } else { "Conv" }, inputs, attrs))
         })
     }
@@ -508,7 +516,7 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    /// The image as it is, and for its field what is beside it.
+    /// The image as it is, and for its field zeros below and beside it.
     fn image(&mut self, n: NodeId, op: &Image, x: &str) -> Result<()> {
         let [y, rows, columns] = [0, 1, 2].map(|i| self.name_result(self.f.nodes[n].results[i]));
         let format = match op.pixels {
@@ -517,15 +525,23 @@ impl Exporter<'_> {
             Pixels::Gray => "Grayscale",
         };
         let attrs = [("pixel_format", format.into())];
-        let image = if op.exact { y.clone() } else { self.temp("ImageDecoder", &[x], &attrs) };
-        if op.exact {
-            self.emit("ImageDecoder", &[x], &[y], &attrs);
-        } else {
-            let (field, none) = (self.numbers(&[op.height.into(), op.width.into()])?, self.numbers(&[0, 0, 0])?);
-            let size = self.temp("Shape", &[&image], &[("start", 0.into()), ("end", 2.into())]);
-            let (beside, channels) = (self.temp("Sub", &[&field, &size], &[]), self.numbers(&[0])?);
-            let pads = self.temp("Concat", &[&none, &beside, &channels], &[("axis", 0.into())]);
-            self.emit("Pad", &[&image, &pads], &[y], &[]);
+        let image = if op.exact { y.clone() } else { self.fresh("image") };
+        self.emit("ImageDecoder", &[x], std::slice::from_ref(&image), &attrs);
+        if !op.exact {
+            let extent = |e: &mut Self, i: i64| {
+                let size = [("start", i.into()), ("end", (i + 1).into())];
+                e.temp("Shape", &[&image], &size)
+            };
+            let own = [0, 1, 2].map(|i| extent(self, i));
+            let field = [self.numbers(&[op.height.into()])?, self.numbers(&[op.width.into()])?];
+            let zero = || Attr::Tensor(Tensor::from_i64(DType::U8, [1], &[0]));
+            let rest = [0, 1].map(|i| self.temp("Sub", &[&field[i], &own[i]], &[]));
+            let below = self.temp("Concat", &[&rest[0], &own[1], &own[2]], &[("axis", 0.into())]);
+            let below = self.temp("ConstantOfShape", &[&below], &[("value", zero())]);
+            let tall = self.temp("Concat", &[&image, &below], &[("axis", 0.into())]);
+            let beside = self.temp("Concat", &[&field[0], &rest[1], &own[2]], &[("axis", 0.into())]);
+            let beside = self.temp("ConstantOfShape", &[&beside], &[("value", zero())]);
+            self.emit("Concat", &[&tall, &beside], &[y], &[("axis", 1.into())]);
         }
         let axis = self.numbers(&[0])?;
         for (i, count) in [(0, rows), (1, columns)] {
