@@ -13,6 +13,7 @@ pub mod family;
 pub mod filetest;
 pub mod gram;
 pub mod inputs;
+mod integers;
 pub mod layer;
 pub mod manager;
 pub(crate) mod measure;

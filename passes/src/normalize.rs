@@ -1,9 +1,10 @@
 //! `normalize`: the exact clean-up that every pipeline starts with, in one walk over the program.
 //!
 //! Constants are folded, equal ops and constants joined, ops that change nothing removed, chains of reshapes and of transposes made one, `if`s of known
-//! condition decided, dead ops dropped. Encoded weights (`decode.*`) stay encoded. The walk is linear in the number of nodes.
+//! condition decided, dead ops dropped. Encoded weights (`decode.*`) stay encoded; where both sides of a product are codes of 8 bits, it becomes one of integers. The walk is linear in the number of nodes.
 
 use crate::declare::Rewrite;
+use crate::integers::integers;
 use crate::manager::PassCx;
 use crate::propose::ConstNames;
 use std::collections::{HashMap, HashSet};
@@ -22,7 +23,7 @@ const MAX_GROWN_BYTES: usize = 64 << 10;
 const MAX_STEPS: i64 = 1_000_000_000;
 
 pass! {
-    /// Folds constants, joins equal ops, and removes ops that change nothing or that nobody needs.
+    /// Folds constants, joins equal ops, multiplies codes as integers, and removes ops that change nothing or that nobody needs.
     ///
     /// `x + 0` and the like are taken as equalities over the reals: the sign of a zero may differ.
     pub struct Normalize = "normalize": Rewrite {
@@ -30,6 +31,7 @@ pass! {
         stats {
             "folded": "ops on constants computed",
             "joined": "ops equal to an earlier one",
+            "integers": "products of codes that became products of integers of 8 bits",
             "removed": "ops that changed nothing, or merged into a neighbour",
             "dead": "ops that nobody needed",
         }
@@ -45,6 +47,7 @@ impl Rewrite for Normalize {
         for id in m.funcs.keys() {
             let Module { consts, funcs, .. } = &mut *m;
             let f = &mut funcs[id];
+            cx.count("integers", integers(consts, f, &mut names)?);
             let uses = f.use_counts();
             let mut w = Walk {
                 consts,
