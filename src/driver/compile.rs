@@ -194,6 +194,9 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
     Ok(Compiled { artifact: path, lock_path: lock_path(options.output), lock, cached, bytes, arena, notes, printed })
 }
 
+/// Encodings that one warning names.
+const NAMED: usize = 8;
+
 /// Says which encodings save nothing in the artifact.
 fn without_effect(decoded: &[super::lock::Decoded]) -> Option<Diagnostic> {
     if decoded.is_empty() {
@@ -203,7 +206,14 @@ fn without_effect(decoded: &[super::lock::Decoded]) -> Option<Diagnostic> {
     let message = format!("{} encoded weights are stored decoded: {stored} B instead of {encoded} B", decoded.len());
     let note =
         |d: &super::lock::Decoded| format!("%{} reads {}: {} B instead of {} B", d.site, d.weight, d.stored, d.encoded);
-    let d = decoded.iter().fold(Diagnostic::warning("C0312", message), |w, d| w.with_note(note(d)));
+    // Those that cost the most first; a file may have a great many small ones.
+    let mut largest: Vec<_> = decoded.iter().collect();
+    largest.sort_by_key(|d| std::cmp::Reverse(d.stored.saturating_sub(d.encoded)));
+    let shown = largest.iter().take(NAMED);
+    let mut d = shown.fold(Diagnostic::warning("C0312", message), |w, d| w.with_note(note(d)));
+    if largest.len() > NAMED {
+        d = d.with_note(format!("and {} more", largest.len() - NAMED));
+    }
     Some(d.with_help("no kernel keeps these encodings; exclude the sites from the pass, or leave them to save nothing"))
 }
 

@@ -33,7 +33,7 @@ cargo fuzz build --fuzz-dir tests/fuzz --release --sanitizer none
 run() {
     mkdir -p "target/fuzz/corpus/$1" "target/fuzz/findings/$1"
     cargo fuzz run --fuzz-dir tests/fuzz --release --sanitizer none "$1" "target/fuzz/corpus/$1" "$seeds/$1" -- \
-        -max_total_time="$seconds" -max_len=20000 -timeout=10 -rss_limit_mb=2048 -artifact_prefix="target/fuzz/findings/$1/" \
+        -max_total_time="$seconds" -max_len=20000 -timeout=30 -rss_limit_mb=2048 -artifact_prefix="target/fuzz/findings/$1/" \
         >"target/fuzz/$1.log" 2>&1 || { echo "$1: a finding, see target/fuzz/$1.log" >&2; return 1; }
     echo "$1: $(grep -c . "target/fuzz/$1.log") lines of log, no finding"
 }

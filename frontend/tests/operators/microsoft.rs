@@ -384,3 +384,30 @@ fn windows_of_codes() {
         )],
     );
 }
+
+#[test]
+fn products_of_codes() {
+    use DType::{I8, I32, U8};
+    let a = [3.0, 200.0, 17.0, 90.0, 1.0, 255.0];
+    let run = |trans_b: bool, c: bool, alpha: f32, coded: bool, want: &[f64]| {
+        let b = if trans_b { [5.0, 100.0, -128.0, -7.0, 3.0, 127.0] } else { [5.0, -7.0, 100.0, 3.0, -128.0, 127.0] };
+        let mut args = vec![
+            consts(U8, &[2, 3], &a),
+            consts(F32, &[], &[0.02]),
+            consts(U8, &[], &[7.0]),
+            consts(I8, if trans_b { &[2, 3] } else { &[3, 2] }, &b),
+            consts(F32, &[2], &[0.5, 0.25]),
+            consts(I8, &[2], &[0.0, 0.0]),
+        ];
+        args.push(c.then(|| consts(I32, &[2], &[1000.0, -500.0])).flatten());
+        if coded {
+            args.extend([consts(F32, &[], &[1.5]), consts(U8, &[], &[100.0])]);
+        }
+        let attrs = [("transB", i64::from(trans_b).into()), ("alpha", alpha.into())];
+        case(17, "com.microsoft:QGemm", &args, &attrs, &[(&[2, 2], want)]);
+    };
+    run(false, false, 1.0, false, &[180.0, 9.385, -319.29, 154.485]);
+    run(false, true, 1.0, false, &[190.0, 6.885, -309.29, 151.985]);
+    run(true, true, 0.5, false, &[95.0, 3.4425, -154.645, 75.9925]);
+    run(false, true, 1.0, true, &[227.0, 105.0, 0.0, 201.0]);
+}

@@ -12,7 +12,7 @@ use tersor_ir::ops::binary::BinaryKind::{self, Add, Max, Min, Mul};
 use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::Sigmoid;
-use tersor_ir::ops::{DecodeAffine, Quant, Softmax};
+use tersor_ir::ops::{DecodeAffine, MatMul, Quant, Softmax};
 use tersor_ir::{DType, Dim, ValueId};
 
 /// Input `i` as a scalar.
@@ -175,11 +175,34 @@ fn dynamic_matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     done(scaled(cx, a, b, scales, 4)?)
 }
 
+/// `alpha (a b + c)` of codes, whose scales multiply too: floats, or codes where inputs 7 and 8 say of what scale.
+fn gemm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let [trans_a, trans_b] = ["transA", "transB"].map(|name| cx.int(name, 0) != 0);
+    let (a, b) = (centred(cx, 0, 2, usize::from(trans_a))?.0, centred(cx, 3, 5, usize::from(!trans_b))?.0);
+    let (a, b) = (cx.cast(a, DType::I32)?, cx.cast(b, DType::I32)?);
+    let mut sum = cx.op(MatMul { trans_a, trans_b, wide: false }, &[a, b])?;
+    if let Some(c) = cx.optional(6)? {
+        sum = cx.binary(Add, sum, c)?;
+    }
+    let (of_a, of_b) = (single(cx, 1)?, cx.input(4)?);
+    let of_b = along(cx, of_b, 1, 2)?;
+    let scale = cx.binary(Mul, of_a, of_b)?;
+    let scale = cx.with_scalar(Mul, scale, cx.float("alpha", 1.0))?;
+    let sum = cx.cast(sum, cx.ty(scale).dtype)?;
+    let y = cx.binary(Mul, sum, scale)?;
+    if !cx.is_given(7) {
+        return done(y);
+    }
+    let x = cx.input(0)?;
+    coded(cx, y, 7, cx.ty(x).dtype)
+}
+
 pub(super) const OPS: Topic = &[
     ("com.microsoft:DynamicQuantizeMatMul", dynamic_matmul),
     ("com.microsoft:MatMulIntegerToFloat", matmul_to_float),
     ("com.microsoft:NhwcConv", nhwc_conv),
     ("com.microsoft:QAttention", attention),
+    ("com.microsoft:QGemm", gemm),
     ("com.microsoft:QLinearAdd", |cx| elementwise(cx, Add)),
     ("com.microsoft:QLinearAveragePool", |cx| function(cx, average)),
     ("com.microsoft:QLinearConcat", concat),
