@@ -86,6 +86,7 @@ fn compile(example: &Path, preset: &str, output: &Path) -> Result<PathBuf> {
         threads,
         cache: None,
         locked: None,
+        offering: None,
     };
     let tell = |event| {
         if let Event::Done(step) = event {

@@ -490,3 +490,37 @@ fn a_search_measures_what_it_is_told() {
     let d = dir.json(0, &["search", "m.onnx", "-p", OFFERS, "--calib", "calib", "--budget", "size=0.5x", "--dry-run"]);
     assert_eq!(d["data"]["dry_run"], true);
 }
+
+#[test]
+fn a_budget_in_a_file_is_read_as_one_on_the_command_line() {
+    let dir = with_wide_model();
+    let file = |budget: &str| {
+        let passes = "[[pass]]\nname = 'normalize'\n[[pass]]\nname = 'quantize'\nacts = 'none'\nbits = '4|8'\n";
+        dir.write("b.toml", format!("tersor = 1\n[budget]\n{budget}\n{passes}"));
+    };
+    let search = ["search", "m.onnx", "-p", "b.toml", "--calib", "calib", "-o", "p.toml"];
+    file("encoded = '@w4'\nwork = '1x'\ncosine = 0.5");
+    let d = dir.json(0, &search);
+    let (measured, limits) = (&d["data"]["measured"], &d["data"]["limits"]);
+    assert_eq!((&measured["encoded"], &d["data"]["metric"]), (&limits["encoded"], &"cosine".into()));
+    assert_eq!((&measured["work"], &limits["error"]), (&limits["work"], &0.5.into()));
+    file("weight = '1x'");
+    says(&dir.error(2, &search), &["`weight` is nothing that a budget can limit", "encoded"]);
+}
+
+#[test]
+fn requests_that_cannot_help_say_so_with_numbers() {
+    let dir = with_wide_model();
+    let said = |pass: &str, more: &[&str]| {
+        let d = dir.json(0, &[&["opt", "m.onnx", "-o", "o.tir", "-p", pass], more].concat());
+        d["diagnostics"].to_string()
+    };
+    let thin = said("lowrank{rank=48, whiten=false}", &[]);
+    says(&thin, &["S0105", "rank 48 has 6144 parameters, the weight 4096: ranks below 32 pay"]);
+    let half = "sparsify{method=magnitude, pattern=50%}";
+    says(
+        &said(half, &["--dim", "N=512"]),
+        &["S0135", "2 of 2 sites are smaller and slower on x86-64", " us instead of "],
+    );
+    assert_eq!(said(half, &["--dim", "N=1"]), "[]", "what is bound by memory gains");
+}

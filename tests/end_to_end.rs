@@ -68,7 +68,8 @@ fn plans_are_built_again_to_the_same_bytes() {
     assert_eq!(a, build("c.tsr", &["--locked", "p.toml"]));
     assert_eq!(a, build("d.tsr", &["--locked", "a.lock.toml"]));
     let once = ["-p", offers, "--budget", "size=0.4x", "--target", "x86-64-v3", "--report", "r.html"];
-    assert_eq!(a, build("e.tsr", &once));
+    assert_eq!(a, build("e.tsr", &[&once[..], &["--cache", "off"]].concat()));
+    assert_eq!(read(&dir, "a.lock.toml"), read(&dir, "e.lock.toml"), "one run of the passes tells the same");
     dir.write("other.onnx", wide(&dir).node("Relu", &["y"], &["z"], &[]).bytes());
     let locked = ["compile", "other.onnx", "--locked", "p.toml", "-o", "f.tsr"];
     assert!(dir.error(2, &[&locked[..], &calib].concat()).contains("another model"));
@@ -94,6 +95,25 @@ fn lookups_are_weights_of_a_search_too() {
     assert!(d["data"]["compiled"].as_u64().unwrap() <= 2, "lookups with another table share a program");
     let text = std::fs::read_to_string(dir.path("p.toml")).unwrap();
     assert!(text.contains("rows = \"w") && text.contains("y = \"w"), "{text}");
+}
+
+#[test]
+fn encodings_without_a_kernel_are_told_with_what_they_cost() {
+    let dir = Dir::new();
+    let w: Vec<f32> = (0..32 * 32 * 9).map(|i| (i as f32 * 0.7).sin()).collect();
+    let model = Model::new(17).input("x", "f32[1,32,8,8]").output("y", "f32[1,32,6,6]");
+    let model = model.constant("w", &Tensor::from_f32([32, 32, 3, 3], &w));
+    dir.write("m.onnx", model.node("Conv", &["x", "w"], &["y"], &[]).bytes());
+    let build = |group: u32| compile(&dir, &["-p", &format!("quantize{{acts=none, bits=4, group={group}}}")]);
+    let d = build(32);
+    let decoded = &d["data"]["decoded"][0];
+    // A code of 4 bits for each of 9216 elements, and a scale for each 32 of them; each is stored as a float.
+    assert_eq!((&decoded["encoded"], &decoded["stored"]), (&(4608 + 288 * 4).into(), &(9216 * 4).into()));
+    assert_eq!(d["data"]["decisions"][0]["bytes_after"], decoded["stored"]);
+    assert!(d["diagnostics"].to_string().contains("C0312"));
+    let d = build(0);
+    assert_eq!(d["data"]["decoded"], serde_json::json!([]));
+    assert!(!d["diagnostics"].to_string().contains("C0312"));
 }
 
 #[test]

@@ -61,7 +61,13 @@ impl Activations {
             (0, 0) => GROUPS.into_iter().find(divides).unwrap_or(GROUPS[2]),
             (0, group) | (group, _) => group,
         };
-        if divides(&group) { Ok(group) } else { Err(format!("groups of {group} do not divide {depth} elements")) }
+        if divides(&group) {
+            Ok(group)
+        } else {
+            Err(format!(
+                "groups of {group} do not divide rows of {depth} elements, and codes of rows have whole groups"
+            ))
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Considered {
     pub name: String,
     /// Bytes of constants that it reads.
     pub bytes: usize,
-    /// Seconds that its products take at typical extents, by the target's cost model.
+    /// Seconds that its products take at typical extents, with what looks at whole rows for them, by the target's cost model.
     pub seconds: f64,
     /// As of a [`Decision`]; `None` where it was not measured, and for the exact op.
     pub rel_l2: Option<f64>,
@@ -84,7 +84,7 @@ impl std::fmt::Display for Decision {
 }
 
 /// A site with what was built for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Offer {
     /// The site.
     pub site: Site,
@@ -368,17 +368,28 @@ pub(crate) fn settle(
     Ok(decisions)
 }
 
-/// Bytes of constants that nodes read, each once, and seconds that their products take.
+/// Whether an op takes time of its own. Elementwise work around a product is its kernel's prologue and epilogue and costs next to nothing, but what has to see a row before
+/// it gives anything, such as the codes of activations, does not fit there.
+fn is_heavy(op: &Op) -> bool {
+    matches!(op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::QuantDynamic(_) | Op::Reduce(_))
+}
+
+/// How many products use what a node gives: codes of a value are found once for all that read it.
+fn shared(f: &Func, n: NodeId) -> usize {
+    let node = &f.nodes[n];
+    let reads = |r: &&NodeId| matches!(f.nodes[**r].op, Op::MatMul(_)) && f.nodes[**r].operands[0] == node.operands[0];
+    if let Op::QuantDynamic(_) = node.op { exact_nodes(f).iter().filter(reads).count().max(1) } else { 1 }
+}
+
+/// Bytes of constants that nodes read, each once, and seconds that their products take, with what looks at whole rows for them.
 pub fn costs_of(m: &Module, func: FuncId, nodes: &[NodeId], target: &dyn Target) -> (usize, f64) {
     let f = &m.funcs[func];
     let consts = nodes.iter().flat_map(|&n| &f.nodes[n].operands).filter_map(|&v| f.def_const(v));
     let unique: std::collections::BTreeSet<_> = consts.collect();
     let bytes = unique.into_iter().map(|c| m.consts[c].byte_len()).sum::<usize>();
-    // Elementwise work around a product is its kernel's prologue and epilogue: it costs next to nothing.
-    let heavy = |n: &&NodeId| matches!(f.nodes[**n].op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_));
     let hints = m.hints();
-    let one = |&n: &NodeId| target.node(&m.consts, f, n, &hints);
-    (bytes, nodes.iter().filter(heavy).map(one).sum())
+    let one = |&n: &NodeId| target.node(&m.consts, f, n, &hints) / shared(f, n) as f64;
+    (bytes, nodes.iter().filter(|&&n| is_heavy(&f.nodes[n].op)).map(one).sum())
 }
 
 /// Bytes and seconds of what an alternative takes the place of.

@@ -15,7 +15,7 @@ use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::{Reduce, ReduceKind};
 use tersor_ir::ops::{Cast, Conv, DecodeAffine, DecodeCodebook, DecodeSparse, MatMul, Reshape};
 use tersor_ir::types::DTypeClass;
-use tersor_ir::{DType, Def, Func, FuncId, Module, NodeId, Op, Result, Tensor, ValueId};
+use tersor_ir::{DType, Def, Dim, Func, FuncId, Module, NodeId, Op, Result, Tensor, Type, ValueId};
 
 /// The weight operand of products and convolutions.
 pub const WEIGHT: usize = 1;
@@ -138,6 +138,8 @@ pub struct Layer<'a> {
     shape: Vec<usize>,
     lie: Lie,
     base: String,
+    /// Of a convolution: how often each element of its kernel sees the image, where that is known.
+    inside: Option<Vec<f64>>,
 }
 
 impl<'a> Layer<'a> {
@@ -159,7 +161,8 @@ impl<'a> Layer<'a> {
             return Err("the weight has elements that are NaN or infinite".into());
         }
         let inputs = statistics.and_then(|s| s.get(&b.func.values[x].name));
-        Ok(Layer { op, x, name: name.to_string(), w, inputs, shape, lie, base: b.name.clone() })
+        let inside = inside(&op, &shape, b.ty(x));
+        Ok(Layer { op, x, name: name.to_string(), w, inputs, shape, lie, base: b.name.clone(), inside })
     }
     /// Another weight of the constant's shape, as [`Layer::w`].
     pub fn matrix(&self, t: &Tensor) -> Mat {
@@ -257,14 +260,16 @@ impl<'a> Layer<'a> {
         let grams = self.inputs.zip(Patches::of(&self.op, &self.shape)).and_then(|(i, p)| i.grams(&p));
         grams.and_then(<[Gram]>::first).filter(|g| g.dim == self.w.cols && g.rows > 0)
     }
-    /// The mean of each element that is summed over; of a convolution without a Gram matrix that of its channel, padding left aside.
+    /// The mean of each element that is summed over. Of a convolution without a Gram matrix it is the mean of its channel, times the share of places at which the kernel's element
+    /// sees the image and not its padding: as if the mean were the same all over the image, which of extents that are not fixed has no border.
     pub fn mean(&self) -> Vec<f64> {
         if let Some(gram) = self.gram() {
             return gram.mean();
         }
         let mean = self.inputs.map_or_else(Vec::new, |i| i.mean());
-        let each = self.w.cols / mean.len().max(1);
-        (0..self.w.cols).map(|j| mean.get(j / each.max(1)).copied().unwrap_or(0.0)).collect()
+        let each = (self.w.cols / mean.len().max(1)).max(1);
+        let share = |j: usize| self.inside.as_ref().and_then(|s| s.get(j % each)).copied().unwrap_or(1.0);
+        (0..self.w.cols).map(|j| mean.get(j / each).map_or(0.0, |m| m * share(j))).collect()
     }
     /// The weight as `decode.affine` of codes, scale and zero points.
     fn decode(&self, b: &mut Editor, operands: &[ValueId], group: usize) -> Result<ValueId> {
@@ -388,6 +393,15 @@ impl<'a> Layer<'a> {
         }
         b.op(op, &[self.x, v])
     }
+}
+
+/// [`crate::patches::Window::inside`] of a convolution with a weight of this shape, for inputs of a type.
+fn inside(op: &Op, weight: &[usize], input: &Type) -> Option<Vec<f64>> {
+    let Some(Patches::Windows(w)) = Patches::of(op, weight) else { return None };
+    let (first, spatial) = (Conv::axes(w.channels_last, input.rank()).2, w.kernel.len());
+    let fixed = |d: &Dim| d.as_const().and_then(|d| usize::try_from(d).ok());
+    let extents: Option<Vec<usize>> = input.shape.get(first..first + spatial)?.iter().map(fixed).collect();
+    extents.map(|e| w.inside(&e))
 }
 
 /// The type of codes.

@@ -1,6 +1,6 @@
 //! Runs pipelines: verifies between passes, times them, gathers what they say, and turns proposals into choices, measurements and a plan.
 
-use crate::choose::{Decision, Held, NO_SITE, Offer, offer, run_proposal, settle};
+use crate::choose::{Considered, Decision, Held, NO_SITE, Offer, offer, run_proposal, settle};
 use crate::coupling::Group;
 use crate::coupling::region::Region;
 use crate::declare::{Kind, Pass, PassSpec};
@@ -231,63 +231,129 @@ pub fn run(
     cx: &Context,
     done: &mut dyn FnMut(&Step),
 ) -> Result<Vec<Step>, Vec<Diagnostic>> {
-    let one = |d: Diagnostic| vec![d];
+    let offered = offer_all(pipeline, m, cx, done)?;
+    match &cx.options.decide {
+        Decide::Plan(plan) => decide(pipeline, m, cx, offered, plan, done),
+        Decide::Each => Ok(offered.steps),
+        Decide::Later => {
+            offered.steps.iter().for_each(done);
+            Ok(offered.steps)
+        }
+    }
+}
+
+/// What passes offered and nobody has decided on yet.
+#[derive(Clone, Debug, Default)]
+pub struct Offered {
+    /// What the passes did.
+    pub steps: Vec<Step>,
+    /// Offers by the position of their step.
+    offers: Vec<(usize, Offer)>,
+    /// Of the samples that errors are measured on.
+    statistics: Option<Statistics>,
+}
+
+/// As [`run`] where a decision comes later, by [`decide`].
+pub fn offer_later(
+    pipeline: &Pipeline,
+    m: &mut Module,
+    cx: &Context,
+    done: &mut dyn FnMut(&Step),
+) -> Result<Offered, Vec<Diagnostic>> {
+    debug_assert_eq!(cx.options.decide, Decide::Later);
+    let mut offered = offer_all(pipeline, m, cx, done)?;
+    offered.steps.iter().for_each(done);
+    offered.steps.iter_mut().for_each(|s| (s.time, s.calibration) = Default::default());
+    if let Some(s) = &mut offered.statistics {
+        s.forget_grams();
+    }
+    Ok(offered)
+}
+
+/// Settles on a plan what was offered in a module that is as [`offer_later`] left it, and runs the passes that come after the decision: what [`run`] does under
+/// [`Decide::Plan`].
+pub fn decide(
+    pipeline: &Pipeline,
+    m: &mut Module,
+    cx: &Context,
+    mut offered: Offered,
+    plan: &Plan,
+    done: &mut dyn FnMut(&Step),
+) -> Result<Vec<Step>, Vec<Diagnostic>> {
+    settle_plan(m, plan, &mut offered, cx)?;
+    offered.steps.iter().for_each(&mut *done);
+    let (mut steps, mut state) = (offered.steps, Pending::default());
+    for (_, pass) in parts(pipeline, cx).1 {
+        let step = one_pass(pass, m, cx, &mut state)?;
+        done(&step);
+        steps.push(step);
+    }
+    quiet_without_sites(&mut steps);
+    Ok(steps)
+}
+
+/// Passes with their positions in the pipeline.
+type Listed<'p> = Vec<(usize, &'p Pass)>;
+
+/// The passes that run: those before a decision that is not theirs, and those after it.
+fn parts<'p>(pipeline: &'p Pipeline, cx: &Context) -> (Listed<'p>, Listed<'p>) {
+    let first = pipeline.passes.iter().position(|p| matches!(p.kind, Kind::Propose(_))).unwrap_or(usize::MAX);
+    let late = |(i, p): &(usize, &Pass)| *i > first && matches!(p.kind, Kind::Rewrite(_));
+    let listed = pipeline.passes.iter().enumerate().take(cx.options.stop_after.unwrap_or(usize::MAX));
+    listed.partition(|p| cx.options.decide == Decide::Each || !late(p))
+}
+
+fn one_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> Result<Step, Vec<Diagnostic>> {
+    let step = run_pass(pass, m, cx, state).map_err(|d| vec![d])?;
+    if cx.options.verify {
+        verify(m, Some(&pass.text))?;
+    }
+    Ok(step)
+}
+
+/// Runs the passes before a decision: all where each pass decides.
+fn offer_all(
+    pipeline: &Pipeline,
+    m: &mut Module,
+    cx: &Context,
+    done: &mut dyn FnMut(&Step),
+) -> Result<Offered, Vec<Diagnostic>> {
+    let refuse = |code, message: String, help: String| {
+        Err(vec![Diagnostic::error(code, message).failure(Failure::Usage).with_help(help)])
+    };
     for name in &cx.options.print_after {
         let names: Vec<&str> = pipeline.passes.iter().map(|p| p.spec.name).collect();
         if !names.contains(&name.as_str()) {
-            let d = Diagnostic::error("S0103", format!("the pipeline has no pass `{name}` to print after"));
-            return Err(one(d.failure(Failure::Usage).with_help(did_you_mean(name, &names))));
+            let message = format!("the pipeline has no pass `{name}` to print after");
+            return refuse("S0103", message, did_you_mean(name, &names));
         }
     }
     if cx.options.sequential && cx.options.decide != Decide::Each {
-        let d = Diagnostic::error("S0115", "sequential calibration decides at each site before it comes to the next");
-        return Err(one(d.failure(Failure::Usage).with_help("leave out either it or what is to decide later")));
+        let message = "sequential calibration decides at each site before it comes to the next";
+        return refuse("S0115", message.into(), "leave out either it or what is to decide later".into());
     }
     if cx.options.verify {
         verify(m, None)?;
     }
-    let mut steps = vec![];
-    let mut state = Pending::default();
-    let listed = &pipeline.passes[..pipeline.passes.len().min(cx.options.stop_after.unwrap_or(usize::MAX))];
-    if let Some(p) = listed.iter().find(|p| cx.options.sequential && p.amends()) {
+    let (mut steps, mut state) = (vec![], Pending::default());
+    let before = parts(pipeline, cx).0;
+    let amended = |i: usize| before.iter().any(|&(at, p)| at == i + 1 && p.amends());
+    if let Some((_, p)) = before.iter().find(|p| cx.options.sequential && p.1.amends()) {
         let message = format!("{} amends what another pass offers, which sequential calibration resolves", p.text);
-        let d = Diagnostic::error("S0119", message).failure(Failure::Usage);
-        return Err(one(d.with_help("leave out either it or sequential calibration")));
+        return refuse("S0119", message, "leave out either it or sequential calibration".into());
     }
-    let first = pipeline.passes.iter().position(|p| matches!(p.kind, Kind::Propose(_))).unwrap_or(usize::MAX);
-    let late = |(i, p): &(usize, &Pass)| *i > first && matches!(p.kind, Kind::Rewrite(_));
-    let (after, before): (Vec<_>, Vec<_>) =
-        listed.iter().enumerate().partition(|p| cx.options.decide != Decide::Each && late(p));
-    let one_pass = |pass: &Pass, m: &mut Module, state: &mut Pending| -> Result<Step, Vec<Diagnostic>> {
-        let step = run_pass(pass, m, cx, state).map_err(one)?;
-        if cx.options.verify {
-            verify(m, Some(&pass.text))?;
-        }
-        Ok(step)
-    };
-    for (i, pass) in before {
-        state.hold = listed.get(i + 1).is_some_and(Pass::amends);
-        let step = one_pass(pass, m, &mut state)?;
+    for &(i, pass) in &before {
+        state.hold = amended(i);
+        let step = one_pass(pass, m, cx, &mut state)?;
         if cx.options.decide == Decide::Each {
             done(&step);
         }
         steps.push(step);
     }
-    if let Decide::Plan(plan) = &cx.options.decide {
-        settle_plan(m, plan, &mut state, &mut steps, cx)?;
+    if cx.options.decide == Decide::Each {
+        quiet_without_sites(&mut steps);
     }
-    if cx.options.decide != Decide::Each {
-        steps.iter().for_each(&mut *done);
-    }
-    if cx.options.decide != Decide::Later {
-        for (_, pass) in after {
-            let step = one_pass(pass, m, &mut state)?;
-            done(&step);
-            steps.push(step);
-        }
-    }
-    quiet_without_sites(&mut steps);
-    Ok(steps)
+    Ok(Offered { steps, offers: state.offers, statistics: state.statistics })
 }
 
 /// A pass for which the model has no site at all is worth a warning only where no other compressed anything: a preset has passes for many kinds of models.
@@ -314,19 +380,12 @@ struct Pending {
 }
 
 /// Resolves all offers under a plan, and notes what became of each site at the step that offered it.
-fn settle_plan(
-    m: &mut Module,
-    plan: &Plan,
-    state: &mut Pending,
-    steps: &mut [Step],
-    cx: &Context,
-) -> Result<(), Vec<Diagnostic>> {
-    let (at, offers): (Vec<usize>, Vec<Offer>) = std::mem::take(&mut state.offers).into_iter().unzip();
-    state.exact = None;
-    let statistics = state.statistics.as_ref().filter(|_| cx.options.measure);
+fn settle_plan(m: &mut Module, plan: &Plan, offered: &mut Offered, cx: &Context) -> Result<(), Vec<Diagnostic>> {
+    let (at, offers): (Vec<usize>, Vec<Offer>) = std::mem::take(&mut offered.offers).into_iter().unzip();
+    let statistics = offered.statistics.as_ref().filter(|_| cx.options.measure);
     let decisions = settle(m, &offers, plan, cx.target, statistics, cx.options.measure)?;
     for (at, d) in at.into_iter().zip(decisions) {
-        steps[at].decisions.push(d);
+        offered.steps[at].decisions.push(d);
     }
     if cx.options.verify { verify(m, Some("the plan")) } else { Ok(()) }
 }
@@ -405,12 +464,49 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
     Ok(step(pass, m, cx, Outcome { decisions, remarks, details, counts, calibration }, start.elapsed()))
 }
 
+/// The code of what is said of alternatives that are smaller and slower: a note that everybody hears.
+pub const SLOWER: &str = "S0135";
+
+/// What is said of alternatives that stand because they are smaller, though the target takes longer for them.
+fn slower(pass: &Pass, decisions: &[Decision], target: &dyn Target) -> Option<Diagnostic> {
+    let (mut sites, mut bytes, mut seconds) = (vec![], [0, 0], [0.0, 0.0]);
+    for d in decisions {
+        let picked = d.considered.iter().find(|c| d.picked.as_ref() == Some(&c.name));
+        let (before, after) = (d.bytes_before, d.bytes_after);
+        let worse = |(e, p): &(&Considered, &Considered)| p.seconds > e.seconds && after < before;
+        let Some((exact, picked)) = d.considered.first().zip(picked).filter(worse) else { continue };
+        let times = format!("{:.1} us instead of {:.1} us", picked.seconds * 1e6, exact.seconds * 1e6);
+        sites.push(format!("%{} {}: {after} B instead of {before} B, {times}", d.site, picked.name));
+        bytes = [bytes[0] + before, bytes[1] + after];
+        seconds = [seconds[0] + exact.seconds, seconds[1] + picked.seconds];
+    }
+    if sites.is_empty() {
+        return None;
+    }
+    let times = format!("{:.1} us instead of {:.1} us", seconds[1] * 1e6, seconds[0] * 1e6);
+    let message = format!(
+        "{}: {} of {} sites are smaller and slower on {}: {} B instead of {} B, {times}",
+        pass.spec.name,
+        sites.len(),
+        decisions.len(),
+        target.name(),
+        bytes[1],
+        bytes[0]
+    );
+    let d = Diagnostic::note(SLOWER, message).with_help("a search keeps the time, as with --budget latency=1x");
+    Some(sites.into_iter().take(MOST_NAMED).fold(d, |d, s| d.with_note(s)))
+}
+
+/// Sites that a remark names.
+const MOST_NAMED: usize = 4;
+
 /// The report of a pass that is done.
 fn step(pass: &Pass, m: &mut Module, cx: &Context, out: Outcome, time: Duration) -> Step {
     m.pipeline.push(pass.text.clone());
     let counts = pass.spec.stats.iter().map(|s| (s.0, out.counts.get(s.0).copied().unwrap_or(0))).collect();
     let text = cx.options.print_after.iter().any(|n| n == pass.spec.name).then(|| tersor_ir::text::print(m));
-    let Outcome { decisions, remarks, details, calibration, .. } = out;
+    let Outcome { decisions, mut remarks, details, calibration, .. } = out;
+    remarks.extend(slower(pass, &decisions, cx.target));
     Step { pass: pass.text.clone(), time, calibration, counts, remarks, details, decisions, text }
 }
 

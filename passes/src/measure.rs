@@ -6,6 +6,7 @@ use crate::sample;
 use crate::statistics::Statistics;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tersor_ir::dim::Bindings;
+use tersor_ir::ops::{Meaning, Reshape};
 use tersor_ir::testing::rel_l2;
 use tersor_ir::{Def, Func, Module, NodeId, Op, Result, Tensor, Type, ValueId};
 
@@ -45,12 +46,22 @@ pub(crate) fn error(
             }
         }
         let y = match &node.op {
-            Op::Choice(_) => vec![x[0].clone()],
-            op => op.eval(&x, &env).map_err(|d| d.at_loc(&node.loc))?,
+            Op::Choice(_) => Ok(vec![x[0].clone()]),
+            Op::Reshape(r) => reshaped(r, &f.values[node.operands[0]].ty, x[0]).eval(&x, &env),
+            op => op.eval(&x, &env),
         };
+        let y = y.map_err(|d| d.at_loc(&node.loc))?;
         known.extend(node.results.iter().copied().zip(y));
     }
     Ok(Some(rel_l2(&known[&value], &known[&site.value])))
+}
+
+/// A reshape as it is of a sample: the leading axes that it leaves as they are have the sample's extents, which may be cut short.
+fn reshaped(op: &Reshape, ty: &Type, x: &Tensor) -> Reshape {
+    let mut shape = op.shape.clone();
+    let leading = shape.iter_mut().zip(&ty.shape).take_while(|(new, old)| *new == *old);
+    leading.zip(x.shape()).for_each(|((new, _), &n)| *new = n.into());
+    Reshape { shape }
 }
 
 type Given = (HashMap<ValueId, Tensor>, Bindings);

@@ -113,12 +113,31 @@ impl Window {
     /// Extents of what the convolution gives for an input of this shape, along the spatial axes.
     fn outputs(&self, shape: &[usize]) -> Vec<usize> {
         let (spatial, first) = (shape.len() - 2, Conv::axes(self.channels_last, shape.len()).2);
-        let extent = |i: usize| {
-            let padded = shape[first + i] + self.pads[i] + self.pads[spatial + i];
-            let reach = self.dilations[i] * (self.kernel[i] - 1) + 1;
-            padded.checked_sub(reach).map_or(0, |n| n / self.strides[i] + 1)
+        (0..spatial).map(|i| self.output(i, shape[first + i])).collect()
+    }
+    /// Places along one spatial axis of this extent.
+    fn output(&self, i: usize, extent: usize) -> usize {
+        let padded = extent + self.pads[i] + self.pads[self.kernel.len() + i];
+        let reach = self.dilations[i].saturating_mul(self.kernel[i].saturating_sub(1)).saturating_add(1);
+        padded.checked_sub(reach).map_or(0, |n| n / self.strides[i].max(1) + 1)
+    }
+    /// The share of places at which each element of the kernel sees the image and not its padding, for an input of these spatial extents.
+    pub fn inside(&self, extents: &[usize]) -> Vec<f64> {
+        let along = |i: usize| -> Vec<f64> {
+            let (places, step) = (self.output(i, extents[i]), self.strides[i].max(1));
+            // Places o with 0 <= o * step + k * dilation - pad < extent.
+            let share = |k: usize| {
+                let offset = k.saturating_mul(self.dilations[i]);
+                let first = self.pads[i].saturating_sub(offset).div_ceil(step);
+                let end = (extents[i] + self.pads[i]).saturating_sub(offset).div_ceil(step).min(places);
+                end.saturating_sub(first) as f64 / places.max(1) as f64
+            };
+            (0..self.kernel[i]).map(share).collect()
         };
-        (0..spatial).map(extent).collect()
+        let axes: Vec<Vec<f64>> = (0..extents.len()).map(along).collect();
+        let mut out = vec![];
+        for_each_index(&self.kernel, |k| out.push(k.iter().zip(&axes).map(|(&k, along)| along[k]).product()));
+        out
     }
     /// Rows that an input of this shape gives, for each group.
     pub fn places(&self, shape: &[usize]) -> usize {
@@ -231,6 +250,17 @@ mod tests {
                 prop_assert_eq!(all, some);
             }
             prop_assert!(rel_l2(&Tensor::from_f32(y.shape().to_vec(), &found), &y) < 1e-5);
+            // An image of ones shows how often each element of the kernel sees it.
+            let ones = Tensor::from_f32(x.shape().to_vec(), &vec![1.0; x.len()]);
+            let (mut seen, mut places) = (vec![0.0; dim], 0.0);
+            window.blocks(&ones, 0, dim, rows, &mut |block| {
+                for row in block.chunks_exact(dim) {
+                    seen.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+                    places += 1.0;
+                }
+            });
+            let inside = window.inside(&vec![7; spatial]);
+            prop_assert!(seen.iter().enumerate().all(|(j, s)| (s / places - inside[j % inside.len()]).abs() < 1e-12));
         }
     }
 }

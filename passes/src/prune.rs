@@ -18,10 +18,10 @@ use crate::selector::Selector;
 use crate::solve::eliminate::{Reading, eliminate};
 use crate::solve::predict::{Inputs, Refit, plain, refit};
 use crate::weights::Several;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::Real;
-use tersor_ir::{DType, Diagnostic, Func, Module, Op, Result, Tensor, ValueId};
+use tersor_ir::{DType, Diagnostic, Func, FuncId, Module, NodeId, Op, Result, Tensor, ValueId};
 
 tersor_ir::attr_enum! {
     /// What tells which channels stay.
@@ -65,8 +65,8 @@ pass! {
     /// Removes output channels of convolutions, heads of attention and inner features of products, with all that is coupled with them; what reads them makes up for it.
     ///
     /// Channels that are added to each other, heads of keys and values with the queries that read them, and channels that are concatenated or flattened go together: they
-    /// are one group, and one site, named by the first weight that makes them. Groups are decided one after another; where something else decides, those whose parts of the program overlap
-    /// with an earlier one are left alone.
+    /// are one group, and one site, named by the first weight that makes them. Groups are decided one after another. A plan takes or leaves each by itself, so for one only groups whose
+    /// parts of the program do not overlap are offered, the smallest parts first: branches, and not the streams that run around them.
     pub struct Prune = "prune": Propose {
         options {
             /// The part of each group's channels that goes; several as 0.3|0.5, an alternative each.
@@ -226,25 +226,32 @@ impl Propose for Prune {
         self.check()?;
         let all = self.candidates(m);
         let selected = cx.select(all.iter().map(|c| c.site.clone()).collect(), &self.select, &self.exclude)?;
-        let mut taken = HashSet::new();
+        let mut found = vec![];
+        for (at, Candidate { site, group, region }) in all.into_iter().enumerate() {
+            match region {
+                _ if !selected.contains(&site) => {}
+                Ok(region) => found.push((at, site, group, region)),
+                Err(reason) => cx.decline(&site, reason),
+            }
+        }
+        if !cx.in_turn {
+            // Alternatives of a plan are taken or left each by itself, so their parts are apart; small parts leave room for more of them.
+            found.sort_by_key(|(at, _, _, region)| (region.nodes.len(), *at));
+        }
+        let mut taken: HashMap<(FuncId, NodeId), String> = HashMap::new();
         let mut out = vec![];
-        for Candidate { site, group, region } in all.into_iter().filter(|c| selected.contains(&c.site)) {
-            let region = match region {
-                Ok(region) => region,
-                Err(reason) => {
-                    cx.decline(&site, reason);
-                    continue;
-                }
-            };
-            if !cx.in_turn && region.nodes.iter().any(|n| taken.contains(&(site.func, *n))) {
-                cx.decline(&site, "its part of the program overlaps with that of an earlier group");
+        for (at, site, group, region) in found {
+            let other = region.nodes.iter().find_map(|&n| taken.get(&(site.func, n)));
+            if let Some(other) = other.filter(|_| !cx.in_turn) {
+                cx.decline(&site, overlaps(other));
                 continue;
             }
-            taken.extend(region.nodes.iter().map(|&n| (site.func, n)));
+            taken.extend(region.nodes.iter().map(|&n| ((site.func, n), site.name.clone())));
             cx.coupled.insert(site.name.clone(), (group, region));
-            out.push(site);
+            out.push((at, site));
         }
-        Ok(out)
+        out.sort_by_key(|s| s.0);
+        Ok(out.into_iter().map(|s| s.1).collect())
     }
 
     fn propose(&self, site: &Site, b: &mut Editor, cx: &mut PassCx) -> Result<Vec<Alternative>> {
@@ -299,6 +306,13 @@ impl Propose for Prune {
         }
         Ok(out)
     }
+}
+
+/// Why a plan cannot have a group beside another.
+fn overlaps(other: &str) -> String {
+    format!(
+        "its part of the program overlaps with that of %{other}, and a plan takes or leaves each by itself: exclude %{other}, or prune without a plan, where groups are decided in turn"
+    )
 }
 
 fn noun(group: &Group) -> &'static str {

@@ -95,8 +95,9 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         pipeline = build.pipeline.or("lossless")?;
         found = Some(f);
     }
+    let offering = found.as_ref().map(|f: &Found| f.offering.clone());
     if let Some(form) = other {
-        let mut done = super::opt::write(&build, form, Some(&out), reporter)?;
+        let mut done = super::opt::write(&build, form, Some(&out), offering, reporter)?;
         if args.cache.is_some() {
             notes.push(no_effect("--cache", "only artifacts are cached"));
         }
@@ -120,6 +121,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         threads: build.threads(),
         cache,
         locked,
+        offering,
     };
     let c = reporter.watch(|watch| driver::compile(&options, watch))?;
     let mut text = c.printed.iter().map(|(pass, tir)| format!("// after {pass}\n{tir}")).collect::<String>();

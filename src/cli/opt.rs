@@ -3,7 +3,7 @@
 use super::report::Reporter;
 use super::shared::{BuildArgs, usage};
 use super::{Globals, Outcome};
-use crate::driver::{self, Form, Result};
+use crate::driver::{self, Form, Offering, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -24,11 +24,17 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let d = usage(format!("{}: IR is written to a .tir file", out.display()));
         return Err(vec![d.with_help("`tersor compile` writes other forms")]);
     }
-    write(&args.build, Form::Tir, args.out.as_deref(), reporter)
+    write(&args.build, Form::Tir, args.out.as_deref(), None, reporter)
 }
 
-/// Runs the passes and writes what they leave in some form; IR goes to the text where no file is named.
-pub fn write(build: &BuildArgs, form: Form, out: Option<&Path>, reporter: &Reporter) -> Result<Outcome> {
+/// Runs the passes, or goes on with what they offered, and writes what they leave in some form; IR goes to the text where no file is named.
+pub fn write(
+    build: &BuildArgs,
+    form: Form,
+    out: Option<&Path>,
+    offering: Option<Offering>,
+    reporter: &Reporter,
+) -> Result<Outcome> {
     let pipeline = build.pipeline.or("lossless")?;
     let model = build.model(&pipeline)?;
     let options = match form {
@@ -41,9 +47,13 @@ pub fn write(build: &BuildArgs, form: Form, out: Option<&Path>, reporter: &Repor
         return build.dry_run(&pipeline, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
     }
     reporter.watch(|watch| {
-        let loaded = driver::load_watched(&model, &build.import(&pipeline)?, watch)?;
-        let mut diagnostics = loaded.notes;
-        let done = driver::optimize(loaded.module, &pipeline, &options, watch)?;
+        let (done, mut diagnostics) = match offering {
+            Some(offering) => (driver::decide(offering, &pipeline, &options, watch)?, vec![]),
+            None => {
+                let loaded = driver::load_watched(&model, &build.import(&pipeline)?, watch)?;
+                (driver::optimize(loaded.module, &pipeline, &options, watch)?, loaded.notes)
+            }
+        };
         let (mut text, mut steps) = (String::new(), vec![]);
         for s in &done.steps {
             if let Some(t) = &s.text {

@@ -33,6 +33,8 @@ pub struct CompileOptions<'a> {
     pub cache: Option<Cache>,
     /// A lock that the result must agree with.
     pub locked: Option<super::Lock>,
+    /// What the pipeline offers for the plan in `run`, where a search knows it already.
+    pub offering: Option<super::Offering>,
 }
 
 /// What was written.
@@ -283,7 +285,10 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
     let runtime = |e| vec![super::runtime_error(e)];
     let isa = options.targets.first().ok_or_else(|| vec![usage("no target")])?.isa;
     let optimize = super::OptimizeOptions { isa, samples: options.samples.clone(), run: options.run.clone() };
-    let optimized = super::optimize(module, options.pipeline, &optimize, watch)?;
+    let optimized = match options.offering.clone() {
+        Some(offering) => super::decide(offering, options.pipeline, &optimize, watch)?,
+        None => super::optimize(module, options.pipeline, &optimize, watch)?,
+    };
     lock.decisions = super::lock::decisions(&optimized.steps);
     let start = watch.begin("codegen").map_err(one)?;
     let backend = compile::Options {

@@ -35,7 +35,7 @@ pub use load::{Bindings, Loaded, Source, import, load, load_watched, load_weight
 pub(crate) use load::{write_file, write_text};
 pub use lock::{Decision, Lock, decisions};
 pub use metric::{METRICS, Metric, Reference, Score, labels};
-pub use optimize::{OptimizeOptions, Optimized, optimize, pipeline};
+pub use optimize::{Offering, OptimizeOptions, Optimized, decide, offer, optimize, pipeline};
 pub use plan::PlanFile;
 pub use plans::Plans;
 pub use reduce::{Oracle, Reduced, failure, reduce};

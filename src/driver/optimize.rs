@@ -5,7 +5,7 @@ use tersor_backends::kernel::Isa;
 use tersor_backends::target::Machine;
 use tersor_ir::diag::Severity;
 use tersor_ir::{Diagnostic, Module};
-use tersor_passes::manager::{Context, RunOptions, Step, run};
+use tersor_passes::manager::{self, Context, Decide, Offered, RunOptions, Step};
 use tersor_passes::pipeline::Pipeline;
 
 /// How to optimize.
@@ -29,10 +29,19 @@ pub struct Optimized {
 }
 
 impl Optimized {
-    /// What the passes said that is more than information.
+    /// What the passes said that everybody hears.
     pub fn warnings(&self) -> impl Iterator<Item = Diagnostic> {
-        self.steps.iter().flat_map(|s| &s.remarks).filter(|d| d.severity > Severity::Note).cloned()
+        warnings(&self.steps)
     }
+}
+
+/// What passes said that everybody hears: warnings, and what decisions cost.
+pub fn warnings(steps: &[Step]) -> impl Iterator<Item = Diagnostic> {
+    steps.iter().flat_map(|s| &s.remarks).filter(|d| is_told(d)).cloned()
+}
+
+fn is_told(d: &Diagnostic) -> bool {
+    d.severity > Severity::Note || d.code == manager::SLOWER
 }
 
 /// The pipeline that `-p` names. A budget in a file is refused: this runs passes as they are listed.
@@ -45,18 +54,47 @@ pub fn pipeline(text: &str) -> Result<Pipeline> {
     Ok(p)
 }
 
-/// Runs a pipeline.
-pub fn optimize(mut module: Module, p: &Pipeline, options: &OptimizeOptions, watch: &Watch) -> Result<Optimized> {
-    let calibrate = options.samples.as_ref().map(|s| move |m: &Module, taps: &[_]| calibrate(m, taps, s, watch));
-    let progress = |part: &str| drop(watch.begin(part));
-    let cx = Context {
-        target: Machine::of(options.isa),
+/// A module with all that a pipeline offers, for a plan to decide.
+#[derive(Clone, Debug)]
+pub struct Offering {
+    /// The module, with its choices.
+    pub module: Module,
+    /// What the passes did so far.
+    pub offered: Offered,
+}
+
+/// What passes are given.
+fn with_context<T>(o: &OptimizeOptions, watch: &Watch, run: impl FnOnce(&Context) -> Result<T>) -> Result<T> {
+    let calibrate = o.samples.as_ref().map(|s| move |m: &Module, taps: &[_]| calibrate(m, taps, s, watch));
+    run(&Context {
+        target: Machine::of(o.isa),
         calibrate: calibrate.as_ref().map(|c| c as _),
         interrupt: Some(watch.stop()),
-        progress: Some(&progress),
-        options: options.run.clone(),
-    };
-    let steps = run(p, &mut module, &cx, &mut |s| report(s, watch))?;
+        progress: Some(&|part: &str| drop(watch.begin(part))),
+        options: o.run.clone(),
+    })
+}
+
+/// Runs a pipeline.
+pub fn optimize(mut module: Module, p: &Pipeline, options: &OptimizeOptions, watch: &Watch) -> Result<Optimized> {
+    let steps = with_context(options, watch, |cx| manager::run(p, &mut module, cx, &mut |s| report(s, watch)))?;
+    Ok(Optimized { module, steps })
+}
+
+/// Runs the passes of a pipeline that offer something, for [`decide`] to go on.
+pub fn offer(mut module: Module, p: &Pipeline, options: &OptimizeOptions, watch: &Watch) -> Result<Offering> {
+    let offered =
+        with_context(options, watch, |cx| manager::offer_later(p, &mut module, cx, &mut |s| report(s, watch)))?;
+    Ok(Offering { module, offered })
+}
+
+/// Goes on with what was offered, by the plan in the options: the rest of [`optimize`].
+pub fn decide(offering: Offering, p: &Pipeline, options: &OptimizeOptions, watch: &Watch) -> Result<Optimized> {
+    let Offering { mut module, offered } = offering;
+    let Decide::Plan(plan) = &options.run.decide else { return Err(vec![usage("no plan decides what is offered")]) };
+    let steps = with_context(options, watch, |cx| {
+        manager::decide(p, &mut module, cx, offered, plan, &mut |s| report(s, watch))
+    })?;
     Ok(Optimized { module, steps })
 }
 
@@ -75,7 +113,7 @@ fn report(s: &Step, watch: &Watch) {
     if s.pass != name {
         watch.detail(1, &s.pass);
     }
-    s.remarks.iter().filter(|d| d.severity == Severity::Note).for_each(|d| watch.detail(1, &d.message));
+    s.remarks.iter().filter(|d| !is_told(d)).for_each(|d| watch.detail(1, &d.message));
     s.decisions.iter().for_each(|d| watch.detail(1, d.to_string()));
     s.details.iter().for_each(|d| watch.detail(2, d));
 }

@@ -90,6 +90,12 @@ impl Statistics {
     pub fn gram_bytes(&self) -> usize {
         self.values.values().flat_map(ValueStatistics::all_grams).map(|g| Gram::bytes(g.dim)).sum()
     }
+    /// Drops all Gram matrices, which take most of the memory.
+    pub(crate) fn forget_grams(&mut self) {
+        for v in self.values.values_mut() {
+            (v.gram, v.windows) = (None, vec![]);
+        }
+    }
     /// Warnings: few samples, values that are not finite, Gram matrices of fewer rows than elements in a row.
     pub fn warnings(&self) -> Vec<Diagnostic> {
         let mut out = vec![];

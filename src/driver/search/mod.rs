@@ -5,7 +5,7 @@ mod meter;
 mod table;
 
 use super::lock::Input;
-use super::{Bindings, Metric, OptimizeOptions, PlanFile, Plans, Result, Samples, Watch, usage};
+use super::{Bindings, Metric, Offering, OptimizeOptions, PlanFile, Plans, Result, Samples, Watch, usage};
 use journal::Journal;
 use meter::{Measure, Meter};
 use serde::Serialize;
@@ -101,6 +101,8 @@ pub struct Found {
     pub history: Vec<f64>,
     /// The exact module and the plan's, before the passes that come after the decision.
     pub modules: (Module, Module),
+    /// What was offered, for [`super::decide`] to build the plan from.
+    pub offering: Offering,
     /// Runs of plans on a batch; programs compiled for them.
     pub runs: (usize, usize),
     /// Why no plan whatever keeps the budget, where that is known.
@@ -143,11 +145,11 @@ pub fn search(o: &SearchOptions, watch: &Watch) -> Result<Found> {
     let isa = o.targets.first().ok_or_else(|| vec![usage("no target")])?.isa;
     let run = RunOptions { decide: Decide::Later, ..o.run.clone() };
     let options = OptimizeOptions { isa, samples: o.samples.clone(), run };
-    let offered = super::optimize(loaded.module, o.pipeline, &options, watch)?;
+    let offering = super::offer(loaded.module, o.pipeline, &options, watch)?;
     let mut notes = loaded.notes;
-    notes.extend(offered.warnings());
+    notes.extend(super::optimize::warnings(&offering.offered.steps));
     let start = watch.begin("prepare").map_err(one)?;
-    let plans = Plans::new(offered.module, o.threads, watch.stop()).map_err(one)?;
+    let plans = Plans::new(offering.module.clone(), o.threads, watch.stop()).map_err(one)?;
     if plans.sites().is_empty() {
         let d = usage("the pipeline offers no alternatives, so there is nothing to choose");
         return Err(vec![
@@ -226,6 +228,7 @@ pub fn search(o: &SearchOptions, watch: &Watch) -> Result<Found> {
         front,
         history,
         modules,
+        offering,
         runs: (meter.runs, meter.plans.compiled),
         impossible,
         notes,
