@@ -334,6 +334,23 @@ fn what_must_be_known_is_named() {
     unsupported(m.untyped_output("y"), &["StringSplit", "any number of parts", "declare the last extent"]);
     let m = Model::new(17).input("x", "f32[2,3]").node("ai.onnx.ml:TreeEnsembleRegressor", &["x"], &["y"], &[]);
     refused(m.untyped_output("y"), Failure::Model, &["TreeEnsembleRegressor", "no nodes_treeids"]);
+    let vectors = |classes: i64, each: i64| {
+        let n = |n: i64| vec![0.5f32; n as usize];
+        let pairs = n(classes * (classes - 1) / 2);
+        let attrs = [
+            ("classlabels_ints", Attr::from((0..classes).collect::<Vec<_>>())),
+            ("vectors_per_class", vec![each; classes as usize].into()),
+            ("support_vectors", n(2 * classes * each).into()),
+            ("coefficients", n((classes - 1) * classes * each).into()),
+            ("rho", pairs.clone().into()),
+            ("prob_a", if each == 0 { vec![] } else { pairs.clone() }.into()),
+            ("prob_b", pairs.into()),
+        ];
+        let m = Model::new(17).input("x", "f32[3,2]").node("ai.onnx.ml:SVMClassifier", &["x"], &["y", "z"], &attrs);
+        m.untyped_output("y").untyped_output("z")
+    };
+    unsupported(vectors(17, 1), &["SVMClassifier", "probabilities of 17 classes, more than 16"]);
+    unsupported(vectors(2, 0), &["SVMClassifier", "two classes without support vectors"]);
     let m = Model::new(17).input("x", "f32[4]").node("com.microsoft:Gelu", &["x"], &["y"], &[]);
     let m = m.node("com.example:Gelu", &["y"], &["z"], &[]);
     unsupported(m.untyped_output("z"), &["Gelu of domain com.example"]);

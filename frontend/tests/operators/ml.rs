@@ -103,6 +103,81 @@ fn support_vectors() {
     kernel("SIGMOID", [0.349817, 1.28599]);
 }
 
+/// A classifier of `sizes` support vectors of each class, with numbers that go up and down.
+fn classifier(sizes: &[i64], kernel: &'static str, probabilities: bool, transform: &'static str) -> Attrs {
+    let (k, vectors) = (sizes.len(), sizes.iter().sum::<i64>() as usize);
+    let pairs = k * (k - 1) / 2;
+    let numbers = |n: usize, by: usize, from: usize, scale: f32, base: f32| -> Attr {
+        let one = |i: usize| base + scale * (((i * by + from) % 9) as f32 - 4.0);
+        (0..n).map(one).collect::<Vec<f32>>().into()
+    };
+    let mut attrs = vec![
+        ("kernel_type", kernel.into()),
+        ("kernel_params", floats(&[0.5, 0.25, 2.0])),
+        ("vectors_per_class", sizes.into()),
+        ("support_vectors", numbers(2 * vectors, 5, 2, 0.25, 0.0)),
+        ("coefficients", numbers((k - 1) * vectors, 2, 1, 0.25, 0.0)),
+        ("rho", numbers(pairs, 1, 3, 0.125, 0.0)),
+        ("classlabels_ints", (4..4 + k as i64).collect::<Vec<_>>().into()),
+        ("post_transform", transform.into()),
+    ];
+    if probabilities {
+        attrs.extend([("prob_a", numbers(pairs, 4, 6, -0.125, -1.0)), ("prob_b", numbers(pairs, 2, 5, 0.125, 0.0))]);
+    }
+    attrs
+}
+
+#[test]
+fn classes_by_support_vectors() {
+    let classes = |sizes: &[i64], kernel, probabilities, transform, labels: &[f64; 4], scores: &[f64]| {
+        let attrs = classifier(sizes, kernel, probabilities, transform);
+        let want: [Want; 2] = [(&[4], labels), (&[4, scores.len() / 4], scores)];
+        case(17, "ai.onnx.ml:SVMClassifier", &[x(F32, &[4, 2])], &attrs, &want);
+    };
+    let scores = [0.770368, -0.770368, 1.00417, -1.00417, 0.121655, -0.121655, 0.286248, -0.286248];
+    classes(&[2, 1], "RBF", false, "NONE", &[5.0; 4], &scores);
+    let scores = [0.658033, 0.341967, 0.699203, 0.300797, 0.510008, 0.489992, 0.52829, 0.47171];
+    classes(&[2, 1], "POLY", false, "LOGISTIC", &[5.0; 4], &scores);
+    let scores = [1.74533, -0.745327, 1.91395, -0.91395, 0.877495, 0.122505, 1.09486, -0.0948586];
+    classes(&[2, 1], "SIGMOID", false, "SOFTMAX", &[5.0, 5.0, 4.0, 5.0], &scores);
+    let scores = [0.16389, 0.83611, 0.098271, 0.901729, 0.700895, 0.299105, 0.565892, 0.434109];
+    classes(&[2, 1], "LINEAR", true, "NONE", &[5.0, 5.0, 4.0, 4.0], &scores);
+    let scores = [
+        0.266705, 0.277609, 0.455685, 0.268235, 0.273821, 0.457944, 0.261669, 0.372569, 0.365762, 0.260479, 0.374709,
+        0.364812,
+    ];
+    classes(&[1, 2, 1], "SIGMOID", false, "SOFTMAX", &[6.0, 6.0, 4.0, 5.0], &scores);
+    let scores = [
+        0.177651, 0.487168, 0.335181, 0.156636, 0.467334, 0.37603, 0.296573, 0.444673, 0.258754, 0.277658, 0.449368,
+        0.272974,
+    ];
+    classes(&[1, 2, 1], "POLY", true, "NONE", &[6.0, 6.0, 5.0, 5.0], &scores);
+    let scores = [
+        0.526066, 0.601062, 0.619105, 0.519134, 0.576942, 0.64867, 0.624241, 0.574516, 0.547881, 0.595076, 0.593494,
+        0.558871,
+    ];
+    classes(&[1, 2, 1], "LINEAR", true, "LOGISTIC", &[6.0, 6.0, 4.0, 4.0], &scores);
+    let scores = [
+        0.201136, 0.339657, 0.284275, 0.174933, 0.196305, 0.321748, 0.298388, 0.183558, 0.232926, 0.314842, 0.280165,
+        0.172067, 0.208307, 0.34014, 0.298804, 0.152749,
+    ];
+    classes(&[1, 2, 1, 2], "RBF", true, "NONE", &[4.0, 4.0, 5.0, 5.0], &scores);
+    let scores = [
+        -1.20312, -0.515625, 2.28125, 0.671875, -0.234375, -1.0, -1.67188, -0.796875, 2.23438, 0.484375, -0.328125,
+        -0.625, 0.78125, 0.46875, -1.07812, 0.125, 0.78125, 1.125, 0.3125, 0.1875, -1.125, -0.0625, 0.6875, 1.5,
+    ];
+    classes(&[1, 2, 1, 2], "LINEAR", false, "NONE", &[5.0, 5.0, 4.0, 4.0], &scores);
+    // Without vectors, one score for each class.
+    let mut attrs = classifier(&[1, 1, 1], "LINEAR", false, "SOFTMAX");
+    attrs.retain(|(name, _)| !["vectors_per_class", "support_vectors"].contains(name));
+    let scores = [
+        0.37333, 0.176349, 0.450322, 0.253419, 0.536489, 0.210092, 0.365006, 0.221387, 0.413606, 0.222366, 0.604455,
+        0.173179,
+    ];
+    let want: [Want; 2] = [(&[4], &[6.0, 5.0, 6.0, 5.0]), (&[4, 3], &scores)];
+    case(17, "ai.onnx.ml:SVMClassifier", &[x(F32, &[4, 2])], &attrs, &want);
+}
+
 /// Two trees; the first has two levels.
 fn trees(of: [&'static str; 4], ids: [i64; 5], weights: [f32; 5]) -> Attrs {
     let modes = ["BRANCH_LEQ", "BRANCH_GT", "LEAF", "LEAF", "LEAF", "BRANCH_LT", "LEAF", "LEAF"];

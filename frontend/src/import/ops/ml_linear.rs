@@ -1,14 +1,14 @@
-//! Linear models and support vectors of `ai.onnx.ml`.
+//! Linear models of `ai.onnx.ml`.
 
 use super::{Topic, text};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
-use tersor_ir::ops::binary::BinaryKind::{Add, Mul, Pow, Sub};
+use tersor_ir::ops::binary::BinaryKind::{Add, Sub};
 use tersor_ir::ops::compare::CompareKind::Gt;
-use tersor_ir::ops::reduce::{ArgKind, ReduceKind};
-use tersor_ir::ops::unary::UnaryKind::{Exp, Neg, Sigmoid, Tanh};
+use tersor_ir::ops::reduce::ArgKind;
+use tersor_ir::ops::unary::UnaryKind::Sigmoid;
 use tersor_ir::ops::{ArgReduce, Gather, Softmax};
 use tersor_ir::{DType, Tensor, ValueId};
 
@@ -46,7 +46,7 @@ pub(super) fn rows(cx: &mut NodeCx) -> Result<ValueId> {
 }
 
 /// `x wᵀ + b` with a row of coefficients for each of `targets`.
-fn product(cx: &mut NodeCx, x: ValueId, targets: usize, intercepts: &[f32]) -> Result<ValueId> {
+pub(super) fn product(cx: &mut NodeCx, x: ValueId, targets: usize, intercepts: &[f32]) -> Result<ValueId> {
     let w = cx.floats("coefficients").unwrap_or_default();
     let features = cx.fixed(&cx.ty(x).shape[1], "features")?;
     if targets.checked_mul(features) != Some(w.len()) {
@@ -96,73 +96,6 @@ fn linear_classifier(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok(vec![value(label), value(cx.cast(scores, DType::F32)?)])
 }
 
-/// `k(x, s)` for each row and each support vector.
-fn kernel(cx: &mut NodeCx, x: ValueId, support: ValueId) -> Result<ValueId> {
-    let p: Vec<f64> = cx.floats("kernel_params").unwrap_or_default().into_iter().map(f64::from).collect();
-    let [gamma, coef, degree] = p[..] else {
-        return match cx.string("kernel_type", "LINEAR").as_str() {
-            "LINEAR" => cx.matmul(x, support, true),
-            _ => Err(cx.invalid(format!("{} kernel_params, expected 3", p.len()))),
-        };
-    };
-    let scaled = |cx: &mut NodeCx| -> Result<ValueId> {
-        let y = cx.matmul(x, support, true)?;
-        let y = cx.with_scalar(Mul, y, gamma)?;
-        cx.with_scalar(Add, y, coef)
-    };
-    match cx.string("kernel_type", "LINEAR").as_str() {
-        "LINEAR" => cx.matmul(x, support, true),
-        "POLY" => {
-            let y = scaled(cx)?;
-            cx.with_scalar(Pow, y, degree)
-        }
-        "SIGMOID" => {
-            let y = scaled(cx)?;
-            cx.unary(Tanh, y)
-        }
-        "RBF" => {
-            let each = cx.insert_axis(x, 1)?;
-            let d = cx.binary(Sub, each, support)?;
-            let square = cx.binary(Mul, d, d)?;
-            let distance = cx.reduce(ReduceKind::Sum, square, &[2], false)?;
-            let distance = cx.with_scalar(Mul, distance, gamma)?;
-            let distance = cx.unary(Neg, distance)?;
-            cx.unary(Exp, distance)
-        }
-        other => Err(cx.invalid(format!("kernel_type {}", other.escape_debug()))),
-    }
-}
-
-/// `Σ coefficient k(x, s) + rho`; without support vectors the coefficients are those of features.
-fn svm_regressor(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let x = rows(cx)?;
-    let rho = cx.floats("rho").and_then(|r| r.first().copied()).ok_or_else(|| cx.invalid("no rho"))?;
-    let supports = usize::try_from(cx.int("n_supports", 0)).map_err(|_| cx.invalid("negative n_supports"))?;
-    let vectors = cx.floats("support_vectors").unwrap_or_default();
-    let y = if supports == 0 {
-        cx.ignores_attributes();
-        product(cx, x, 1, &[rho])?
-    } else {
-        let features = cx.fixed(&cx.ty(x).shape[1], "features")?;
-        if supports.checked_mul(features) != Some(vectors.len()) {
-            return Err(cx.invalid(format!("{} numbers of {supports} vectors of {features}", vectors.len())));
-        }
-        let vectors: Vec<f64> = vectors.into_iter().map(f64::from).collect();
-        let support = cx.table(cx.ty(x).dtype, &[supports, features], &vectors);
-        let k = kernel(cx, x, support)?;
-        product(cx, k, 1, &[rho])?
-    };
-    let y = match cx.int("one_class", 0) {
-        0 => transformed(cx, y, &cx.string("post_transform", "NONE"))?,
-        _ => {
-            let (in_class, out) = (cx.scalar_like(y, 1.0), cx.scalar_like(y, -1.0));
-            let positive = cx.compare_scalar(Gt, y, 0.0)?;
-            cx.select(positive, in_class, out)?
-        }
-    };
-    done(cx.cast(y, DType::F32)?)
-}
-
 /// Both classes' scores and the label from the score of the second, `threshold` apart: `[1 - s, s]` or `[-s, s]`.
 pub(super) fn two_classes(
     cx: &mut NodeCx,
@@ -180,8 +113,5 @@ pub(super) fn two_classes(
     Ok((label, cx.concat(&[first, score], 1)?))
 }
 
-pub(super) const OPS: Topic = &[
-    ("ai.onnx.ml:LinearClassifier", linear_classifier),
-    ("ai.onnx.ml:LinearRegressor", linear_regressor),
-    ("ai.onnx.ml:SVMRegressor", svm_regressor),
-];
+pub(super) const OPS: Topic =
+    &[("ai.onnx.ml:LinearClassifier", linear_classifier), ("ai.onnx.ml:LinearRegressor", linear_regressor)];

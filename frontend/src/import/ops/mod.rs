@@ -19,6 +19,7 @@ mod microsoft_quantized;
 mod ml_features;
 mod ml_linear;
 mod ml_trees;
+mod ml_vectors;
 mod movement;
 mod nn;
 mod quantized;
@@ -70,6 +71,7 @@ const TOPICS: &[Topic] = &[
     ml_features::OPS,
     ml_linear::OPS,
     ml_trees::OPS,
+    ml_vectors::OPS,
     movement::OPS,
     nn::OPS,
     quantized::OPS,
