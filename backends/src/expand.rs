@@ -53,7 +53,7 @@ fn bytewise(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Result<ValueId> {
     let wide = match dtype.class() {
         DTypeClass::Float => DType::F32,
         DTypeClass::Int => DType::I8,
-        DTypeClass::UInt | DTypeClass::Bool | DTypeClass::Text => DType::U8,
+        DTypeClass::UInt | DTypeClass::Bool | DTypeClass::Text | DTypeClass::Complex => DType::U8,
     };
     let x = b.op(Cast::to(wide), &[operands[0]])?;
     let updates = b.op(Cast::to(wide), &[operands[2]])?;

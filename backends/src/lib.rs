@@ -2,6 +2,7 @@
 
 #[cfg(feature = "mlir")]
 pub mod compile;
+mod complex;
 pub mod cpu;
 pub mod cuda;
 pub mod emit;

@@ -5,7 +5,7 @@
 use crate::fuse::{Fusion, fuse};
 use crate::kernel::{Group, GroupCx, Isa, Launch, Operand, encoded_bytes};
 use crate::signature::Signature;
-use crate::{cpu, emit, expand, layout, strings};
+use crate::{complex, cpu, emit, expand, layout, strings};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Seek, Write};
 use std::sync::Arc;
@@ -97,6 +97,7 @@ fn prepare(m: &Module) -> Result<(Module, Table)> {
     table.symbols(&m)?;
     table.signature(&m.funcs[m.main()?])?;
     table.interface.strings = strings::handles(&mut m)?;
+    complex::parts(&mut m)?;
     Ok((m, table))
 }
 

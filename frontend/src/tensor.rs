@@ -25,6 +25,8 @@ pub fn dtype(number: i32) -> Option<DType> {
         11 => DType::F64,
         12 => DType::U32,
         13 => DType::U64,
+        14 => DType::C64,
+        15 => DType::C128,
         16 => DType::BF16,
         17 => DType::F8E4M3,
         18 => DType::F8E4M3FNUZ,
@@ -253,8 +255,8 @@ fn strings(t: &TensorProto, shape: Vec<usize>, other: bool) -> std::result::Resu
 fn typed_fields(t: &TensorProto, dtype: DType, shape: Vec<usize>) -> Option<Tensor> {
     let n: usize = shape.iter().product();
     let bytes: Vec<u8> = match dtype {
-        DType::F32 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::F64 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F32 | DType::C64 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F64 | DType::C128 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::I64 => t.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::U64 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::U32 => t.uint64_data.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect(),

@@ -334,6 +334,11 @@ fn what_must_be_known_is_named() {
     unsupported(m.untyped_output("y"), &["StringSplit", "any number of parts", "declare the last extent"]);
     let m = Model::new(17).input("x", "f32[2,3]").node("ai.onnx.ml:TreeEnsembleRegressor", &["x"], &["y"], &[]);
     refused(m.untyped_output("y"), Failure::Model, &["TreeEnsembleRegressor", "no nodes_treeids"]);
+    let m =
+        Model::new(18).constant("x", &Tensor::from_f64(DType::C64, [2], &[1.0, 2.0])).constant("n", &numbers(&[0, 1]));
+    let fill = Tensor::from_blob(DType::C64, vec![], Tensor::from_f32([2], &[0.0, 1.0]).blob().clone()).unwrap();
+    let m = m.constant("v", &fill).node("Pad", &["x", "n", "v"], &["y"], &[]).untyped_output("y");
+    unsupported(m, &["Pad", "input 2, a number that is not real"]);
     let vectors = |classes: i64, each: i64| {
         let n = |n: i64| vec![0.5f32; n as usize];
         let pairs = n(classes * (classes - 1) / 2);

@@ -120,16 +120,16 @@ impl Constant {
             let n = shape.iter().product::<usize>();
             match &self.data {
                 ConstData::Bytes(b) => Tensor::from_blob(dtype, shape, b.clone()).expect("checked length"),
-                ConstData::Splat(one) if dtype.is_float() => Tensor::from_f64(dtype, shape, &vec![one.get_f64(0); n]),
-                ConstData::Splat(one) => Tensor::from_i64(dtype, shape, &vec![one.get_i64(0); n]),
+                ConstData::Splat(one) => Tensor::collected(dtype, shape, std::iter::repeat_n((one, 0), n)),
                 ConstData::Rng(rng) => rng.tensor(dtype, &shape),
                 ConstData::Missing(_) => unreachable!("returned above"),
             }
         }))
     }
-    /// The one value that all elements have, if it is known without reading them, or if there is only one.
+    /// The one value that all elements have, if it is known without reading them, or if there is only one; no complex number.
     pub fn splat(&self) -> Option<f64> {
         match &self.data {
+            _ if self.ty.dtype.part().is_some() => None,
             ConstData::Splat(one) => Some(one.get_f64(0)),
             _ if self.ty.static_elements() == Some(1) => self.tensor().map(|t| t.get_f64(0)),
             _ => None,

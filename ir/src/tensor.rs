@@ -55,15 +55,33 @@ impl Tensor {
 
     /// The elements at these positions under a new shape, bit for bit.
     pub fn gathered(&self, shape: Vec<usize>, at: &[usize]) -> Tensor {
-        assert_eq!(shape.iter().product::<usize>(), at.len(), "element count");
-        let mut bytes = vec![0u8; self.dtype.bytes(at.len()).expect("size")];
-        at.iter()
-            .enumerate()
-            .for_each(|(i, &p)| write_bits(self.dtype, &mut bytes, i, read_bits(self.dtype, &self.data, p)));
-        Tensor { dtype: self.dtype, shape, data: bytes.into() }
+        Tensor::collected(self.dtype, shape, at.iter().map(|&p| (self, p)))
+    }
+    /// Elements of several tensors of one type under a new shape, bit for bit.
+    pub fn collected<'a>(
+        dtype: DType,
+        shape: Vec<usize>,
+        from: impl ExactSizeIterator<Item = (&'a Tensor, usize)>,
+    ) -> Tensor {
+        assert_eq!(shape.iter().product::<usize>(), from.len(), "element count");
+        let mut bytes = vec![0u8; dtype.bytes(from.len()).expect("size")];
+        let size = dtype.bits() as usize / 8;
+        for (i, (t, p)) in from.enumerate() {
+            assert_eq!(t.dtype, dtype, "element type");
+            match dtype {
+                d if d.is_packed() || d == DType::Bool => write_bits(d, &mut bytes, i, read_bits(d, &t.data, p)),
+                _ => bytes[size * i..size * (i + 1)].copy_from_slice(&t.data[size * p..size * (p + 1)]),
+            }
+        }
+        Tensor { dtype, shape, data: bytes.into() }
+    }
+    /// Real and imaginary parts of complex numbers along a new last axis; what is not complex as it is.
+    pub fn parts(&self) -> Tensor {
+        let Some(dtype) = self.dtype.part() else { return self.clone() };
+        Tensor { dtype, shape: [&self.shape[..], &[2]].concat(), data: self.data.clone() }
     }
 
-    /// From f64 values, rounded once to `dtype` (to nearest even; integers truncate toward zero and saturate, as do floats of at most 8 bits).
+    /// From f64 values, rounded once to `dtype` (to nearest even; integers truncate toward zero and saturate, as do floats of at most 8 bits; complex numbers are real).
     pub fn from_f64(dtype: DType, shape: impl Into<Vec<usize>>, values: &[f64]) -> Tensor {
         let shape = shape.into();
         assert_eq!(shape.iter().product::<usize>(), values.len(), "element count");
@@ -79,7 +97,7 @@ impl Tensor {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "element count");
         let mut bytes = vec![0u8; dtype.bytes(values.len()).expect("size")];
         for (i, &v) in values.iter().enumerate() {
-            if dtype.is_float() {
+            if dtype.is_float() || dtype.part().is_some() {
                 write_f64(dtype, &mut bytes, i, v as f64)
             } else {
                 write_bits(dtype, &mut bytes, i, v as u64)
@@ -140,15 +158,21 @@ impl Tensor {
         }
         self.gathered(shape, &(from * row..to * row).collect::<Vec<_>>())
     }
-    /// Element `i` in row-major order.
+    /// Element `i` in row-major order; of a complex number the real part.
     pub fn get_f64(&self, i: usize) -> f64 {
+        if let Some(part) = self.dtype.part() {
+            return read_f64(part, &self.data, 2 * i);
+        }
         if self.dtype.is_float() { read_f64(self.dtype, &self.data, i) } else { self.get_i64_wide(i) as f64 }
     }
     /// Element `i` in row-major order; floats truncate toward zero, `u64` wraps.
     pub fn get_i64(&self, i: usize) -> i64 {
-        if self.dtype.is_float() { read_f64(self.dtype, &self.data, i) as i64 } else { self.get_i64_wide(i) as i64 }
+        match self.dtype.class() {
+            DTypeClass::Float | DTypeClass::Complex => self.get_f64(i) as i64,
+            _ => self.get_i64_wide(i) as i64,
+        }
     }
-    /// The bits of element `i` in row-major order.
+    /// The bits of element `i` in row-major order, at most 64.
     pub fn get_bits(&self, i: usize) -> u64 {
         read_bits(self.dtype, &self.data, i)
     }
@@ -214,6 +238,9 @@ fn read_f64(dtype: DType, bytes: &[u8], i: usize) -> f64 {
 }
 
 fn write_f64(dtype: DType, bytes: &mut [u8], i: usize, v: f64) {
+    if let Some(part) = dtype.part() {
+        return write_f64(part, bytes, 2 * i, v);
+    }
     let bits = match dtype {
         DType::F64 => v.to_bits(),
         DType::F32 => (v as f32).to_bits().into(),

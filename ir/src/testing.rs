@@ -2,7 +2,7 @@
 
 use crate::constant::SplitMix;
 use crate::dim::Dim;
-use crate::ops::Op;
+use crate::ops::{Class, Op};
 use crate::string;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -54,18 +54,22 @@ impl Gen {
     pub fn num(&mut self) -> DType {
         self.one_of(&[DType::F32, DType::F32, DType::F64, DType::F16, DType::I64, DType::I32, DType::I8, DType::U8])
     }
-    /// Any element type but strings.
+    /// Any element type but strings and complex numbers.
     pub fn plain(&mut self) -> DType {
-        let all: Vec<DType> = DType::ALL.iter().copied().filter(|&d| d != DType::Str).collect();
+        let all: Vec<DType> = DType::ALL.iter().copied().filter(|&d| Class::Plain.accepts(d)).collect();
         self.one_of(&all)
     }
-    /// A tensor of a static type: strings of one letter or none, floats around 0 with deviation 1, integers within -8..=8 (unsigned within 0..=8), truth values.
+    /// A tensor of a static type: strings of one letter or none, floats and parts of complex numbers around 0 with deviation 1, integers within -8..=8 (unsigned within 0..=8), truth values.
     pub fn tensor(&mut self, ty: &Type) -> Tensor {
         let shape = ty.static_shape().expect("static type");
         let n: usize = shape.iter().product();
         if ty.dtype == DType::Str {
             let words: Vec<&str> = (0..n).map(|_| self.one_of(&["", "a", "B", "é"])).collect();
             return string::tensor(shape, &words).expect("few strings");
+        }
+        if let Some(part) = ty.dtype.part() {
+            let parts = self.tensor(&Type::new(part, [n, 2]));
+            return Tensor::from_blob(ty.dtype, shape, parts.blob().clone()).expect("two parts each");
         }
         let one = |g: &mut Gen| match ty.dtype {
             DType::Bool => g.int(0, 1) as f64,
@@ -117,7 +121,7 @@ impl Gen {
 /// `|a - b| / |b|` in the Euclidean norm over all elements; NaN pairs and equal infinities count as equal.
 pub fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
     let (mut d, mut n) = (0.0, 0.0);
-    for (x, y) in a.to_f64().into_iter().zip(b.to_f64()) {
+    for (x, y) in a.parts().to_f64().into_iter().zip(b.parts().to_f64()) {
         if x == y || (x.is_nan() && y.is_nan()) {
             n += if y.is_finite() { y * y } else { 0.0 };
             continue;
@@ -136,7 +140,7 @@ pub fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
 
 /// The largest absolute difference; NaN pairs and equal infinities count as equal.
 pub fn max_abs(a: &Tensor, b: &Tensor) -> f64 {
-    let pairs = a.to_f64().into_iter().zip(b.to_f64());
+    let pairs = a.parts().to_f64().into_iter().zip(b.parts().to_f64());
     pairs.fold(0.0, |m, (x, y)| {
         if x == y || (x.is_nan() && y.is_nan()) {
             m

@@ -17,6 +17,8 @@ pub enum DTypeClass {
     Bool,
     /// Strings.
     Text,
+    /// Complex numbers.
+    Complex,
 }
 
 macro_rules! dtypes {
@@ -25,7 +27,8 @@ macro_rules! dtypes {
         ///
         /// The floats of at most 8 bits (`f8e4m3` is the OCP "fn" form without infinities) and the integers under 8 bits are storage types: only `decode.*`,
         /// `cast`, `bitcast` and ops that move elements take them as operands. Types under 8 bits are packed, the first element in the low bits. A
-        /// string is a handle, the number of an entry of a table in which each string stands once ([`crate::string`]).
+        /// string is a handle, the number of an entry of a table in which each string stands once ([`crate::string`]). Complex numbers are two floats, the
+        /// real part first; they are moved, and never computed with.
         #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         pub enum DType { $(#[doc = concat!("`", $name, "`, ", stringify!($bits), " bits.")] $variant,)* }
         impl DType {
@@ -35,7 +38,7 @@ macro_rules! dtypes {
             pub const fn name(self) -> &'static str { match self { $(DType::$variant => $name,)* } }
             /// Bits of one element in storage.
             pub const fn bits(self) -> u32 { match self { $(DType::$variant => $bits,)* } }
-            /// Float, integer, truth value or text.
+            /// Float, integer, truth value, text or complex number.
             pub const fn class(self) -> DTypeClass { match self { $(DType::$variant => DTypeClass::$class,)* } }
         }
     };
@@ -50,6 +53,7 @@ dtypes! {
     U6 "u6" 6 UInt; U5 "u5" 5 UInt; U4 "u4" 4 UInt; U3 "u3" 3 UInt; U2 "u2" 2 UInt;
     Bool "bool" 8 Bool;
     Str "str" 32 Text;
+    C64 "c64" 64 Complex; C128 "c128" 128 Complex;
 }
 
 impl DType {
@@ -64,6 +68,14 @@ impl DType {
     /// Whether this is a signed or unsigned integer.
     pub const fn is_int(self) -> bool {
         matches!(self.class(), DTypeClass::Int | DTypeClass::UInt)
+    }
+    /// The type of the two parts of a complex number.
+    pub const fn part(self) -> Option<DType> {
+        match self {
+            DType::C64 => Some(DType::F32),
+            DType::C128 => Some(DType::F64),
+            _ => None,
+        }
     }
     /// Whether several elements share a byte.
     pub const fn is_packed(self) -> bool {

@@ -202,12 +202,19 @@ pub fn seeded_inputs(m: &Module, seed: u64) -> tersor_ir::Result<Vec<Tensor>> {
 /// Type and elements, as far as there are few.
 fn elements(t: &Tensor) -> String {
     let shown = t.len().min(64);
-    let one = |i: usize| match t.dtype() {
+    let items: Vec<String> = (0..shown).map(|i| element(t, i)).collect();
+    format!("{} [{}{}]", t.ty(), items.join(", "), if shown < t.len() { ", …" } else { "" })
+}
+
+fn element(t: &Tensor, i: usize) -> String {
+    match t.dtype() {
+        d if d.part().is_some() => {
+            let parts = t.parts();
+            format!("({}, {})", element(&parts, 2 * i), element(&parts, 2 * i + 1))
+        }
         tersor_ir::DType::Str => tersor_ir::text::quote(&tersor_ir::string::get(t, i)),
         d if !d.is_float() => t.get_i64(i).to_string(),
         tersor_ir::DType::F64 => format!("{:?}", t.get_f64(i)),
         _ => format!("{:?}", t.get_f64(i) as f32),
-    };
-    let items: Vec<String> = (0..shown).map(one).collect();
-    format!("{} [{}{}]", t.ty(), items.join(", "), if shown < t.len() { ", …" } else { "" })
+    }
 }

@@ -22,6 +22,8 @@ pub enum DType {
     F64 = 11,
     U32 = 12,
     U64 = 13,
+    C64 = 14,
+    C128 = 15,
     Bf16 = 16,
     F8e4m3 = 17,
     F8e4m3fnuz = 18,
@@ -46,7 +48,8 @@ impl DType {
             DType::F8e4m3 | DType::F8e4m3fnuz | DType::F8e5m2 | DType::F8e5m2fnuz | DType::F8e8m0 => 8,
             DType::U16 | DType::I16 | DType::F16 | DType::Bf16 => 16,
             DType::F32 | DType::I32 | DType::U32 | DType::Str => 32,
-            DType::F64 | DType::I64 | DType::U64 => 64,
+            DType::F64 | DType::I64 | DType::U64 | DType::C64 => 64,
+            DType::C128 => 128,
         }
     }
 
@@ -61,6 +64,15 @@ impl DType {
     /// Bytes of one element, `None` for packed types.
     pub const fn size(self) -> Option<usize> {
         if self.bits() >= 8 { Some((self.bits() / 8) as usize) } else { None }
+    }
+
+    /// Bytes of what has an order of bytes: an element, or a part of a complex number; `None` for packed types.
+    pub const fn word(self) -> Option<usize> {
+        match self {
+            DType::C64 => Some(4),
+            DType::C128 => Some(8),
+            other => other.size(),
+        }
     }
 
     /// The name used in `.tir` and in messages.
@@ -91,11 +103,13 @@ impl DType {
             DType::U2 => "u2",
             DType::Bool => "bool",
             DType::Str => "str",
+            DType::C64 => "c64",
+            DType::C128 => "c128",
         }
     }
 
     /// All types that an artifact's values may have.
-    pub const ALL: [DType; 24] = [
+    pub const ALL: [DType; 26] = [
         DType::F64,
         DType::F32,
         DType::F16,
@@ -120,6 +134,8 @@ impl DType {
         DType::U2,
         DType::Bool,
         DType::Str,
+        DType::C64,
+        DType::C128,
     ];
 
     /// The type of that name.

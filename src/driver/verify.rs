@@ -59,12 +59,13 @@ impl Comparison {
     }
 }
 
-/// Compares what was found with what was expected. Shapes or element types that differ are an error.
+/// Compares what was found with what was expected, complex numbers by their parts. Shapes or element types that differ are an error.
 pub fn compare(name: &str, found: &Tensor, expected: &Tensor, limits: &Limits) -> Result<Comparison> {
     if found.shape() != expected.shape() || found.dtype() != expected.dtype() {
         let message = format!("output {name} is {}, expected {}", found.ty(), expected.ty());
         return Err(vec![Diagnostic::error("B0203", message).failure(tersor_ir::Failure::Gate)]);
     }
+    let (found, expected) = (&found.parts(), &expected.parts());
     let (mut difference, mut norm, mut other, mut dot, mut max_abs) = (0.0, 0.0, 0.0, 0.0, 0f64);
     let (mut bad, mut first) = (0, None);
     // Strings are equal, or differ by 1.

@@ -188,3 +188,22 @@ fn extents_that_data_decide() {
         check(text, &[("B", b)]);
     }
 }
+
+/// A caller sees complex numbers, kernels their parts.
+#[test]
+fn complex_numbers_cross_the_interface() {
+    for dtype in ["c64", "c128"] {
+        let text = "module @m {
+  symbol N 1..64 hint 8
+  const @z : c64[2] = [(1.5, -2.5), (0.0, -1.0)]
+  func @main(%x: c64[N,3], %m: bool[N,1]) -> (%y: c64[3,N], %x2: c64[N,3], %w: c64[N,2]) {
+    %y = transpose %x {perm=[1,0]} : c64[3,N]
+    %x2 = reshape %x {shape=[N,3]} : c64[N,3]
+    %s = slice %x {axis=1, start=1, len=2} : c64[N,2]
+    %w = select %m, %s, @z : c64[N,2]
+    return %y, %x2, %w
+  }
+}";
+        check(&text.replace("c64", dtype), &[("N", 5)]);
+    }
+}

@@ -275,7 +275,11 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
             return Ok(None);
         }
         let t = self.constant(i)?.filter(|t| t.len() == 1);
-        t.map(|t| Some(t.get_f64(0))).ok_or_else(|| self.undecided(i, format!("input {i} must be a constant scalar")))
+        let t = t.ok_or_else(|| self.undecided(i, format!("input {i} must be a constant scalar")))?;
+        match t.parts().to_f64()[..] {
+            [real] | [real, 0.0] => Ok(Some(real)),
+            _ => Err(self.unsupported(format!("input {i}, a number that is not real"))),
+        }
     }
     /// The type of a value.
     pub fn ty(&self, v: ValueId) -> Type {

@@ -1,6 +1,6 @@
 //! Strings, against ONNX's reference implementation.
 
-use tersor_frontend::testing::{Attr, Model};
+use tersor_frontend::testing::{Attr, Model, data_type, field, number};
 use tersor_frontend::{ImportOptions, import_bytes};
 use tersor_ir::{DType, Tensor, interp, string, verify::verify};
 
@@ -104,6 +104,17 @@ fn labels_are_numbers_or_strings() {
     let y =
         run("ai.onnx.ml:LinearClassifier", &[Tensor::from_f32([2, 1], &[2.0, -2.0])], &attrs, &["str[2]", "f32[2,3]"]);
     assert_eq!(y[0], words(&[2], &["no", "maybe"]));
+    let attrs = [
+        ("classlabels_strings", texts(&["near", "far"])),
+        ("kernel_type", "LINEAR".into()),
+        ("kernel_params", vec![0.0f32; 3].into()),
+        ("vectors_per_class", [1, 1].into()),
+        ("support_vectors", vec![1.0f32, 2.0].into()),
+        ("coefficients", vec![1.0f32, -1.0].into()),
+        ("rho", vec![0.5f32].into()),
+    ];
+    let y = run("ai.onnx.ml:SVMClassifier", &[Tensor::from_f32([2, 1], &[2.0, -2.0])], &attrs, &["str[2]", "f32[2,2]"]);
+    assert_eq!((&y[0], y[1].to_f64()), (&words(&[2], &["far", "near"]), vec![1.5, -1.5, -2.5, 2.5]));
 }
 
 #[test]
@@ -120,6 +131,58 @@ fn rows_of_words_are_counted() {
     ];
     let y = run("TfIdfVectorizer", &[words(&[5], &["a", "b", "c", "a", "b"])], &attrs, &["f32[3]"]);
     assert_eq!(y[0].to_f64(), [2.0, 2.0, 2.0]);
+}
+
+/// What moves elements takes complex numbers as it takes numbers, and what computes says that it does not.
+#[test]
+fn complex_numbers_move() {
+    for (dtype, part) in [(DType::C64, DType::F32), (DType::C128, DType::F64)] {
+        let numbers = |shape: &[usize], parts: &[f64]| {
+            let parts = Tensor::from_f64(part, [parts.len()], parts);
+            Tensor::from_blob(dtype, shape.to_vec(), parts.blob().clone()).unwrap()
+        };
+        let typed = |shape: &str| format!("{dtype}{shape}");
+        let x = numbers(&[2, 2], &[1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.1, f64::INFINITY]);
+        let one = std::slice::from_ref(&x);
+        let y = run("Transpose", one, &[], &[&typed("[2,2]")]);
+        assert_eq!(y, [numbers(&[2, 2], &[1.0, -1.0, 3.0, -3.0, 2.0, -2.0, 0.1, f64::INFINITY])]);
+        let at = |v: &[i64]| Tensor::from_i64(DType::I64, [v.len()], v);
+        let y = run("Gather", &[x.clone(), at(&[1])], &[("axis", 1.into())], &[&typed("[2,1]")]);
+        assert_eq!(y, [numbers(&[2, 1], &[2.0, -2.0, 0.1, f64::INFINITY])]);
+        let y = run("Concat", &[x.clone(), x.clone()], &[("axis", 1.into())], &[&typed("[2,4]")]);
+        assert_eq!(y[0].parts().to_f64()[..8], [1.0, -1.0, 2.0, -2.0, 1.0, -1.0, 2.0, -2.0]);
+        let c = Tensor::from_i64(DType::Bool, [2], &[1, 0]);
+        let y = run("Where", &[c, x.clone(), numbers(&[1], &[5.0, 6.0])], &[], &[&typed("[2,2]")]);
+        assert_eq!(y, [numbers(&[2, 2], &[1.0, -1.0, 5.0, 6.0, 3.0, -3.0, 5.0, 6.0])]);
+        let y = run("Identity", one, &[], &[&typed("[2,2]")]);
+        assert_eq!(y, std::slice::from_ref(&x));
+
+        // Numbers in the typed field of their parts.
+        let (mut t, number_of, typed_field) = (vec![], data_type(dtype), if dtype == DType::C64 { 4 } else { 10 });
+        number(&mut t, 1, 4);
+        number(&mut t, 2, number_of);
+        field(&mut t, 8, b"t");
+        field(&mut t, typed_field, x.bytes());
+        let m = Model::new(18).raw_initializer(&t).node("Identity", &["t"], &["y"], &[]).untyped_output("y");
+        let m = import_bytes(m.bytes(), "m", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0])).module;
+        assert_eq!(interp::run(&m, &[]).unwrap(), [x.reshaped(vec![4]).unwrap()]);
+        // Operators whose other operands must be known.
+        let m = Model::new(18)
+            .constant("x", &x)
+            .constant("pads", &at(&[0, 1, 0, 0]))
+            .constant("fill", &numbers(&[], &[0.0, 0.0]))
+            .constant("repeats", &at(&[1, 2]))
+            .node("Pad", &["x", "pads", "fill"], &["p"], &[])
+            .node("Tile", &["p", "repeats"], &["t"], &[])
+            .untyped_output("t");
+        let m = import_bytes(m.bytes(), "m", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0])).module;
+        let y = interp::run(&m, &[]).unwrap();
+        assert_eq!(y[0].ty().to_string(), typed("[2,6]"));
+        assert_eq!(y[0].parts().to_f64()[..8], [0.0, 0.0, 1.0, -1.0, 2.0, -2.0, 0.0, 0.0]);
+        let m = Model::new(18).input("x", &typed("[2]")).node("Add", &["x", "x"], &["y"], &[]).untyped_output("y");
+        let e = import_bytes(m.bytes(), "m", &Default::default()).unwrap_err();
+        assert!(e[0].to_string().contains(&format!("not defined for {dtype}")), "{}", e[0]);
+    }
 }
 
 /// What moves elements takes strings as it takes numbers.

@@ -1,6 +1,7 @@
 //! `cast`: another element type.
 
-use super::declare::{Meaning, Sample};
+use super::declare::{Class, Meaning, Sample};
+use super::shape::mismatch;
 use crate::diag::Result;
 use crate::dim::Bindings;
 use crate::small::{Rounding, SmallFloat};
@@ -34,6 +35,9 @@ impl Cast {
 
 impl Meaning for Cast {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
+        if !Class::Plain.accepts(self.to) {
+            return Err(mismatch("T0210", format!("not defined for {}", self.to)));
+        }
         Ok(vec![t[0].with_dtype(self.to)])
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {

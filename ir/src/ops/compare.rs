@@ -54,6 +54,9 @@ impl Meaning for Compare {
         if t[0].dtype == DType::Str && !matches!(self.kind, CompareKind::Eq | CompareKind::Ne) {
             return Err(mismatch("T0380", "strings are equal or not, and have no order"));
         }
+        if t[0].dtype.part().is_some() {
+            return Err(mismatch("T0210", format!("not defined for {}", t[0].dtype)));
+        }
         Ok(vec![Type { dtype: DType::Bool, shape: broadcast(&[&t[0].shape, &t[1].shape])? }])
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {

@@ -41,21 +41,15 @@ impl Meaning for Concat {
         let axis = self.axis as usize;
         let mut shape = x[0].shape().to_vec();
         shape[axis] = x.iter().map(|t| t.shape()[axis]).sum();
-        let (float, mut y, mut yi) = (x[0].dtype().is_float(), vec![], vec![]);
+        let mut from = vec![];
         let inner: usize = shape[axis + 1..].iter().product();
         for o in 0..shape[..axis].iter().product() {
             for t in x {
                 let n = t.shape()[axis] * inner;
-                for i in o * n..(o + 1) * n {
-                    if float { y.push(t.get_f64(i)) } else { yi.push(t.get_i64(i)) }
-                }
+                from.extend((o * n..(o + 1) * n).map(|i| (*t, i)));
             }
         }
-        Ok(vec![if float {
-            Tensor::from_f64(x[0].dtype(), shape, &y)
-        } else {
-            Tensor::from_i64(x[0].dtype(), shape, &yi)
-        }])
+        Ok(vec![Tensor::collected(x[0].dtype(), shape, from.into_iter())])
     }
     fn work(&self, ins: &[&Type], outs: &[Type]) -> Work {
         Work::movement(ins, outs)

@@ -21,7 +21,7 @@ pub enum Class {
     Code,
     /// `bool`.
     Bool,
-    /// Any element type but `str`.
+    /// Any element type but `str` and complex numbers.
     Plain,
     /// `str`.
     Text,
@@ -39,7 +39,7 @@ impl Class {
             Class::Num => float || int,
             Class::Code => dtype.is_int() || SmallFloat::of(dtype).is_some(),
             Class::Bool => dtype == DType::Bool,
-            Class::Plain => dtype != DType::Str,
+            Class::Plain => dtype != DType::Str && dtype.part().is_none(),
             Class::Text => dtype == DType::Str,
         }
     }

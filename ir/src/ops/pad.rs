@@ -1,12 +1,12 @@
 //! `pad`: elements around a tensor.
 
-use super::declare::{Meaning, Sample, Work};
+use super::declare::{Class, Meaning, Sample, Work};
 use super::shape::*;
 use crate::diag::Result;
 use crate::dim::{Bindings, Dim};
 use crate::tensor::Tensor;
 use crate::testing::Gen;
-use crate::types::{DType, Type};
+use crate::types::Type;
 
 crate::attr_enum! {
     /// What padding holds.
@@ -68,8 +68,8 @@ impl Meaning for Pad {
             return Err(mismatch("T0355", format!("pads {:?} and {:?} of a tensor of rank {rank}", self.lo, self.hi)));
         }
         let mut out = t[0].clone();
-        if t[0].dtype == DType::Str && self.value.0 != 0.0 {
-            return Err(mismatch("T0381", "strings are padded with the empty string only"));
+        if self.value.0 != 0.0 && !Class::Plain.accepts(t[0].dtype) {
+            return Err(mismatch("T0381", "strings are padded with the empty string only, complex numbers with 0"));
         }
         for (i, d) in out.shape.iter_mut().enumerate() {
             if self.mode != PadMode::Constant && self.lo[i] + self.hi[i] > 0 && *d == Dim::Const(0) {
@@ -84,19 +84,14 @@ impl Meaning for Pad {
         let shape: Vec<usize> =
             x.shape().iter().enumerate().map(|(i, d)| d + (self.lo[i] + self.hi[i]) as usize).collect();
         let s = strides(x.shape());
-        let (mut y, mut yi, float) = (vec![], vec![], x.dtype().is_float());
+        let (value, mut from) = (Tensor::scalar(x.dtype(), self.value.0), vec![]);
         for_each_index(&shape, |ix| {
             let at = ix.iter().enumerate().try_fold(0, |at, (a, &i)| {
                 Some(at + self.mode.source(i as i64 - self.lo[a], x.shape()[a] as i64)? as usize * s[a])
             });
-            match (at, float) {
-                (Some(p), true) => y.push(x.get_f64(p)),
-                (Some(p), false) => yi.push(x.get_i64(p)),
-                (None, true) => y.push(self.value.0),
-                (None, false) => yi.push(self.value.0 as i64),
-            }
+            from.push(at.map_or((&value, 0), |p| (x, p)));
         });
-        Ok(vec![if float { Tensor::from_f64(x.dtype(), shape, &y) } else { Tensor::from_i64(x.dtype(), shape, &yi) }])
+        Ok(vec![Tensor::collected(x.dtype(), shape, from.into_iter())])
     }
     fn work(&self, ins: &[&Type], outs: &[Type]) -> Work {
         Work::movement(ins, outs)

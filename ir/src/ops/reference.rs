@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub fn reference() -> String {
     let mut out = String::from(
         "# Ops\n\nGenerated from the declarations in `ir/src/ops`; do not edit. Element types: `Float` is f64, f32, f16 and bf16; `Int` are integers of at \
-         least 8 bits; `Num` is either; `Code` are integers of any width and 8- and 4-bit floats; `Text` is str, `Plain` is any other type.\n",
+         least 8 bits; `Num` is either; `Code` are integers of any width and 8- and 4-bit floats; `Text` is str, `Plain` is any other type but c64 and c128.\n",
     );
     for kind in OpKind::ALL {
         op(&mut out, &format!("{kind:?}"), kind.spec());

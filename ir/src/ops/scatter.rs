@@ -48,6 +48,11 @@ op! {
     }
 }
 
+/// The row of `n` (at least one) that an index names.
+fn row_of(i: i64, n: i64) -> usize {
+    if i < 0 { i + n } else { i }.clamp(0, n - 1) as usize
+}
+
 impl Meaning for Scatter {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
         let (x, at, u) = (t[0], t[1], t[2]);
@@ -66,21 +71,29 @@ impl Meaning for Scatter {
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
         let (n, shape) = (x[0].shape()[0] as i64, x[0].shape().to_vec());
         let inner: usize = shape[1..].iter().product();
+        let Some(combine) = self.kind.combine() else {
+            let mut from: Vec<(&Tensor, usize)> = (0..x[0].len()).map(|i| (x[0], i)).collect();
+            for (row, i) in x[1].to_i64().into_iter().enumerate().filter(|_| n > 0) {
+                let i = row_of(i, n);
+                (0..inner).for_each(|k| from[i * inner + k] = (x[2], row * inner + k));
+            }
+            return Ok(vec![Tensor::collected(x[0].dtype(), shape, from.into_iter())]);
+        };
         let int = x[0].dtype().is_int();
         let (mut ints, mut floats) = if int { (x[0].to_i64(), vec![]) } else { (vec![], x[0].to_f64()) };
         for (row, i) in x[1].to_i64().into_iter().enumerate().filter(|_| n > 0) {
-            let i = if i < 0 { i + n } else { i }.clamp(0, n - 1) as usize;
+            let i = row_of(i, n);
             for k in 0..inner {
                 let (to, from) = (i * inner + k, row * inner + k);
                 if int {
                     let u = x[2].get_i64(from);
                     let unsigned = x[0].dtype() == DType::U64;
-                    let y = self.kind.combine().map_or(u, |b| b.apply_int(ints[to], u, unsigned));
+                    let y = combine.apply_int(ints[to], u, unsigned);
                     // Sums and products wrap in the element type.
                     ints[to] = Tensor::from_i64(x[0].dtype(), [], &[y]).get_i64(0);
                 } else {
                     let u = x[2].get_f64(from);
-                    let y = self.kind.combine().map_or(u, |b| b.apply(floats[to], u));
+                    let y = combine.apply(floats[to], u);
                     floats[to] = Tensor::scalar(x[0].dtype(), y).get_f64(0);
                 }
             }

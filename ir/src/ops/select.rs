@@ -27,13 +27,7 @@ impl Meaning for Select {
         let at: Vec<Vec<usize>> = x.iter().map(|t| broadcast_positions(t.shape(), &shape)).collect();
         let pick = |i: usize| if x[0].get_i64(at[0][i]) != 0 { (x[1], at[1][i]) } else { (x[2], at[2][i]) };
         let n: usize = shape.iter().product();
-        Ok(vec![if x[1].dtype().is_float() {
-            let y: Vec<f64> = (0..n).map(&pick).map(|(t, j)| t.get_f64(j)).collect();
-            Tensor::from_f64(x[1].dtype(), shape, &y)
-        } else {
-            let y: Vec<i64> = (0..n).map(pick).map(|(t, j)| t.get_i64(j)).collect();
-            Tensor::from_i64(x[1].dtype(), shape, &y)
-        }])
+        Ok(vec![Tensor::collected(x[1].dtype(), shape, (0..n).map(pick))])
     }
     fn sample(g: &mut Gen) -> Sample<Self> {
         let (dtype, rank) = (g.num(), g.int(0, 3) as usize);

@@ -108,8 +108,8 @@ impl Parser<'_> {
         };
         self.c.expect("=")?;
         let data = if self.c.eat("splat") {
-            ConstData::Splat(self.element(&ty)?)
-        } else if self.c.eat("rng") {
+            ConstData::Splat(self.element(ty.dtype)?)
+        } else if ty.dtype != DType::Str && self.c.eat("rng") {
             ConstData::Rng(self.rng()?)
         } else if self.c.eat("blake3:") {
             let hash = self.c.take_while(|c| c.is_ascii_hexdigit()).to_string();
@@ -118,24 +118,18 @@ impl Parser<'_> {
             found.map_or(ConstData::Missing(hash), |t| ConstData::Bytes(t.blob().clone()))
         } else {
             self.c.expect("[")?;
-            let (mut floats, mut ints) = (vec![], vec![]);
+            let mut elements = vec![];
             while !self.c.eat("]") {
-                if !floats.is_empty() {
+                if !elements.is_empty() {
                     self.c.expect(",")?;
                 }
-                let one = self.element(&ty)?;
-                floats.push(one.get_f64(0));
-                ints.push(one.get_i64(0));
+                elements.push(self.element(ty.dtype)?);
             }
-            if floats.len() != n {
-                return Err(Diagnostic::error("P0005", format!("{} elements for {ty}", floats.len())).at_loc(&loc));
+            if elements.len() != n {
+                return Err(Diagnostic::error("P0005", format!("{} elements for {ty}", elements.len())).at_loc(&loc));
             }
             let shape = ty.static_shape().expect("checked above");
-            let t = if ty.dtype.is_float() {
-                Tensor::from_f64(ty.dtype, shape, &floats)
-            } else {
-                Tensor::from_i64(ty.dtype, shape, &ints)
-            };
+            let t = Tensor::collected(ty.dtype, shape, elements.iter().map(|e| (e, 0)));
             ConstData::Bytes(t.blob().clone())
         };
         if self.consts.contains_key(&name) {
@@ -146,18 +140,27 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn element(&mut self, ty: &Type) -> Result<Tensor> {
-        if ty.dtype == DType::Str {
+    fn element(&mut self, dtype: DType) -> Result<Tensor> {
+        if dtype == DType::Str {
             self.c.skip_space();
             return string::tensor(vec![], &[self.c.quoted()?]);
         }
+        if let Some(part) = dtype.part() {
+            self.c.expect("(")?;
+            let real = self.element(part)?;
+            self.c.expect(",")?;
+            let imaginary = self.element(part)?;
+            self.c.expect(")")?;
+            let bytes = [real.bytes(), imaginary.bytes()].concat();
+            return Ok(Tensor::from_blob(dtype, vec![], bytes.into()).expect("two parts"));
+        }
         let text = self.c.number()?;
-        let parsed = if ty.dtype.is_float() {
-            text.parse().ok().map(|v| Tensor::scalar(ty.dtype, v))
+        let parsed = if dtype.is_float() {
+            text.parse().ok().map(|v| Tensor::scalar(dtype, v))
         } else {
-            text.parse().ok().map(|v| Tensor::from_i64(ty.dtype, [], &[v]))
+            text.parse().ok().map(|v| Tensor::from_i64(dtype, [], &[v]))
         };
-        parsed.ok_or_else(|| self.c.error(&format!("an element of {} before", ty.dtype)))
+        parsed.ok_or_else(|| self.c.error(&format!("an element of {dtype} before")))
     }
 
     fn rng(&mut self) -> Result<Rng> {

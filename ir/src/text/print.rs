@@ -91,6 +91,7 @@ fn print_const(out: &mut String, c: &Constant, options: PrintOptions) {
 fn element(t: &Tensor, i: usize) -> String {
     match t.dtype() {
         DType::Str => quote(&string::get(t, i)),
+        d if d.part().is_some() => format!("({}, {})", element(&t.parts(), 2 * i), element(&t.parts(), 2 * i + 1)),
         d if d.is_float() => format!("{:?}", t.get_f64(i)),
         _ => t.get_i64(i).to_string(),
     }
@@ -103,6 +104,7 @@ fn statistics(c: &Constant) -> String {
         return format!("{} B as stored", string::stored(t).len());
     }
     let (mut min, mut max, mut square, mut zeros) = (f64::INFINITY, f64::NEG_INFINITY, 0.0, 0usize);
+    let t = t.parts();
     for v in (0..t.len()).map(|i| t.get_f64(i)) {
         (min, max, square, zeros) = (min.min(v), max.max(v), square + v * v, zeros + usize::from(v == 0.0));
     }

@@ -119,7 +119,7 @@ pub fn random_inputs(model: &Model) -> Result<Vec<Tensor>> {
     (0..model.inputs().len()).map(|i| random(model, i, "random")).collect()
 }
 
-/// A random tensor: floats as asked for, integers and booleans 0 or 1, strings empty; symbols take their hints.
+/// A random tensor: floats and parts of complex numbers as asked for, integers and booleans 0 or 1, strings empty; symbols take their hints.
 fn random(model: &Model, index: usize, spec: &str) -> Result<Tensor> {
     let value = &model.inputs()[index];
     let bad = || {
@@ -159,12 +159,12 @@ fn random(model: &Model, index: usize, spec: &str) -> Result<Tensor> {
     if value.dtype() == DType::Str {
         return Ok(tensor);
     }
-    let size = value.dtype().size().ok_or_else(bad)?;
+    let size = value.dtype().word().ok_or_else(bad)?;
     for element in tensor.bytes_mut().chunks_exact_mut(size) {
         let x = float();
         match value.dtype() {
-            DType::F64 => element.copy_from_slice(&x.to_ne_bytes()),
-            DType::F32 => element.copy_from_slice(&(x as f32).to_ne_bytes()),
+            DType::F64 | DType::C128 => element.copy_from_slice(&x.to_ne_bytes()),
+            DType::F32 | DType::C64 => element.copy_from_slice(&(x as f32).to_ne_bytes()),
             DType::F16 => element.copy_from_slice(&half::f16::from_f64(x).to_ne_bytes()),
             DType::Bf16 => element.copy_from_slice(&half::bf16::from_f64(x).to_ne_bytes()),
             _ => element[if cfg!(target_endian = "big") { size - 1 } else { 0 }] = u8::from(x > 0.5),

@@ -57,9 +57,9 @@ pub fn read(bytes: &[u8]) -> Result<Tensor> {
         DType::Str => return strings(&header, data),
         dtype => Tensor::from_bytes(dtype, &header.shape, data)?,
     };
-    let size = header.dtype.size().unwrap_or(1);
-    if header.big_endian != cfg!(target_endian = "big") && size > 1 {
-        tensor.bytes_mut().chunks_exact_mut(size).for_each(<[u8]>::reverse);
+    let (size, word) = (header.dtype.size().unwrap_or(1), header.dtype.word().unwrap_or(1));
+    if header.big_endian != cfg!(target_endian = "big") && word > 1 {
+        tensor.bytes_mut().chunks_exact_mut(word).for_each(<[u8]>::reverse);
     }
     if header.fortran && header.shape.len() > 1 {
         tensor = row_major(&tensor, size)?;
@@ -171,6 +171,8 @@ fn element(descr: &str) -> Result<(DType, usize, bool)> {
         "u2" => DType::U16,
         "u1" => DType::U8,
         "b1" | "?" => DType::Bool,
+        "c8" => DType::C64,
+        "c16" => DType::C128,
         _ => return Err(Error::new(Kind::DataUnsupported, format!("NumPy type {descr} is not supported"))),
     };
     let big = descr.starts_with('>') || (cfg!(target_endian = "big") && !descr.starts_with('<'));
@@ -192,6 +194,8 @@ fn descr(dtype: DType) -> Result<&'static str> {
         DType::U16 => "<u2",
         DType::U8 => "|u1",
         DType::Bool => "|b1",
+        DType::C64 => "<c8",
+        DType::C128 => "<c16",
         other => return Err(Error::new(Kind::DataUnsupported, format!("NumPy has no type for {other}"))),
     })
 }
@@ -218,7 +222,7 @@ pub fn write(tensor: TensorView, out: &mut dyn Write) -> Result<()> {
         if cfg!(target_endian = "little") || tensor.dtype == DType::Str {
             return out.write_all(&bytes);
         }
-        let size = tensor.dtype.size().unwrap_or(1);
+        let size = tensor.dtype.word().unwrap_or(1);
         tensor.bytes.chunks_exact(size).try_for_each(|c| out.write_all(&c.iter().rev().copied().collect::<Vec<u8>>()))
     };
     write(out).map_err(|e| Error::new(Kind::Io, e.to_string()))
@@ -229,7 +233,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const TYPES: [DType; 13] = [
+    const TYPES: [DType; 15] = [
         DType::F64,
         DType::F32,
         DType::F16,
@@ -243,6 +247,8 @@ mod tests {
         DType::U16,
         DType::U8,
         DType::Bool,
+        DType::C64,
+        DType::C128,
     ];
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -255,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arrays_round_trip(which in 0usize..13, shape in prop::collection::vec(0usize..5, 0..4), seed: u8) {
+        fn arrays_round_trip(which in 0..TYPES.len(), shape in prop::collection::vec(0usize..5, 0..4), seed: u8) {
             let n = bytes_of(TYPES[which], &shape).unwrap();
             let bytes: Vec<u8> = (0..n).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect();
             let t = Tensor::from_bytes(TYPES[which], &shape, &bytes).unwrap();
@@ -296,12 +302,15 @@ mod tests {
         let data: Vec<u8> = [1u16, 2, 3, 4, 5, 6].iter().flat_map(|v| v.to_be_bytes()).collect();
         let t = read(&file("{'descr': '>u2', 'fortran_order': True, 'shape': (2, 3), }", &data)).unwrap();
         assert_eq!(t.to_f64().unwrap(), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
+        let data: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_be_bytes()).collect();
+        let t = read(&file("{'descr': '>c8', 'fortran_order': False, 'shape': (2,), }", &data)).unwrap();
+        assert_eq!(t.bytes(), [1f32, 2.0, 3.0, 4.0].map(f32::to_ne_bytes).concat());
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         let fails = |h: &str, n| read(&file(h, &vec![0; n])).unwrap_err();
-        assert_eq!(fails("{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}", 8).kind, Kind::DataUnsupported);
+        assert_eq!(fails("{'descr': '<c32', 'fortran_order': False, 'shape': (1,)}", 32).kind, Kind::DataUnsupported);
         assert_eq!(
             fails("{'descr': [('a','<f4')], 'fortran_order': False, 'shape': (1,)}", 4).kind,
             Kind::DataUnsupported

@@ -115,7 +115,7 @@ fn dense(t: TensorProto) -> Result<Tensor> {
         return Err(Error::new(Kind::Data, what));
     }
     let mut tensor = Tensor::from_bytes(dtype, &shape, &data)?;
-    let size = dtype.size().unwrap_or(1);
+    let size = dtype.word().unwrap_or(1);
     if cfg!(target_endian = "big") && size > 1 {
         tensor.bytes_mut().chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
@@ -142,8 +142,8 @@ fn strings(t: &TensorProto, shape: &[usize]) -> Result<Tensor> {
 fn typed(dtype: DType, t: &TensorProto) -> Vec<u8> {
     let narrow = |n: usize| t.int32_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(n)).collect();
     match dtype {
-        DType::F32 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::F64 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F32 | DType::C64 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F64 | DType::C128 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::I64 => t.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::U64 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::U32 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(4)).collect(),
@@ -157,7 +157,7 @@ fn typed(dtype: DType, t: &TensorProto) -> Vec<u8> {
 pub fn write(name: &str, tensor: crate::tensor::TensorView) -> Result<Vec<u8>> {
     let text = tensor.to_strings().transpose()?;
     let mut raw = tensor.bytes.to_vec();
-    let size = tensor.dtype.size().unwrap_or(1);
+    let size = tensor.dtype.word().unwrap_or(1);
     if cfg!(target_endian = "big") && size > 1 {
         raw.chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
@@ -253,6 +253,10 @@ mod tests {
         assert_eq!(f64s(ints(DType::I8, &[-3, 127])), [-3.0, 127.0]);
         assert_eq!(f64s(ints(DType::Bool, &[1, 0])), [1.0, 0.0]);
         assert_eq!(f64s(ints(DType::I32, &[-70000])), [-70000.0]);
+        let c64 =
+            |v: &[f32]| TensorProto { dims: vec![1], data_type: 14, float_data: v.to_vec(), ..Default::default() };
+        assert_eq!(decode(c64(&[1.5, -2.0])).unwrap().bytes(), [1.5f32.to_ne_bytes(), (-2f32).to_ne_bytes()].concat());
+        assert_eq!(decode(c64(&[1.5])).unwrap_err().message, "c64[1] needs 8 bytes, the file has 4");
         let mut short = ints(DType::I32, &[1, 2]);
         short.dims = vec![3];
         assert_eq!(decode(short).unwrap_err().message, "i32[3] needs 12 bytes, the file has 8");

@@ -434,6 +434,9 @@ fn eye_like(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         0 => t.dtype,
         n => crate::tensor::dtype(n as i32).ok_or_else(|| cx.unsupported(format!("element type {n}")))?,
     };
+    if dtype == DType::Str {
+        return Err(cx.invalid("a matrix of strings"));
+    }
     if r.saturating_mul(c) > 1 << 24 {
         return Err(cx.unsupported("more than 2^24 elements"));
     }
