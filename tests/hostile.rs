@@ -8,6 +8,9 @@ use support::{Dir, data_set, mlp};
 use tersor_frontend::testing::{Attr, Model, field, number, tensor};
 use tersor_ir::{DType, Tensor};
 
+/// The command that goes furthest with a model.
+const COMPILE: &str = if cfg!(feature = "mlir") { "compile" } else { "opt" };
+
 /// What any of this may take, far from what it should: a debug program on a busy machine is slow.
 const SOON: Duration = Duration::from_secs(120);
 
@@ -100,7 +103,7 @@ fn external_data_lead_nowhere_else() {
     dir.write("inner.onnx", external(&[("location", "inner.bin")]));
     for model in ["plain.onnx", "inner.onnx"] {
         dir.json(0, &["inspect", model]);
-        for command in ["inspect", "compile"] {
+        for command in ["inspect", COMPILE] {
             let said = dir.error(3, &[command, model, "--strict-files"]);
             assert!(said.contains("O0012"), "{said}");
         }
@@ -126,7 +129,7 @@ fn limits_are_flags() {
         assert!(checked["data"]["findings"].to_string().contains(code), "{checked}");
         let (name, value) = limit.split_once('=').unwrap();
         assert_eq!(checked["data"]["limits"][name].to_string(), value);
-        for command in ["inspect", "opt", "compile"] {
+        for command in ["inspect", "opt", COMPILE] {
             let out = dir.tersor(&[command, "m.onnx", "--limit", limit]);
             let said = String::from_utf8_lossy(&out.stderr);
             assert!(!out.status.success() && said.contains(code), "{command} {limit}: {said}");
