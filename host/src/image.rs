@@ -90,13 +90,15 @@ impl<'a> Encoded<'a> {
                 let colors = usize::from(i.color_space().num_channels());
                 let mut context = Default::default();
                 let samples = i.decode(&mut context).map_err(unreadable)?.data_u8();
-                let pixels = samples.chunks_exact(colors + usize::from(i.has_alpha()));
-                match colors {
-                    _ if pixels.len() != width as usize * height as usize => Err(unreadable("parts of it are missing")),
-                    1 => Ok(pixels.flat_map(|p| [p[0]; 3]).collect()),
-                    3 => Ok(pixels.flat_map(|p| [p[0], p[1], p[2]]).collect()),
-                    _ => Err(unreadable(format!("pixels of {colors} channels, expected gray or red, green and blue"))),
+                if !matches!(colors, 1 | 3) {
+                    let message = format!("pixels of {colors} channels, expected gray or red, green and blue");
+                    return Err(unreadable(message));
                 }
+                let pixels = samples.chunks_exact(colors + usize::from(i.has_alpha()));
+                if pixels.len() != width as usize * height as usize {
+                    return Err(unreadable("parts of it are missing"));
+                }
+                Ok(pixels.flat_map(|p| [p[0], p[colors / 2], p[colors - 1]]).collect())
             }
             Encoded::Other(bytes) => {
                 let mut reader = reader(bytes)?;

@@ -107,7 +107,9 @@ impl<'m> Reader<'m> {
     }
     fn difference(&self, v: ValueId) -> Option<(ValueId, ValueId)> {
         let node = self.f.def_node(v)?;
-        matches!(node.op, Op::Binary(Binary { kind: BinaryKind::Sub })).then(|| (node.operands[0], node.operands[1]))
+        // Narrower integers would wrap around.
+        let wide = self.dtype(v) == DType::I32 && matches!(node.op, Op::Binary(Binary { kind: BinaryKind::Sub }));
+        wide.then(|| (node.operands[0], node.operands[1]))
     }
     /// Codes that the run computes, their zero point, and their scale where they are decoded.
     fn left(&self, v: ValueId) -> Option<(ValueId, Zero, Option<f64>)> {
@@ -163,11 +165,24 @@ impl<'m> Reader<'m> {
             _ => return None,
         };
         let (q, zero, scale) = self.left(node.operands[0])?;
+        // A zero point may stand for 0 beyond a border, among codes; and one of more axes would make more of them.
+        let code = match zero {
+            Zero::None => true,
+            Zero::Fixed(z) => self.dtype(q).int_range().is_some_and(|(lo, hi)| (lo as f64..=hi as f64).contains(&z)),
+            Zero::Given(z) => self.dtype(z) == self.dtype(q),
+        };
+        let shape = |v: ValueId| &self.f.values[v].ty.shape;
+        if !code || shape(node.operands[0]) != shape(q) {
+            return None;
+        }
         let whole = q == node.operands[0];
         if whole && (self.dtype(node.operands[1]) == DType::I8 || !matches!(zero, Zero::None)) {
             return None;
         }
         let (value, numbers, scales) = self.right(node.operands[1], w_axis, w_rank)?;
+        if shape(node.operands[1]) != shape(value) {
+            return None;
+        }
         let shape = self.tensor(value)?.shape().to_vec();
         let count = *shape.get(w_axis).filter(|&&n| n > 0 && shape.len() == w_rank)?;
         if numbers.len() / count > SUMMED || scale.is_some() != scales.is_some() {
