@@ -221,6 +221,11 @@ impl Func {
             self.values[v].name = self.fresh_name(name);
         }
     }
+    /// Gives each of two values the name of the other.
+    pub fn swap_names(&mut self, a: ValueId, b: ValueId) {
+        let (of_a, of_b) = (self.values[a].name.clone(), self.values[b].name.clone());
+        (self.values[a].name, self.values[b].name) = (of_b, of_a);
+    }
     /// Adds a value; its name is made unique.
     pub fn add_value(&mut self, name: &str, ty: Type, def: Def) -> ValueId {
         let name = self.fresh_name(name);
@@ -308,11 +313,11 @@ impl Func {
     }
     /// Replaces every use of `from` by `to`.
     pub fn replace_uses(&mut self, from: ValueId, to: ValueId) {
-        let swap = |v: &mut ValueId| {
-            if *v == from {
-                *v = to;
-            }
-        };
+        self.replace_all(&HashMap::from([(from, to)]));
+    }
+    /// Replaces every use of a key by its value; what values stand for is not looked up again.
+    pub fn replace_all(&mut self, by: &HashMap<ValueId, ValueId>) {
+        let swap = |v: &mut ValueId| *v = *by.get(v).unwrap_or(v);
         self.nodes.values_mut().flat_map(|n| n.operands.iter_mut()).for_each(swap);
         self.regions.values_mut().flat_map(|r| r.results.iter_mut()).for_each(swap);
     }

@@ -75,6 +75,15 @@ impl Tensor {
         }
         Tensor { dtype, shape, data: bytes.into() }
     }
+    /// The elements for each of `n` channels, of a tensor of one number or along one axis of `rank`, which it broadcasts to; `None` for others.
+    pub fn channels(&self, axis: usize, rank: usize, n: usize) -> Option<Vec<f64>> {
+        if self.len() == 1 {
+            return Some(vec![self.get_f64(0); n]);
+        }
+        let at = (axis + self.shape.len()).checked_sub(rank)?;
+        let only = self.shape.iter().enumerate().all(|(i, &d)| if i == at { d == n } else { d == 1 });
+        only.then(|| self.to_f64())
+    }
     /// Real and imaginary parts of complex numbers along a new last axis; what is not complex as it is.
     pub fn parts(&self) -> Tensor {
         let Some(dtype) = self.dtype.part() else { return self.clone() };

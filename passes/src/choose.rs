@@ -336,8 +336,7 @@ fn name_picked(m: &mut Module, offers: &[Offer], plan: &Plan) {
             let made = matches!(f.values[a.value].def, Def::Node(n, _) if o.nodes.contains(&n));
             let own = made.then_some((o.site.value, a.value));
             for (old, new) in moved.map(|n| (n.old, n.new)).chain(own) {
-                let (was, own) = (f.values[old].name.clone(), f.values[new].name.clone());
-                (f.values[old].name, f.values[new].name) = (own, was);
+                f.swap_names(old, new);
             }
         }
     }

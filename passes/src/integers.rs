@@ -24,8 +24,10 @@ struct Product {
 }
 
 /// The zero point of the left operand.
-enum Zero {
+pub enum Zero {
+    /// Codes stand for multiples of the scale.
     None,
+    /// A number.
     Fixed(f64),
     /// A scalar that the run computes.
     Given(ValueId),
@@ -135,7 +137,7 @@ impl<'m> Reader<'m> {
             let (w, mut numbers) = (self.tensor(w)?, self.tensor(w)?.to_i64());
             let count = *w.shape().get(axis)?;
             let z = match z {
-                Some(z) => channels(self.tensor(z)?, axis, rank, count)?,
+                Some(z) => self.tensor(z)?.channels(axis, rank, count)?,
                 None => return Some(numbers),
             };
             let inner = w.shape()[axis + 1..].iter().product::<usize>().max(1);
@@ -189,7 +191,7 @@ impl<'m> Reader<'m> {
             return None;
         }
         let scales = match (scale, scales) {
-            (Some(s), Some(t)) => Some(channels(t, w_axis, w_rank, count)?.iter().map(|t| t * s).collect()),
+            (Some(s), Some(t)) => Some(t.channels(w_axis, w_rank, count)?.iter().map(|t| t * s).collect()),
             _ => None,
         };
         let w = Weight::new(value, shape, w_axis, numbers)?;
@@ -199,18 +201,8 @@ impl<'m> Reader<'m> {
     }
 }
 
-/// The elements of a constant of one number, or of one along an axis of `rank`, for each of `n` channels.
-fn channels(t: &Tensor, axis: usize, rank: usize, n: usize) -> Option<Vec<f64>> {
-    if t.len() == 1 {
-        return Some(vec![t.get_f64(0); n]);
-    }
-    let at = (axis + t.shape().len()).checked_sub(rank)?;
-    let only = t.shape().iter().enumerate().all(|(i, &d)| if i == at { d == n } else { d == 1 });
-    only.then(|| t.to_f64())
-}
-
 /// Codes with those that stand for 0 beyond the border of a convolution, which then has no padding of its own.
-fn padded(b: &mut Editor, c: &mut Conv, q: ValueId, zero: &Zero) -> Result<ValueId> {
+pub fn padded(b: &mut Editor, c: &mut Conv, q: ValueId, zero: &Zero) -> Result<ValueId> {
     if matches!(zero, Zero::None | Zero::Fixed(0.0)) || c.pads.iter().all(|&p| p == 0) {
         return Ok(q);
     }
@@ -318,14 +310,11 @@ pub fn integers(consts: &mut Consts, f: &mut Func, names: &mut ConstNames) -> Re
                 Editor { consts, func: f, region, loc, name: String::new(), choice: None, narrowed: vec![], names };
             let y = build(&mut b, &op, result, &p)?;
             order.append(&mut f.regions[region].nodes);
-            let (old, new) = (f.values[result].name.clone(), f.values[y].name.clone());
-            (f.values[result].name, f.values[y].name) = (new, old);
+            f.swap_names(result, y);
             stands_for.insert(result, y);
         }
         f.regions[region].nodes = order;
     }
-    let swap = |v: &mut ValueId| *v = *stands_for.get(v).unwrap_or(v);
-    f.nodes.values_mut().flat_map(|n| n.operands.iter_mut()).for_each(swap);
-    f.regions.values_mut().flat_map(|r| r.results.iter_mut()).for_each(swap);
+    f.replace_all(&stands_for);
     Ok(count)
 }

@@ -8,6 +8,7 @@
 //! A convolution pads with the zero point: where that is not 0, by a `pad` of the codes before it.
 
 use crate::codes::{Codes, Rounding};
+use crate::integers::{Zero, padded};
 use crate::layer::{Layer, WEIGHT, candidates, inputs, tapped, too_small};
 use crate::manager::PassCx;
 use crate::patches::Tap;
@@ -19,8 +20,7 @@ use crate::statistics::Estimator;
 use crate::weights::{Several, grids};
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
-use tersor_ir::ops::pad::{Pad, PadMode};
-use tersor_ir::ops::{Cast, Conv, MatMul, Quant, QuantDynamic, Real};
+use tersor_ir::ops::{Cast, MatMul, Quant, QuantDynamic, Real};
 use tersor_ir::{DType, Def, Diagnostic, Module, NodeId, Op, Result, Tensor, ValueId};
 
 tersor_ir::attr_enum! {
@@ -262,19 +262,10 @@ impl Quantize {
         // The channel is the last axis of a product, and of a convolution the one its layout says.
         let mut per_channel = vec![codes.scales.len()];
         if let Op::Conv(c) = &mut op {
-            let spatial = c.strides.len();
             if !c.channels_last {
-                per_channel.resize(1 + spatial, 1);
+                per_channel.resize(1 + c.strides.len(), 1);
             }
-            if zero != 0 && c.pads.iter().any(|&p| p > 0) {
-                let first = Conv::axes(c.channels_last, spatial + 2).2;
-                let (mut lo, mut hi) = (vec![0; spatial + 2], vec![0; spatial + 2]);
-                lo[first..first + spatial].copy_from_slice(&c.pads[..spatial]);
-                hi[first..first + spatial].copy_from_slice(&c.pads[spatial..]);
-                b.name = format!("{x_name}.q.pad");
-                q = b.op(Pad { lo, hi, mode: PadMode::Constant, value: Real(zero.into()) }, &[q])?;
-                c.pads.fill(0);
-            }
+            q = padded(b, c, q, &Zero::Fixed(zero.into()))?;
         }
         let w = b.constant(&format!("{w_name}.q"), &codes.tensor(&site.weight));
         let scales: Vec<f32> = codes.scales.iter().map(|s| s * scale).collect();

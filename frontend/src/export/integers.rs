@@ -15,7 +15,6 @@ use tersor_ir::{Consts, DType, Def, EntityId, Func, Module, Node, NodeId, Op, Te
 const ROUNDING: f64 = 1e-6;
 
 /// A product of codes, with what makes floats of it.
-#[derive(Clone)]
 struct Scaled {
     /// The product, the cast, and the product with the scale.
     nodes: [NodeId; 3],
@@ -67,8 +66,9 @@ impl<'m> Uses<'m> {
         loop {
             let node = self.f.def_node(q)?;
             match &node.op {
-                Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Broadcast(_) => q = node.operands[0],
-                Op::Pad(_) => q = node.operands[0],
+                Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Broadcast(_) | Op::Pad(_) => {
+                    q = node.operands[0]
+                }
                 Op::Quant(quant) if !quant.narrow && quant.to.bits() == 8 => {
                     let (scale, zero) = (node.operands[1], node.operands.get(2).copied());
                     let one = |v: ValueId| self.tensor(v).is_some_and(|t| t.len() == 1);
@@ -111,7 +111,7 @@ impl<'m> Uses<'m> {
             }
             _ => return None,
         };
-        let scales = channels(&s, axis, out.rank(), sums.len())?;
+        let scales = s.channels(axis, out.rank(), sums.len())?;
         let x_factor = self.tensor(x_scale)?.get_f64(0);
         let shift = scales.iter().zip(&sums).map(|(s, n)| s * zero * n).collect();
         let w_scale = scales[..s.len()].iter().map(|s| s / x_factor).collect();
@@ -130,7 +130,7 @@ impl<'m> Uses<'m> {
         };
         let rank = self.f.values[node.results[0]].ty.rank();
         let same = self.f.values[x].ty == self.f.values[node.results[0]].ty;
-        Some((x, channels(&t, axis, rank, count)?)).filter(|_| same)
+        Some((x, t.channels(axis, rank, count)?)).filter(|_| same && t.dtype() == DType::F32)
     }
 
     /// The rounding of a product's channels to codes that `QLinearConv` or `QLinearMatMul` computes as a whole.
@@ -153,10 +153,12 @@ impl<'m> Uses<'m> {
             at = self.only(at.1.operands[0])?;
         }
         let (scaled, mut bias) = match self.scaled(at.0) {
-            Some(s) => (s.clone(), s.shift),
+            Some(s) => {
+                let shift = s.shift.clone();
+                (s, shift)
+            }
             None => {
                 nodes.push(at.0);
-                let Op::Binary(_) = at.1.op else { return None };
                 let of = at.1.operands.iter().find_map(|&v| self.only(v).and_then(|(n, _)| self.scaled(n)))?;
                 let (_, c) = self.added(at.0, of.axis, of.shift.len())?;
                 let bias = of.shift.iter().zip(c).map(|(a, b)| a + b).collect();
@@ -197,16 +199,6 @@ fn is_rounding(sum: &[f64], term: &[f64]) -> bool {
     most(sum) <= ROUNDING * most(term)
 }
 
-/// A constant of one number or along one axis of `rank`, as a list for each of `n` channels.
-fn channels(t: &Tensor, axis: usize, rank: usize, n: usize) -> Option<Vec<f64>> {
-    if t.dtype() != DType::F32 || t.shape().len() > rank {
-        return None;
-    }
-    let long = t.shape().iter().rposition(|&n| n != 1).map(|i| i + rank - t.shape().len());
-    let fits = t.len() == 1 || t.len() == n && long.is_none_or(|a| a == axis);
-    fits.then(|| (0..n).map(|i| t.get_f64(if t.len() == 1 { 0 } else { i })).collect())
-}
-
 /// Sums over all axes but one.
 fn sums(codes: &Tensor, axis: usize) -> Vec<f64> {
     let (n, inner) = (codes.shape()[axis], codes.shape()[axis + 1..].iter().product::<usize>().max(1));
@@ -230,8 +222,8 @@ pub(super) fn dequantized(m: &Module) -> Result<Module> {
     let uses = Uses::new(&m.funcs[main], &m.consts);
     let Module { consts, funcs, .. } = &mut out;
     let f = &mut funcs[main];
-    let regions: Vec<_> = f.regions.iter().map(|(r, _)| r).collect();
-    for region in regions {
+    let mut stands_for = HashMap::new();
+    for region in f.regions.iter().map(|(r, _)| r).collect::<Vec<_>>() {
         let mut order = vec![];
         for n in std::mem::take(&mut f.regions[region].nodes) {
             order.push(n);
@@ -244,13 +236,12 @@ pub(super) fn dequantized(m: &Module) -> Result<Module> {
             (b.region, b.loc) = (region, uses.f.nodes[n].loc.clone());
             let (from, to) = floats(&mut b, &scaled, sum)?;
             order.append(&mut f.regions[region].nodes);
-            f.replace_uses(from, to);
-            // The new value stands for the old one.
-            let (old, new) = (f.values[from].name.clone(), f.values[to].name.clone());
-            (f.values[from].name, f.values[to].name) = (new, old);
+            f.swap_names(from, to);
+            stands_for.insert(from, to);
         }
         f.regions[region].nodes = order;
     }
+    f.replace_all(&stands_for);
     f.remove_dead();
     Ok(out)
 }

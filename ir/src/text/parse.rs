@@ -118,19 +118,29 @@ impl Parser<'_> {
             found.map_or(ConstData::Missing(hash), |t| ConstData::Bytes(t.blob().clone()))
         } else {
             self.c.expect("[")?;
-            let mut elements = vec![];
+            let part = ty.dtype.part().unwrap_or(ty.dtype);
+            let (mut count, mut floats, mut ints) = (0, vec![], vec![]);
             while !self.c.eat("]") {
-                if !elements.is_empty() {
+                if count > 0 {
                     self.c.expect(",")?;
                 }
-                elements.push(self.element(ty.dtype)?);
+                let one = self.element(ty.dtype)?.parts();
+                if part.is_float() {
+                    floats.extend(one.to_f64())
+                } else {
+                    ints.extend(one.to_i64())
+                }
+                count += 1;
             }
-            if elements.len() != n {
-                return Err(Diagnostic::error("P0005", format!("{} elements for {ty}", elements.len())).at_loc(&loc));
+            if count != n {
+                return Err(Diagnostic::error("P0005", format!("{count} elements for {ty}")).at_loc(&loc));
             }
-            let shape = ty.static_shape().expect("checked above");
-            let t = Tensor::collected(ty.dtype, shape, elements.iter().map(|e| (e, 0)));
-            ConstData::Bytes(t.blob().clone())
+            let parts = if part.is_float() {
+                Tensor::from_f64(part, [floats.len()], &floats)
+            } else {
+                Tensor::from_i64(part, [ints.len()], &ints)
+            };
+            ConstData::Bytes(parts.blob().clone())
         };
         if self.consts.contains_key(&name) {
             return Err(Diagnostic::error("P0006", format!("@{name} is defined twice")).at_loc(&loc));

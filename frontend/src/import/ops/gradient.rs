@@ -38,7 +38,7 @@ fn gradient(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     }
     let xs = &xs[..names.len()];
     let sums = accumulate(cx, y, xs)?;
-    let slope = |x| sums.get(x).map_or_else(|| zeros(cx, *x), |&g| Ok(g));
+    let slope = |x| sums.get(x).map_or_else(|| all(cx, *x, 0.0), |&g| Ok(g));
     xs.iter().map(slope).map(|g| g.map(value)).collect()
 }
 
@@ -117,8 +117,7 @@ fn accumulate(cx: &mut NodeCx, y: ValueId, xs: &[ValueId]) -> Result<HashMap<Val
     let func = &cx.importer.b.func;
     let mut moved: HashSet<ValueId> = xs.iter().copied().collect();
     moved.extend(path.iter().flat_map(|&n| func.nodes[n].results.iter().copied()));
-    let one = cx.scalar_like(y, 1.0);
-    let one = cx.broadcast(one, cx.ty(y).shape.to_vec())?;
+    let one = all(cx, y, 1.0)?;
     let mut sums = HashMap::from([(y, one)]);
     for &n in path.iter().rev() {
         let node = plain(cx, n)?;
@@ -138,9 +137,10 @@ fn accumulate(cx: &mut NodeCx, y: ValueId, xs: &[ValueId]) -> Result<HashMap<Val
     Ok(sums)
 }
 
-fn zeros(cx: &mut NodeCx, like: ValueId) -> Result<ValueId> {
-    let zero = cx.scalar_like(like, 0.0);
-    cx.broadcast(zero, cx.ty(like).shape.to_vec())
+/// A tensor like another, all of one number.
+fn all(cx: &mut NodeCx, like: ValueId, v: f64) -> Result<ValueId> {
+    let v = cx.scalar_like(like, v);
+    cx.broadcast(v, cx.ty(like).shape.to_vec())
 }
 
 /// The sum over what an operand of this shape was repeated along.
@@ -368,8 +368,7 @@ fn reduction(cx: &mut NodeCx, r: &Reduce, node: &Node, g: ValueId) -> Result<Val
     let part = match r.kind {
         ReduceKind::Sum => g,
         ReduceKind::Mean => {
-            let ones = zeros(cx, x)?;
-            let ones = cx.with_scalar(Add, ones, 1.0)?;
+            let ones = all(cx, x, 1.0)?;
             let count = cx.reduce(ReduceKind::Sum, ones, &axes, true)?;
             cx.binary(Div, g, count)?
         }
