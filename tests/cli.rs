@@ -453,6 +453,18 @@ fn searches_under_a_budget() {
 }
 
 #[test]
+fn what_runs_through_several_layers_is_weighed_whole() {
+    let dir = with_wide_model();
+    let prune = "normalize,prune{remove=0.5, score=magnitude, recover=none}";
+    let first = ["search", "m.onnx", "-p", prune, "--calib", "calib", "--budget", "size=0.6x", "-o", "p.toml"];
+    let d = dir.json(0, &first);
+    let (exact, plan) = (&d["data"]["exact"], &d["data"]["measured"]);
+    for quantity in ["size", "encoded", "work"] {
+        assert_eq!(plan[quantity].as_f64(), exact[quantity].as_f64().map(|v| 0.5 * v), "{quantity}");
+    }
+}
+
+#[test]
 fn an_interrupted_search_goes_on() {
     let dir = with_wide_model();
     let run = |generations: usize, name: &str, more: &[&str]| {

@@ -2,6 +2,7 @@
 //!
 //! Such alternatives need no program of their own: the exact program with another weight gives what they give, up to rounding. That is what makes it cheap to run many plans.
 
+use crate::coupling::{exact_nodes, reads};
 use crate::layer::{WEIGHT, weight_operand};
 use crate::patches::Patches;
 use crate::statistics::Statistics;
@@ -11,6 +12,7 @@ use tersor_ir::interp::constant;
 use tersor_ir::module::{Consts, ValueId};
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::choice::Choice;
+use tersor_ir::plan::{Plan, resolve};
 use tersor_ir::{Def, Func, FuncId, Loc, Module, NodeId, Op, Result, Tensor};
 
 /// A `choice` op.
@@ -63,24 +65,53 @@ impl Site {
         let node = &f.nodes[self.exact(m)?];
         Some(m.consts[f.def_const(node.operands[weight_operand(&node.op)?])?].shape())
     }
-    /// The nodes that an alternative adds to the values that the exact op reads, in order.
+    /// The nodes that compute an alternative, in order, from values that all alternatives leave as they are: those that it adds, and those of the exact program that another
+    /// alternative does without and it does not.
     pub fn nodes(&self, m: &Module, alternative: usize) -> Vec<NodeId> {
         let f = &m.funcs[self.func];
-        let given: HashSet<ValueId> = match f.values[self.values[0]].def {
-            Def::Node(n, _) => f.nodes[n].operands.iter().copied().filter(|v| f.def_const(*v).is_none()).collect(),
-            _ => HashSet::new(),
-        };
+        let order = exact_nodes(f);
+        let exact: HashSet<NodeId> = order.iter().copied().collect();
+        let idle = |a: usize| self.idle(f, &order, &self.added(f, a, &exact), self.values[a]);
+        let mut all: HashSet<NodeId> = (1..self.values.len()).flat_map(idle).collect();
+        if alternative > 0 {
+            let idle: HashSet<NodeId> = idle(alternative).into_iter().collect();
+            all.retain(|n| !idle.contains(n));
+            all.extend(self.added(f, alternative, &exact));
+        }
+        f.live_nodes().into_iter().filter(|n| all.contains(n)).collect()
+    }
+    /// The nodes that an alternative needs and the exact program does not have.
+    fn added(&self, f: &Func, alternative: usize, exact: &HashSet<NodeId>) -> HashSet<NodeId> {
         let (mut seen, mut stack) = (HashSet::new(), vec![self.values[alternative]]);
         while let Some(v) = stack.pop() {
-            if let (false, Def::Node(n, _)) = (given.contains(&v), f.values[v].def)
+            if let Def::Node(n, _) = f.values[v].def
+                && !exact.contains(&n)
                 && seen.insert(n)
             {
-                stack.extend(&f.nodes[n].operands);
+                stack.extend(reads(f, n));
             }
         }
-        f.live_nodes().into_iter().filter(|n| seen.contains(n)).collect()
+        seen
     }
-    /// A module that computes an alternative from the values that the exact op reads.
+    /// The nodes of the exact program that nothing needs any more once a value that these nodes compute stands at the site.
+    fn idle(&self, f: &Func, order: &[NodeId], added: &HashSet<NodeId>, value: ValueId) -> Vec<NodeId> {
+        let mut needed: HashSet<ValueId> = added.iter().flat_map(|&n| reads(f, n).iter().copied()).collect();
+        needed.insert(value);
+        needed.extend(f.regions.values().flat_map(|r| r.results.iter().copied()));
+        let mut out = vec![];
+        for &n in order.iter().rev() {
+            if n == self.choice {
+                continue;
+            }
+            if f.nodes[n].results.iter().any(|v| needed.contains(v)) {
+                needed.extend(reads(f, n));
+            } else {
+                out.push(n);
+            }
+        }
+        out
+    }
+    /// A module that computes an alternative, as [`Site::nodes`] does. Other sites that it runs through are exact.
     pub fn program(&self, m: &Module, alternative: usize) -> Result<Module> {
         let nodes = self.nodes(m, alternative);
         let value = self.values[alternative];
@@ -109,6 +140,7 @@ impl Site {
         let func = out.funcs[kept].clone();
         out.funcs = Default::default();
         out.funcs.push(func);
+        resolve(&mut out, &Plan::default()).map_err(|mut e| e.swap_remove(0))?;
         Ok(out)
     }
     /// The weight with which the exact op gives what an alternative gives, in the exact weight's type; `None` when it is more than another weight.
@@ -280,7 +312,6 @@ mod tests {
     use crate::filetest::{run_decided, seeded_inputs};
     use crate::manager::Decide;
     use tersor_ir::interp;
-    use tersor_ir::plan::{Plan, resolve};
     use tersor_ir::testing::rel_l2;
 
     const TEXT: &str = "module @m { const @w : f32[24,20] = rng normal(0, 1) seed 1
