@@ -98,8 +98,11 @@ pub fn tensors(v: &ValueInfoProto) -> Option<(Kind, i32, Option<Vec<Extent>>)> {
     };
     let dims = t.shape.as_ref().map(|s| {
         let one = |d: &tensor_shape_proto::Dimension| match &d.value {
-            Some(tensor_shape_proto::dimension::Value::DimValue(n)) => Extent::Value(*n),
-            Some(tensor_shape_proto::dimension::Value::DimParam(p)) if !p.is_empty() => Extent::Param(p.clone()),
+            // Exporters write -1 and `?` for what they do not know, and the latter for several extents that differ.
+            Some(tensor_shape_proto::dimension::Value::DimValue(n)) if *n != -1 => Extent::Value(*n),
+            Some(tensor_shape_proto::dimension::Value::DimParam(p)) if p.contains(char::is_alphanumeric) => {
+                Extent::Param(p.clone())
+            }
             _ => Extent::Unknown,
         };
         s.dim.iter().map(one).collect()

@@ -55,6 +55,12 @@ fn graphs_that_make_no_sense() {
     refused(m, Failure::Model, &["2 inputs, it takes 1"]);
     refused(chain.clone().node("Add", &["x"], &["c"], &[]), Failure::Model, &["input 1 is missing"]);
     refused(chain.node("Add", &["x", ""], &["c"], &[]), Failure::Model, &["input 1 is missing"]);
+    // A branch whose result is something that was refused before has nothing more to say.
+    let branch = |x: &str| Model::new(17).node("Identity", &[x], &["b"], &[]).untyped_output("b");
+    let m = Model::new(17).input("x", "f32[8]").constant("c", &Tensor::scalar(DType::Bool, 1.0));
+    let m = m.constant("axis", &numbers(&[0])).node("Squeeze", &["x", "axis"], &["s"], &[]);
+    let branches = [("then_branch", branch("s").into()), ("else_branch", branch("x").into())];
+    refused(m.node("If", &["c"], &["y"], &branches).untyped_output("y"), Failure::Model, &["axis 0 to be removed"]);
     // All findings at once: of names, tensors, both cycles, operators and outputs.
     let two = |m: Model, a: &str, b: &str| m.node("Add", &["x", a], &[b], &[]).node("Relu", &[b], &[a], &[]);
     let m = Model::new(17).input("x", "f32[4]").constant("w", &floats(&[4])).constant("w", &floats(&[4]));

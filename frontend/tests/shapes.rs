@@ -151,6 +151,55 @@ fn options_bind_extents() {
 }
 
 #[test]
+fn unknown_extents_have_names_of_their_own() {
+    let unnamed = |text: &str| {
+        let ty = tersor_ir::Type::new(DType::F32, vec!["H".into(), "H".into(), (-1).into()]);
+        let bytes = Model::new(17).input("x", &ty.to_string()).node("Relu", &["x"], &["y"], &[]).output("y", "f32[_]");
+        // A name of one letter and a mark take the same bytes.
+        let bytes: Vec<u8> =
+            bytes.bytes().into_iter().map(|b| if b == b'H' { text.as_bytes()[0] } else { b }).collect();
+        result(&import_bytes(bytes, "unknown", &Default::default()).unwrap_or_else(|e| panic!("{}", e[0])), 0)
+    };
+    assert_eq!(unnamed("?"), "f32[x.0,x.1,x.2]");
+    assert_eq!(unnamed("W"), "f32[W,W,x.2]");
+}
+
+#[test]
+fn multiples_make_pyramids_fit() {
+    // What is pooled and doubled has even extents.
+    let m = Model::new(17)
+        .input("x", "f32[N,1,H,W]")
+        .node(
+            "MaxPool",
+            &["x"],
+            &["p"],
+            &[("kernel_shape", [3, 3].into()), ("strides", [2, 2].into()), ("pads", [1, 1, 1, 1].into())],
+        )
+        .constant("scales", &Tensor::from_f32([4], &[1.0, 1.0, 2.0, 2.0]))
+        .node("Resize", &["p", "", "scales"], &["r"], &[("mode", "nearest".into())])
+        .node("Add", &["x", "r"], &["y"], &[])
+        .output("y", "f32[_,_,_,_]");
+    let with = |dims: &[(&str, DimBinding)]| ImportOptions {
+        dims: dims.iter().map(|(n, d)| (n.to_string(), d.clone())).collect(),
+        ..Default::default()
+    };
+    let twice = |of: &str| DimBinding::Multiple(2, of.into());
+    let e = import_bytes(m.bytes(), "pyramid", &Default::default()).unwrap_err();
+    assert_eq!((e.len(), e[0].failure), (1, tersor_ir::Failure::Unsupported), "{}", e[0]);
+    assert!(e[0].to_string().contains("--dim"), "{}", e[0]);
+    let range = SymbolInfo { min: 1, max: 8, hint: 4 };
+    let i = read_with(&m, &with(&[("H", twice("h")), ("W", twice("w")), ("h", DimBinding::Range(range))]));
+    assert_eq!(result(&i, 0), "f32[N,1,2*h,2*w]");
+    assert_eq!(i.module.symbols["h"], range);
+    let y = interp::run(&i.module, &[floats(&[1, 1, 2, 4])]).unwrap().remove(0);
+    assert_eq!(y.to_f32(), [5.0, 6.0, 9.0, 10.0, 9.0, 10.0, 13.0, 14.0]);
+    assert!(interp::run(&i.module, &[floats(&[1, 1, 3, 4])]).is_err());
+    assert!(interp::run(&i.module, &[floats(&[1, 1, 18, 4])]).is_err(), "9 is above the bound");
+    let e = import_bytes(m.bytes(), "pyramid", &with(&[("H", twice("W")), ("W", twice("H"))])).unwrap_err();
+    assert_eq!(e[0].failure, tersor_ir::Failure::Usage, "{}", e[0]);
+}
+
+#[test]
 fn tracing_noise_disappears_and_names_stay() {
     let m = Model::new(17)
         .input("/in:0", "f32[N,4]")

@@ -68,15 +68,15 @@ impl Dim {
     }
     /// The symbol's name, if this is nothing but one symbol.
     pub fn as_symbol(&self) -> Option<&Arc<str>> {
-        match self {
-            Dim::Poly(terms) => match &terms[..] {
-                [(m, 1)] => match &m[..] {
-                    [Atom::Symbol(s)] => Some(s),
-                    _ => None,
-                },
-                _ => None,
-            },
-            Dim::Const(_) => None,
+        self.as_multiple().filter(|(_, factor)| *factor == 1).map(|(s, _)| s)
+    }
+    /// The symbol and the factor, if this is a positive multiple of one symbol: what an extent of an input binds.
+    pub fn as_multiple(&self) -> Option<(&Arc<str>, i64)> {
+        let Dim::Poly(terms) = self else { return None };
+        let [(m, factor @ 1..)] = &terms[..] else { return None };
+        match &m[..] {
+            [Atom::Symbol(s)] => Some((s, *factor)),
+            _ => None,
         }
     }
     /// Monomials with their coefficients, the constant among them.

@@ -33,8 +33,8 @@ pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
             return Err(Diagnostic::error("T0402", format!("input {} is {}, expected {}", p.name, t.ty(), p.ty)));
         }
         for (d, &n) in p.ty.shape.iter().zip(t.shape()) {
-            if let Some(s) = d.as_symbol() {
-                env.entry(s.clone()).or_insert(n as i64);
+            if let Some((s, factor)) = d.as_multiple() {
+                env.entry(s.clone()).or_insert(n as i64 / factor);
             }
         }
     }

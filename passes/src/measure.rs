@@ -77,8 +77,8 @@ fn local(m: &Module, f: &Func, op: NodeId, statistics: Option<&Statistics>) -> G
     let mut env = m.hints();
     for (&v, t) in &known {
         for (d, &n) in f.values[v].ty.shape.iter().zip(t.shape()) {
-            if let Some(symbol) = d.as_symbol() {
-                env.insert(symbol.clone(), n as i64);
+            if let Some((symbol, factor)) = d.as_multiple() {
+                env.insert(symbol.clone(), n as i64 / factor);
             }
         }
     }

@@ -74,7 +74,7 @@ pub struct Value {
     pub name: String,
     #[prost(enumeration = "DType", tag = "2")]
     pub dtype: i32,
-    /// An input's extent that is a symbol binds it; any other is checked.
+    /// An input's extent that is a symbol, or a positive multiple of one, binds it; any other is checked.
     #[prost(uint32, repeated, tag = "3")]
     pub dims: Vec<ExtentId>,
 }

@@ -10,7 +10,7 @@ use crate::load::{KernelFn, Loaded, Model};
 use crate::memory::Aligned;
 use crate::plan::{Placement, plan_lives};
 use crate::pool::MAX_GRID;
-use crate::program::{Action, Arg, ExtentId, ExtentOp, Host, Place, Program, value};
+use crate::program::{Action, Arg, ExtentId, ExtentOp, Host, Place, Program, multiple, value};
 use crate::range::{self, ranges};
 use crate::tensor::{TensorView, bytes_of, kind};
 use tersor_host::Function;
@@ -97,8 +97,13 @@ pub(crate) fn symbols(model: &Model, inputs: &[TensorView]) -> Result<Vec<i64>> 
             let e = m.extents[d as usize];
             match e.op() {
                 ExtentOp::Constant if e.a != found as i64 => return Err(wrong_extent(model, i, given, axis, e.a)),
-                ExtentOp::Symbol => bind(m, &mut bound, e.a as usize, found as i64, i)?,
-                _ => {}
+                _ => {
+                    let Some((symbol, factor)) = multiple(&m.extents, d) else { continue };
+                    if found as i64 % factor != 0 {
+                        return Err(wrong_multiple(model, i, given, axis, factor));
+                    }
+                    bind(m, &mut bound, symbol, found as i64 / factor, i)?;
+                }
             }
         }
     }
@@ -131,6 +136,13 @@ fn bind(m: &Manifest, bound: &mut [Option<(i64, usize)>], s: usize, found: i64, 
     }
     bound[s] = Some((found, input));
     Ok(())
+}
+
+fn wrong_multiple(model: &Model, input: usize, given: &TensorView, axis: usize, factor: i64) -> Error {
+    let value = &model.inputs()[input];
+    let takes = model.describe(value);
+    let what = format!("input {} is {given}: extent {axis} must be a multiple of {factor}, as in {takes}", value.name);
+    Error::new(Kind::InputShape, what)
 }
 
 fn wrong_extent(model: &Model, input: usize, given: &TensorView, axis: usize, expected: i64) -> Error {

@@ -77,6 +77,19 @@ pub(crate) fn no_value(i: usize) -> Error {
     Error::new(Kind::Extent, format!("extent {i} has no value for these inputs (overflow or division by zero)"))
 }
 
+/// The symbol and the factor, where entry `i` of a checked table is a symbol or a positive multiple of one.
+pub(crate) fn multiple(table: &[Extent], i: ExtentId) -> Option<(usize, i64)> {
+    let e = &table[i as usize];
+    let (one, other) = match e.op() {
+        ExtentOp::Symbol => return Some((e.a as usize, 1)),
+        ExtentOp::Mul => (&table[e.a as usize], &table[e.b as usize]),
+        _ => return None,
+    };
+    let (factor, symbol) = if one.op() == ExtentOp::Constant { (one, other) } else { (other, one) };
+    let fits = factor.op() == ExtentOp::Constant && factor.a > 0 && symbol.op() == ExtentOp::Symbol;
+    fits.then_some((symbol.a as usize, factor.a))
+}
+
 /// The values of all entries of a table for the given symbols. Intermediate values may be negative; overflow and
 /// division by zero are errors.
 pub fn evaluate(table: &[Extent], symbols: &[i64]) -> Result<Vec<i64>> {

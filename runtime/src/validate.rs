@@ -8,7 +8,7 @@ use crate::artifact::{Header, Manifest, Value, Variant};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::late::{extents as extents_of, late, ready};
-use crate::program::{Action, ExtentId, ExtentOp, Host, Place, Program};
+use crate::program::{Action, ExtentId, ExtentOp, Host, Place, Program, multiple};
 
 fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
     Err(Error::new(Kind::Manifest, format!("the manifest is invalid: {what}")))
@@ -114,9 +114,8 @@ fn values(m: &Manifest) -> Result<()> {
     let mut bound: Vec<bool> = m.symbols.iter().map(|s| s.cap.is_some()).collect();
     for (v, &d) in m.inputs.iter().flat_map(|v| v.dims.iter().map(move |d| (v, d))) {
         need(!late[d as usize], || format!("input {} has an extent that a run decides", v.name))?;
-        let e = m.extents[d as usize];
-        if e.op() == ExtentOp::Symbol {
-            bound[e.a as usize] = true;
+        if let Some((symbol, _)) = multiple(&m.extents, d) {
+            bound[symbol] = true;
         }
     }
     match bound.iter().position(|b| !b) {

@@ -17,7 +17,7 @@ use tersor_passes::pipeline::Pipeline;
 /// What is said of the model when it is read: `--dim`, `--shape`, `--value`, `--length`, `--limit` and `--strict-files`.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ShapeArgs {
-    /// A dynamic extent: NAME=N, or bounds and a typical value, NAME=MIN..MAX@TYPICAL.
+    /// A dynamic extent: NAME=N, bounds and a typical value, NAME=MIN..MAX@TYPICAL, or a multiple, NAME=32*OTHER.
     #[arg(long = "dim", value_name = "NAME=VALUE")]
     pub dims: Vec<String>,
     /// An input's shape, NAME=1x3x224x224.
@@ -80,7 +80,7 @@ impl ShapeArgs {
         };
         let mut out = self.limits.options()?;
         for d in &dims {
-            let help = "write --dim batch=8, --dim batch=1..32 or --dim batch=1..32@8";
+            let help = "write --dim batch=8, --dim batch=1..32, --dim batch=1..32@8 or --dim height=32*rows";
             out.dims.insert(d.0.clone(), parse_dim(d.1).ok_or_else(|| bad("--dim", d, help))?);
         }
         for s in &shapes {
@@ -171,10 +171,16 @@ pub fn usage(message: impl Into<String>) -> Diagnostic {
     Diagnostic::error("C0002", message).failure(Failure::Usage)
 }
 
-/// `8`, `1..32`, `1..32@8`, `1..`.
+/// `8`, `1..32`, `1..32@8`, `1..`, `32*rows`.
 fn parse_dim(text: &str) -> Option<DimBinding> {
     if let Ok(n) = text.parse::<i64>() {
         return (n >= 0).then_some(DimBinding::Fixed(n));
+    }
+    if let Some((factor, other)) = text.split_once('*') {
+        let name = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
+        let fits = !other.starts_with(|c: char| c.is_ascii_digit()) && !other.is_empty() && other.chars().all(name);
+        let factor = factor.parse().ok().filter(|n| *n > 0)?;
+        return fits.then(|| DimBinding::Multiple(factor, other.into()));
     }
     let (range, hint) = match text.split_once('@') {
         Some((range, hint)) => (range, Some(hint.parse::<i64>().ok()?)),
@@ -379,7 +385,8 @@ mod tests {
         assert_eq!(parse_dim("1..32@8"), range(1, 32, 8));
         assert_eq!(parse_dim("1..32"), range(1, 32, 32));
         assert_eq!(parse_dim("2.."), range(2, i64::from(i32::MAX), 2));
-        for bad in ["", "-1", "3..2", "1..32@64", "a..b", "1@2"] {
+        assert_eq!(parse_dim("32*rows"), Some(DimBinding::Multiple(32, "rows".into())));
+        for bad in ["", "-1", "3..2", "1..32@64", "a..b", "1@2", "0*n", "-2*n", "2*", "2*3", "n*2", "2*n+1"] {
             assert_eq!(parse_dim(bad), None, "{bad}");
         }
     }

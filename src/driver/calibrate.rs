@@ -118,7 +118,7 @@ fn rows_per_batch(m: &Module, f: &Func, set: &[Tensor]) -> usize {
     let mut env = m.hints();
     for (p, t) in f.body().params.iter().zip(set) {
         let extents = f.values[*p].ty.shape.iter().zip(t.shape());
-        env.extend(extents.filter_map(|(d, n)| Some((d.as_symbol()?.clone(), *n as i64))));
+        env.extend(extents.filter_map(|(d, n)| d.as_multiple().map(|(s, factor)| (s.clone(), *n as i64 / factor))));
     }
     if let Some(batch) = f.body().params.first().and_then(|p| f.values[*p].ty.shape.first()?.as_symbol()) {
         env.insert(batch.clone(), 1);

@@ -173,6 +173,9 @@ fn bind(m: &mut Module, options: &ImportOptions) -> Result<()> {
         match options.dims.get(&**name) {
             Some(DimBinding::Range(r)) => *info = *r,
             Some(&DimBinding::Fixed(n)) => *info = tersor_ir::dim::SymbolInfo { min: n, max: n, hint: n },
+            Some(DimBinding::Multiple(..)) => {
+                return Err(vec![usage(format!("--dim {name}: multiples work on ONNX models only"))]);
+            }
             None => {}
         }
     }

@@ -81,6 +81,12 @@ pub(super) fn undecidable(a: &Dim, b: &Dim) -> Diagnostic {
     d.with_help("select by one condition where both are to be of one length")
 }
 
+/// An error about extents that differ, and that some inputs may still make equal.
+pub(super) fn left_open(d: Diagnostic) -> Diagnostic {
+    let help = "say what the extents are with --dim: NAME=NUMBER, or that they are multiples, NAME=32*OTHER";
+    d.failure(Failure::Unsupported).with_help(help)
+}
+
 /// The first pair of extents that do not broadcast.
 pub(super) fn broadcast(shapes: &[&[Dim]]) -> Option<(Dim, Dim)> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);

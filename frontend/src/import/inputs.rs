@@ -15,6 +15,16 @@ const MAX_LENGTH: usize = 4096;
 
 impl Importer<'_> {
     pub(super) fn inputs(&mut self, g: &GraphProto) {
+        let dims = &self.options.dims;
+        for (name, binding) in dims {
+            let DimBinding::Multiple(_, of) = binding else { continue };
+            if let Some(DimBinding::Multiple(..)) = dims.get(of) {
+                let d =
+                    Diagnostic::error("O0025", format!("extent {name} is a multiple of {of}, which is one as well"));
+                self.errors.push(d.failure(Failure::Usage));
+                return;
+            }
+        }
         for i in &g.input {
             // Before IR version 4 initializers had to be inputs as well; they are constants.
             if self.scope.contains_key(&i.name) {
@@ -246,8 +256,10 @@ impl Importer<'_> {
 
     fn symbol(&mut self, name: &str) -> Dim {
         let given = self.options.dims.get(name);
-        if let Some(DimBinding::Fixed(n)) = given {
-            return Dim::Const(*n);
+        match given {
+            Some(DimBinding::Fixed(n)) => return Dim::Const(*n),
+            Some(DimBinding::Multiple(factor, other)) => return self.symbol(other) * Dim::Const(*factor),
+            _ => {}
         }
         if let Some(d) = self.rounds.aliases.get(name) {
             return d.clone();

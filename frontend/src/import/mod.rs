@@ -40,6 +40,8 @@ pub enum DimBinding {
     Fixed(i64),
     /// A symbol with bounds, and the value that cost estimates assume.
     Range(SymbolInfo),
+    /// A multiple of a symbol: that many times the one of that name.
+    Multiple(i64, String),
 }
 
 /// Choices of an import.
@@ -492,7 +494,10 @@ impl Importer<'_> {
                 if self.equate(&a, &b) {
                     return Err(node::again());
                 }
-                return Err(if self.is_bound(&a) || self.is_bound(&b) { extents::undecidable(&a, &b) } else { d });
+                if self.is_bound(&a) || self.is_bound(&b) {
+                    return Err(extents::undecidable(&a, &b));
+                }
+                return Err(if (a - b).as_const().is_some() { d } else { extents::left_open(d) });
             }
         };
         results.iter().try_for_each(|&v| extents::check_result(&self.b.ty(v).shape))?;

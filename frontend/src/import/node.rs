@@ -133,7 +133,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         // Some extents may still make them equal.
         Err(match (a.clone() - b.clone()).as_const() {
             Some(_) => self.invalid(what),
-            None => self.unsupported(what).with_help("say what the extents are with --dim"),
+            None => super::extents::left_open(self.unsupported(what)),
         })
     }
     /// An error about this node: the model is invalid.

@@ -55,7 +55,7 @@ impl Importer<'_> {
         let known = |o: &proto::ValueInfoProto| match self.scope.get(&o.name) {
             Some(m) => Ok(m.clone()),
             // Where a node failed, that was said already.
-            None if self.errors.len() > before || self.rounds.again => {
+            None if self.errors.len() > before || self.broken.contains(&o.name) || self.rounds.again => {
                 Err(Diagnostic::error(UNDEFINED_OPERAND, "undefined result of a nested graph"))
             }
             None => {
