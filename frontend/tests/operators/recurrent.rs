@@ -259,3 +259,57 @@ fn sequences_of_any_length() {
         assert_eq!(got[0].shape(), [t, 2, b, 2]);
     }
 }
+
+#[test]
+fn weights_as_codes() {
+    let (i8, u8) = (DType::I8, DType::U8);
+    let scales: Vec<f64> = (1..=8).map(|i| 0.1 * f64::from(i)).collect();
+    let zeros = || consts(i8, &[1, 8], &[0.0; 8]);
+    let state = [0.10086, -0.16659, 0.0076375, 0.13922];
+    // The hidden state before the only step is 0, which codes stand for exactly.
+    case(
+        14,
+        "com.microsoft:DynamicQuantizeLSTM",
+        &[
+            x(F32, &[1, 2, 2]),
+            c(i8, &[1, 2, 8]),
+            c(i8, &[1, 2, 8]),
+            c(F32, &[1, 16]),
+            None,
+            None,
+            None,
+            None,
+            consts(F32, &[1, 8], &scales),
+            zeros(),
+            consts(F32, &[1, 8], &[0.05; 8]),
+            zeros(),
+        ],
+        &[("hidden_size", 2.into())],
+        &[(&[1, 1, 2, 2], &state), (&[1, 2, 2], &state), (&[1, 2, 2], &[0.91933, -0.17814, 0.03184, 0.177])],
+    );
+    let state = [0.13375, -0.16446, 0.38455, 0.14562, -0.13043, -0.09853, -0.018362, -0.40481];
+    case(
+        14,
+        "com.microsoft:DynamicQuantizeLSTM",
+        &[
+            x(F32, &[1, 2, 2]),
+            c(u8, &[2, 2, 8]),
+            c(u8, &[2, 2, 8]),
+            None,
+            None,
+            None,
+            x(F32, &[2, 2, 2]),
+            None,
+            consts(F32, &[2], &[0.1, 0.2]),
+            consts(u8, &[2], &[3.0, 5.0]),
+            consts(F32, &[2], &[0.05, 0.04]),
+            consts(u8, &[2], &[5.0, 4.0]),
+        ],
+        &[("hidden_size", 2.into()), ("direction", "bidirectional".into())],
+        &[
+            (&[1, 2, 2, 2], &state),
+            (&[2, 2, 2], &state),
+            (&[2, 2, 2], &[0.30168, -0.32018, 0.78589, 0.29217, -0.32607, -0.17717, -0.027524, -1.023]),
+        ],
+    );
+}

@@ -1,13 +1,14 @@
 //! Recurrent layers: the product of the inputs of all steps, then one op for each direction.
 
 use super::Topic;
+use super::quantized::dynamic_codes;
 use crate::import::Meaning;
 use crate::import::node::{NodeCx, value};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::activation::{Activation, ActivationKind};
 use tersor_ir::ops::binary::BinaryKind::Add;
 use tersor_ir::ops::recurrence::Cell;
-use tersor_ir::ops::{Real, Recurrence};
+use tersor_ir::ops::{DecodeAffine, Real, Recurrence};
 use tersor_ir::{Dim, Tensor, ValueId};
 
 /// The activations of all directions.
@@ -49,7 +50,12 @@ fn biases(cx: &mut NodeCx, bias: ValueId, op: &Recurrence, hidden: &Dim) -> Resu
 }
 
 fn layer(cx: &mut NodeCx, kind: Cell) -> Result<Vec<Meaning>> {
-    let (mut x, w, r) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    layer_of(cx, kind, operands)
+}
+
+/// A layer with these for its inputs, weights and recurrence weights.
+fn layer_of(cx: &mut NodeCx, kind: Cell, [mut x, w, r]: [ValueId; 3]) -> Result<Vec<Meaning>> {
     let (bias, lengths, h0) = (cx.optional(3)?, cx.optional(4)?, cx.optional(5)?);
     let (c0, peephole) = if kind == Cell::Lstm { (cx.optional(6)?, cx.optional(7)?) } else { (None, None) };
     let batch_first = cx.int("layout", 0) == 1;
@@ -128,5 +134,33 @@ fn layer(cx: &mut NodeCx, kind: Cell) -> Result<Vec<Meaning>> {
     Ok(results)
 }
 
-pub(super) const OPS: Topic =
-    &[("RNN", |cx| layer(cx, Cell::Rnn)), ("GRU", |cx| layer(cx, Cell::Gru)), ("LSTM", |cx| layer(cx, Cell::Lstm))];
+/// The weights that the codes `[D,K,G*H]` at input `i` stand for, as `[D,G*H,K]`. Their scale is at input `scale`, `[D]` or `[D,G*H]`, and the zero point after it.
+fn decoded_weights(cx: &mut NodeCx, i: usize, scale: usize) -> Result<ValueId> {
+    let codes = cx.input(i)?;
+    if cx.ty(codes).rank() != 3 {
+        return Err(cx.invalid(format!("weights {}, expected three axes", cx.ty(codes))));
+    }
+    let mut operands = vec![cx.transpose(codes, vec![0, 2, 1])?];
+    for p in [Some(cx.input(scale)?), cx.optional(scale + 1)?].into_iter().flatten() {
+        let mut shape = cx.ty(p).shape.to_vec();
+        shape.resize(3, 1.into());
+        operands.push(cx.reshape(p, shape)?);
+    }
+    cx.op(DecodeAffine { axis: 1, group: 0 }, &operands)
+}
+
+/// ONNX Runtime rounds the inputs of all steps to codes, and so does this; it also rounds each hidden state before its product, which stays a float here.
+fn on_codes(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = cx.input(0)?;
+    let codes = dynamic_codes(cx, x)?;
+    let x = cx.op(DecodeAffine { axis: 0, group: 0 }, &codes)?;
+    let weights = [decoded_weights(cx, 1, 8)?, decoded_weights(cx, 2, 10)?];
+    layer_of(cx, Cell::Lstm, [x, weights[0], weights[1]])
+}
+
+pub(super) const OPS: Topic = &[
+    ("RNN", |cx| layer(cx, Cell::Rnn)),
+    ("GRU", |cx| layer(cx, Cell::Gru)),
+    ("LSTM", |cx| layer(cx, Cell::Lstm)),
+    ("com.microsoft:DynamicQuantizeLSTM", on_codes),
+];
