@@ -179,7 +179,7 @@ fn parse_dim(text: &str) -> Option<DimBinding> {
     if let Some((factor, other)) = text.split_once('*') {
         let name = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
         let fits = !other.starts_with(|c: char| c.is_ascii_digit()) && !other.is_empty() && other.chars().all(name);
-        let factor = factor.parse().ok().filter(|n| *n > 0)?;
+        let factor = factor.parse::<i64>().ok().filter(|n| *n > 0)?;
         return fits.then(|| DimBinding::Multiple(factor, other.into()));
     }
     let (range, hint) = match text.split_once('@') {

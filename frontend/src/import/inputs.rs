@@ -22,6 +22,7 @@ impl Importer<'_> {
                 let d =
                     Diagnostic::error("O0025", format!("extent {name} is a multiple of {of}, which is one as well"));
                 self.errors.push(d.failure(Failure::Usage));
+                self.broken.extend(g.input.iter().map(|i| i.name.clone()));
                 return;
             }
         }
