@@ -34,7 +34,7 @@ use tersor_ir::module::Builder;
 use tersor_ir::{Diagnostic, Dim, Failure, Func, Loc, Module, Op, Tensor, Type, ValueId};
 
 /// What a dynamic extent becomes.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum DimBinding {
     /// This number.
     Fixed(i64),
