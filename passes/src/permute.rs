@@ -151,36 +151,46 @@ fn total(readers: &[Reader]) -> f64 {
     readers.iter().flat_map(|r| &r.kept).sum()
 }
 
-/// Climbs from an order to one of which the pattern keeps more.
+/// What a run of a reader keeps after a move.
+struct Kept {
+    reader: usize,
+    run: usize,
+    sum: f64,
+}
+
+/// What changes when two channels change what comes to their places.
+fn after_swap(order: &mut Order, [a, b]: [usize; 2], readers: &[Reader]) -> Vec<Kept> {
+    order.swap(a, b);
+    let of = |(reader, r): (usize, &Reader)| {
+        let kept = |run| Kept { reader, run, sum: r.run(order, run) };
+        r.runs([a, b]).into_iter().map(kept).collect::<Vec<_>>()
+    };
+    let kept = readers.iter().enumerate().flat_map(of).collect();
+    order.swap(a, b);
+    kept
+}
+
+/// Climbs from the natural order to one of which the pattern keeps more.
 fn climb<'g>(group: &'g Group, readers: &mut [Reader], cx: &PassCx) -> Result<Order<'g>> {
     let mut order = Order::natural(group);
     let kinds = alike(group);
     let mut random = SplitMix(1);
     for _ in 0..ROUNDS {
         let before = total(readers);
-        for kind in &kinds {
-            for &a in kind {
-                cx.check_interrupt()?;
-                let mut best: Option<(f64, usize, Vec<(usize, usize, f64)>)> = None;
-                for _ in 0..PARTNERS.min(kind.len() - 1) {
-                    let b = kind[random.below(kind.len())];
-                    order.swap(a, b);
-                    let runs = readers.iter().enumerate();
-                    let new: Vec<(usize, usize, f64)> = runs
-                        .flat_map(|(i, r)| {
-                            r.runs([a, b]).into_iter().map(|run| (i, run, r.run(&order, run))).collect::<Vec<_>>()
-                        })
-                        .collect();
-                    order.swap(a, b);
-                    let gain: f64 = new.iter().map(|&(i, run, kept)| kept - readers[i].kept[run]).sum();
-                    if gain > best.as_ref().map_or(before * 1e-9, |best| best.0) {
-                        best = Some((gain, b, new));
-                    }
+        for (kind, &a) in kinds.iter().flat_map(|kind| kind.iter().map(move |a| (kind, a))) {
+            cx.check_interrupt()?;
+            let (mut most, mut best) = (before * 1e-9, None);
+            for _ in 0..PARTNERS.min(kind.len() - 1) {
+                let b = kind[random.below(kind.len())];
+                let kept = after_swap(&mut order, [a, b], readers);
+                let gain: f64 = kept.iter().map(|k| k.sum - readers[k.reader].kept[k.run]).sum();
+                if gain > most {
+                    (most, best) = (gain, Some((b, kept)));
                 }
-                if let Some((_, b, new)) = best {
-                    order.swap(a, b);
-                    new.into_iter().for_each(|(i, run, kept)| readers[i].kept[run] = kept);
-                }
+            }
+            if let Some((b, kept)) = best {
+                order.swap(a, b);
+                kept.into_iter().for_each(|k| readers[k.reader].kept[k.run] = k.sum);
             }
         }
         if total(readers) - before < LEAST * before {
