@@ -11,7 +11,9 @@ mod lint;
 mod node;
 mod ops;
 mod order;
+mod ranges;
 mod region;
+mod simplify;
 
 use crate::limits::Limits;
 use crate::proto::{self, FunctionProto, GraphProto, ModelProto, NodeProto};
@@ -24,13 +26,15 @@ pub use known::Known;
 use node::NodeCx;
 pub use ops::operators;
 use order::order;
+use ranges::Range;
+use simplify::Simpler;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::SymbolInfo;
-use tersor_ir::module::Builder;
+use tersor_ir::module::{Builder, RegionId};
 use tersor_ir::{Diagnostic, Dim, Failure, Func, Loc, Module, Op, Tensor, Type, ValueId};
 
 /// What a dynamic extent becomes.
@@ -284,6 +288,10 @@ struct Importer<'a> {
     inlined: Inlined,
     /// Nodes without a seed that draw numbers by chance, so far.
     draws: u64,
+    /// Between which numbers values lie, as far as that was asked.
+    ranges: HashMap<ValueId, Range>,
+    /// Rows that were rounded to codes and decoded, by region, source and group.
+    rounded: HashMap<(RegionId, ValueId, u32), ValueId>,
     functions: Functions<'a>,
     /// The functions whose calls are being imported, from the outermost.
     calls: Vec<&'a FunctionProto>,
@@ -328,6 +336,8 @@ impl Importer<'_> {
             selected: vec![],
             inlined: Inlined::default(),
             draws: 0,
+            ranges: HashMap::new(),
+            rounded: HashMap::new(),
             functions,
             calls: vec![],
             errors: vec![],
@@ -477,13 +487,21 @@ impl Importer<'_> {
         self.b.consts[self.b.func.def_const(v)?].tensor().map(Known::of)
     }
 
-    /// Appends an op; computes it here when all operands are small constants.
+    /// Appends an op, or what is simpler; computes it here when all operands are small constants.
     fn op(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {
         if !operands.is_empty()
             && let Some(results) = self.fold(&op, operands)?
         {
             return Ok(results);
         }
+        match self.simpler(&op, operands) {
+            None => self.append(op, operands),
+            Some(Simpler::Value(v)) => Ok(vec![v]),
+            Some(Simpler::Op(op, operands)) => self.op(op, &operands),
+        }
+    }
+
+    fn append(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {
         let results = match self.b.ops(op.clone(), operands) {
             Ok(results) => results,
             Err(d) => {
