@@ -29,6 +29,8 @@ fn functions_that_are_spelt_out() {
     let floats = "(%x: f32[N,8]) -> (%y: f32[N,8])";
     same(Plain, "", floats, "%y = rsqrt %x : f32[N,8]\n return %y");
     same(Plain, "", floats, "%y = silu %x : f32[N,8]\n return %y");
+    same(Plain, "", floats, "%y = layer_norm %x {axis=1, eps=0.5} : f32[N,8]\n return %y");
+    same(Plain, "", floats, "%y = rms_norm %x {axis=1, eps=0.5} : f32[N,8]\n return %y");
     let tables = "const @c : f32[4,8] = rng normal(0, 1) seed 1\n const @s : f32[4,8] = rng normal(0, 1) seed 2";
     let rope = "%y = rope %x, @c, @s : f32[N,4,8]\n return %y";
     same(Plain, tables, "(%x: f32[N,4,8]) -> (%y: f32[N,4,8])", rope);

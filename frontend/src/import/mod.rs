@@ -517,27 +517,6 @@ impl Importer<'_> {
         Ok(results.to_vec())
     }
 
-    fn fold(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
-        // Weights that come encoded stay so.
-        if matches!(op, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_)) {
-            return Ok(None);
-        }
-        let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
-        if types.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
-            return Ok(None);
-        }
-        let constants: Option<Vec<Tensor>> =
-            operands.iter().map(|&v| self.b.consts[self.b.func.def_const(v)?].tensor().cloned()).collect();
-        let Some(x) = constants else { return Ok(None) };
-        let results = op.infer(&types)?;
-        if results.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
-            return Ok(None);
-        }
-        let y = op.eval(&x.iter().collect::<Vec<_>>(), &Default::default())?;
-        let name = self.b.name.clone();
-        Ok(Some(y.iter().map(|t| self.b.constant(&name, t)).collect()))
-    }
-
     /// The value of a meaning; known integers become a constant or are put together from extents.
     fn value_of(&mut self, m: &Meaning) -> Result<ValueId> {
         match (m.value, &m.known) {

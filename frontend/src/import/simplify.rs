@@ -1,8 +1,9 @@
-//! Ops that need not be appended: what undoes or goes on with a movement, and composites that are one op.
+//! Ops that need not be appended: what constants decide, what undoes or goes on with a movement, and composites that are one op.
 //!
 //! Files spell out what the IR has ops for, and wrap operands in axes that an operator takes off again; here both end, whichever operator they come from.
 
 use super::Importer;
+use tersor_ir::diag::Result;
 use tersor_ir::module::Node;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::unary::UnaryKind;
@@ -34,6 +35,28 @@ impl Importer<'_> {
             (Op::Binary(Binary { kind: BinaryKind::Add }), &[a, b]) => self.rope(a, b).or_else(|| self.rope(b, a)),
             _ => None,
         }
+    }
+
+    /// Results that are constants, where all operands are small ones.
+    pub(super) fn fold(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
+        // Weights that come encoded stay so.
+        if matches!(op, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_)) {
+            return Ok(None);
+        }
+        let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
+        if types.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
+            return Ok(None);
+        }
+        let constants: Option<Vec<Tensor>> =
+            operands.iter().map(|&v| self.b.consts[self.b.func.def_const(v)?].tensor().cloned()).collect();
+        let Some(x) = constants else { return Ok(None) };
+        let results = op.infer(&types)?;
+        if results.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
+            return Ok(None);
+        }
+        let y = op.eval(&x.iter().collect::<Vec<_>>(), &Default::default())?;
+        let name = self.b.name.clone();
+        Ok(Some(y.iter().map(|t| self.b.constant(&name, t)).collect()))
     }
 
     fn made_by(&self, v: ValueId) -> Option<&Node> {
