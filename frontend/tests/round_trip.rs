@@ -36,6 +36,29 @@ fn functions_that_are_spelt_out() {
     same(Plain, tables, "(%x: f32[N,4,8]) -> (%y: f32[N,4,8])", rope);
 }
 
+/// Rows of codes are written as they are computed.
+#[test]
+fn rows_of_codes() {
+    for (group, scales) in [(0, 1), (16, 4)] {
+        let lines = format!(
+            "%c, %s = quant.dynamic %x {{group={group}}} : i8[N,64], f32[N,{scales}]
+    %d = cast %c {{to=f32}} : f32[N,64]
+    %y = exp %s : f32[N,{scales}]
+    return %d, %y"
+        );
+        same(Plain, "", &format!("(%x: f32[N,64]) -> (%d: f32[N,64], %y: f32[N,{scales}])"), &lines);
+    }
+}
+
+/// An extent that the data decide keeps its name.
+#[test]
+fn extents_that_the_run_decides() {
+    let lines = "%p = prefix %x, %n {extent=some.n} : f32[some.n,8]
+    %y = exp %p : f32[some.n,8]
+    return %y";
+    same(Plain, "symbol some.n 0..64 hint 4", "(%x: f32[N,8], %n: i64[]) -> (%y: f32[some.n,8])", lines);
+}
+
 #[test]
 fn movements() {
     let parts = "%k = concat %a, %b {axis=1} : f32[N,12]

@@ -324,12 +324,13 @@ impl<'m> Exporter<'m> {
     }
 
     fn emit(&mut self, op: &str, inputs: &[&str], outputs: &[String], attrs: &[(&str, Attr)]) {
-        self.emit_with(op, inputs, outputs, attrs, &[]);
+        self.emit_as(&format!("{op}:{}", outputs[0]), op, inputs, outputs, attrs, &[]);
     }
 
-    /// A node with metadata: keys and values.
-    fn emit_with(
+    /// A node with a name and metadata: keys and values.
+    fn emit_as(
         &mut self,
+        name: &str,
         op: &str,
         inputs: &[&str],
         outputs: &[String],
@@ -338,7 +339,7 @@ impl<'m> Exporter<'m> {
     ) {
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
         self.read.extend(inputs.iter().map(|i| i.to_string()));
-        let mut node = message::node(&format!("{op}:{}", outputs[0]), op, inputs, &outputs, attrs);
+        let mut node = message::node(name, op, inputs, &outputs, attrs);
         metadata.iter().for_each(|(key, value)| field(&mut node, 9, &message::entry(key, value)));
         field(&mut self.nodes, 1, &node);
     }

@@ -63,7 +63,7 @@ impl Exporter<'_> {
     /// What is rounded to codes in the weight's blocks and back to make the rows `v`, where the operator does that.
     fn rounded(&self, v: ValueId, weight: NodeId, block: u32) -> Option<ValueId> {
         let (bits, _) = stored(self.f.values[self.f.nodes[weight].operands[0]].ty.dtype)?;
-        if !rounds_rows(bits, block.into()) {
+        if !rounds_rows(self.f.values[v].ty.dtype, bits, block as usize) {
             return None;
         }
         let Def::Node(d, _) = self.f.values[v].def else { return None };
@@ -123,7 +123,7 @@ impl Exporter<'_> {
         self.contrib = true;
         let name = self.name_result(self.f.nodes[n].results[0]);
         let hint = if op.trans_b { vec![] } else { vec![COLUMNS] };
-        self.emit_with("com.microsoft:MatMulNBits", &inputs, &[name], &attrs, &hint);
+        self.emit_as(&format!("MatMulNBits:{name}"), "com.microsoft:MatMulNBits", &inputs, &[name], &attrs, &hint);
         Ok(true)
     }
 }

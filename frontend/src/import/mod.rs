@@ -27,7 +27,6 @@ use node::NodeCx;
 pub use ops::operators;
 use order::order;
 use ranges::Range;
-use simplify::Simpler;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +34,11 @@ use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::SymbolInfo;
 use tersor_ir::module::{Builder, RegionId};
+use tersor_ir::simplify::Simpler;
 use tersor_ir::{Diagnostic, Dim, Failure, Func, Loc, Module, Op, Tensor, Type, ValueId};
+
+/// How the symbols end that nodes bind.
+pub(crate) const SYMBOL_OF_NODE: &str = ".n";
 
 /// What a dynamic extent becomes.
 #[derive(Copy, Clone, PartialEq, Debug)]
@@ -292,6 +295,8 @@ struct Importer<'a> {
     ranges: HashMap<ValueId, Range>,
     /// Rows that were rounded to codes and decoded, by region, source and group.
     rounded: HashMap<(RegionId, ValueId, u32), ValueId>,
+    /// Scales of rows of codes, by region and the value that they stand for.
+    scales: HashMap<(RegionId, ValueId), ValueId>,
     functions: Functions<'a>,
     /// The functions whose calls are being imported, from the outermost.
     calls: Vec<&'a FunctionProto>,
@@ -338,6 +343,7 @@ impl Importer<'_> {
             draws: 0,
             ranges: HashMap::new(),
             rounded: HashMap::new(),
+            scales: HashMap::new(),
             functions,
             calls: vec![],
             errors: vec![],
@@ -489,6 +495,9 @@ impl Importer<'_> {
 
     /// Appends an op, or what is simpler; computes it here when all operands are small constants.
     fn op(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {
+        let region = self.b.region;
+        let operands: Vec<ValueId> = operands.iter().map(|&v| *self.scales.get(&(region, v)).unwrap_or(&v)).collect();
+        let operands = &operands[..];
         if !operands.is_empty()
             && let Some(results) = self.fold(&op, operands)?
         {
@@ -539,21 +548,26 @@ impl Importer<'_> {
         }
         let mut parts = vec![];
         for d in &k.items {
-            let part = match d.as_const() {
+            parts.push(match d.as_const() {
                 Some(c) => {
                     let name = self.b.name.clone();
                     self.b.constant(&name, &Tensor::from_i64(tersor_ir::DType::I64, [1], &[c]))
                 }
                 None => {
-                    let e = self.b.op(Extent { of: d.clone() }, &[])?;
-                    self.b.op(Reshape { shape: vec![1.into()] }, &[e])?
+                    let e = self.one(Extent { of: d.clone() }, &[])?;
+                    self.one(Reshape { shape: vec![1.into()] }, &[e])?
                 }
-            };
-            parts.push(part);
+            });
         }
-        let all = if parts.len() == 1 { parts[0] } else { self.b.op(Concat { axis: 0 }, &parts)? };
-        let shaped = self.b.op(Reshape { shape: k.shape.iter().map(|&n| n.into()).collect() }, &[all])?;
-        if k.dtype == tersor_ir::DType::I64 { Ok(shaped) } else { self.b.op(Cast::to(k.dtype), &[shaped]) }
+        let all = if let [one] = parts[..] { one } else { self.one(Concat { axis: 0 }, &parts)? };
+        let shape: Vec<Dim> = k.shape.iter().map(|&n| n.into()).collect();
+        let shaped = if self.b.ty(all).shape[..] == shape { all } else { self.one(Reshape { shape }, &[all])? };
+        if k.dtype == tersor_ir::DType::I64 { Ok(shaped) } else { self.one(Cast::to(k.dtype), &[shaped]) }
+    }
+
+    /// [`op`](Self::op) with one result.
+    fn one(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
+        Ok(self.op(op.into(), operands)?[0])
     }
 }
 

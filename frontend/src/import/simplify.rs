@@ -6,17 +6,12 @@ use super::Importer;
 use tersor_ir::diag::Result;
 use tersor_ir::module::Node;
 use tersor_ir::ops::binary::BinaryKind;
+use tersor_ir::ops::compare::CompareKind;
+use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::ops::{Binary, Concat, Extent, Reshape, Rope, Slice, Transpose, Unary};
+use tersor_ir::ops::{Binary, Cast, Compare, Extent, QuantDynamic, Reduce, Reshape, Rope, Slice, Unary};
+use tersor_ir::simplify::{self, Simpler};
 use tersor_ir::{DType, Dim, Op, Tensor, Type, ValueId};
-
-/// What stands for an op.
-pub(super) enum Simpler {
-    /// A value that is there.
-    Value(ValueId),
-    /// Another op.
-    Op(Op, Vec<ValueId>),
-}
 
 impl Importer<'_> {
     /// What stands for an op of these operands; `None` for itself.
@@ -26,14 +21,11 @@ impl Importer<'_> {
                 let name = self.b.name.clone();
                 Some(Simpler::Value(self.b.constant(&name, &Tensor::from_i64(DType::I64, [], &[*n]))))
             }
-            (Op::Reshape(r), &[x]) => self.reshaped(r, x),
-            (Op::Transpose(t), &[x]) => self.transposed(t, x),
-            (Op::Slice(s), &[x]) => self.part_of_concat(s, x).map(Simpler::Value),
-            (Op::Concat(c), parts) => self.whole(c, parts).map(Simpler::Value),
             (Op::Unary(Unary { kind: UnaryKind::Reciprocal }), &[x]) => self.rsqrt(x),
             (Op::Binary(Binary { kind: BinaryKind::Mul }), &[a, b]) => self.silu(a, b).or_else(|| self.silu(b, a)),
             (Op::Binary(Binary { kind: BinaryKind::Add }), &[a, b]) => self.rope(a, b).or_else(|| self.rope(b, a)),
-            _ => None,
+            (Op::Cast(c), &[x]) if *c == Cast::to(DType::I8) => self.row_codes(x).map(Simpler::Value),
+            _ => simplify::movement(self.b.func, op, operands),
         }
     }
 
@@ -63,53 +55,19 @@ impl Importer<'_> {
         self.b.func.def_node(v)
     }
 
+    /// The operands of a binary function.
+    fn binary_of(&self, v: ValueId, kind: BinaryKind) -> Option<[ValueId; 2]> {
+        let node = self.made_by(v)?;
+        (node.op == Binary { kind }.into()).then(|| [node.operands[0], node.operands[1]])
+    }
+
+    fn is_number(&self, v: ValueId, n: f64) -> bool {
+        self.b.func.def_const(v).is_some_and(|c| self.b.consts[c].splat() == Some(n))
+    }
+
     fn unary_of(&self, v: ValueId, kind: UnaryKind) -> Option<ValueId> {
         let node = self.made_by(v)?;
         (node.op == Unary { kind }.into()).then(|| node.operands[0])
-    }
-
-    fn reshaped(&self, r: &Reshape, x: ValueId) -> Option<Simpler> {
-        let before = self.made_by(x).filter(|n| matches!(n.op, Op::Reshape(_)))?.operands[0];
-        let same = self.b.ty(before).shape[..] == r.shape;
-        Some(if same { Simpler::Value(before) } else { Simpler::Op(r.clone().into(), vec![before]) })
-    }
-
-    fn transposed(&self, t: &Transpose, x: ValueId) -> Option<Simpler> {
-        let node = self.made_by(x)?;
-        let Op::Transpose(first) = &node.op else { return None };
-        let perm: Option<Vec<u8>> = t.perm.iter().map(|&p| first.perm.get(p as usize).copied()).collect();
-        let (perm, before) = (perm?, node.operands[0]);
-        let same = perm.iter().copied().eq(0..perm.len() as u8);
-        Some(if same { Simpler::Value(before) } else { Simpler::Op(Transpose { perm }.into(), vec![before]) })
-    }
-
-    /// The part of a concatenation that a slice takes out whole.
-    fn part_of_concat(&self, s: &Slice, x: ValueId) -> Option<ValueId> {
-        let node = self.made_by(x).filter(|n| s.step == 1 && n.op == Concat { axis: s.axis }.into())?;
-        let mut at = Dim::from(0);
-        for &part in &node.operands {
-            let extent = self.b.ty(part).shape.get(s.axis as usize)?.clone();
-            if at == s.start {
-                return (extent == s.len).then_some(part);
-            }
-            at = at + extent;
-        }
-        None
-    }
-
-    /// The value whose parts, all of them and in order, are put together.
-    fn whole(&self, c: &Concat, parts: &[ValueId]) -> Option<ValueId> {
-        let (mut at, mut of) = (Dim::from(0), None);
-        for &part in parts {
-            let node = self.made_by(part)?;
-            let Op::Slice(s) = &node.op else { return None };
-            let next = s.axis == c.axis && s.step == 1 && s.start == at;
-            if !next || *of.get_or_insert(node.operands[0]) != node.operands[0] {
-                return None;
-            }
-            at = at + s.len.clone();
-        }
-        of.filter(|&x| self.b.ty(x).shape.get(c.axis as usize) == Some(&at))
     }
 
     fn rsqrt(&self, x: ValueId) -> Option<Simpler> {
@@ -149,5 +107,45 @@ impl Importer<'_> {
         let last = c.axis as usize + 1 == self.b.ty(x).rank();
         let part = |n: &Node, start: Dim| n.op == Slice { axis: c.axis, start, len: half.clone(), step: 1 }.into();
         (last && part(lower, 0.into()) && part(upper, half.clone())).then_some(x)
+    }
+
+    /// Symmetric codes of rows, `round(x / step)` with `step = max(abs(x)) / 127` along the last axis, where rows of zeros are divided by 1. The scale stands for `step` from
+    /// then on.
+    fn row_codes(&mut self, rounded: ValueId) -> Option<ValueId> {
+        let [x, divisor] = self.binary_of(self.unary_of(rounded, UnaryKind::Round)?, BinaryKind::Div)?;
+        let choice = self.made_by(divisor).filter(|n| matches!(n.op, Op::Select(_)))?;
+        let [empty, one, step] = choice.operands[..] else { return None };
+        let test = self.made_by(empty).filter(|n| n.op == Compare { kind: CompareKind::Eq }.into())?;
+        let guarded = test.operands[0] == step && self.is_number(test.operands[1], 0.0) && self.is_number(one, 1.0);
+        let [largest, most] = self.binary_of(step, BinaryKind::Div)?;
+        let (node, rank) = (self.made_by(largest)?, self.b.ty(x).rank());
+        let row = Reduce { kind: ReduceKind::Max, axes: vec![rank.checked_sub(1)? as u8], keep: true };
+        let magnitudes = node.operands.first().copied().filter(|_| node.op == row.into())?;
+        let own = self.unary_of(magnitudes, UnaryKind::Abs) == Some(x);
+        if !(own && guarded && self.is_number(most, 127.0)) {
+            return None;
+        }
+        let (of, group) = self.ungrouped(x).unwrap_or((x, 0));
+        let op = QuantDynamic { group };
+        Op::from(op.clone()).infer(&[self.b.ty(of)]).ok()?;
+        let results = self.b.ops(op, &[of]).ok()?;
+        let shaped = |importer: &mut Self, v: ValueId, like: ValueId| {
+            let shape = importer.b.ty(like).shape.to_vec();
+            let same = importer.b.ty(v).shape[..] == shape;
+            if same { Some(v) } else { importer.b.op(Reshape { shape }, &[v]).ok() }
+        };
+        let scale = shaped(self, results[1], step)?;
+        self.scales.insert((self.b.region, step), scale);
+        shaped(self, results[0], x)
+    }
+
+    /// What was reshaped to groups of the last axis, and how long they are.
+    fn ungrouped(&self, x: ValueId) -> Option<(ValueId, u32)> {
+        let of = self.made_by(x).filter(|n| matches!(n.op, Op::Reshape(_)))?.operands[0];
+        let (whole, parts) = (&self.b.ty(of).shape, &self.b.ty(x).shape);
+        let last = whole.len().checked_sub(1)?;
+        let [count, group] = parts.get(last..)? else { return None };
+        let fits = whole[..last] == parts[..last] && count.clone() * group.clone() == whole[last];
+        Some((of, u32::try_from(group.as_const().filter(|_| fits)?).ok()?))
     }
 }

@@ -8,8 +8,7 @@ use crate::import::node::NodeCx;
 use crate::nbits::{CODED_ROWS, COLUMNS, rounds_rows};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::Add;
-use tersor_ir::ops::pad::PadMode;
-use tersor_ir::ops::{DecodeAffine, Pad, QuantDynamic, Real};
+use tersor_ir::ops::{DecodeAffine, QuantDynamic};
 use tersor_ir::{DType, Diagnostic, Dim, Tensor, ValueId};
 
 /// How the operator stores its weight: `[N, blocks * block]` codes.
@@ -118,24 +117,17 @@ impl Weight {
     }
 }
 
-/// Rows as codes of 8 bits in blocks make them; zeros fill up the last block.
-fn rounded(cx: &mut NodeCx, x: ValueId, depth: usize, block: usize) -> Result<ValueId> {
-    let (group, rank) = (block as u32, cx.ty(x).rank());
+/// Rows as codes of 8 bits in blocks make them.
+fn rounded(cx: &mut NodeCx, x: ValueId, w: &Weight) -> Result<ValueId> {
+    let group = w.block as u32;
     let key = (cx.importer.b.region, x, group);
     if let Some(&known) = cx.importer.rounded.get(&key) {
         return Ok(known);
     }
-    let axis = rank.checked_sub(1).ok_or_else(|| cx.invalid("rows without an axis"))?;
-    cx.equal(&cx.ty(x).shape[axis], &(depth as i64).into(), "rows have extent")?;
-    let mut whole = x;
-    if !depth.is_multiple_of(block) {
-        let mut hi = vec![0; rank];
-        hi[axis] = (depth.next_multiple_of(block) - depth) as i64;
-        whole = cx.op(Pad { lo: vec![0; rank], hi, mode: PadMode::Constant, value: Real(0.0) }, &[x])?;
-    }
-    let codes = cx.ops(QuantDynamic { group }, &[whole])?;
+    let axis = cx.ty(x).rank().checked_sub(1).ok_or_else(|| cx.invalid("rows without an axis"))?;
+    cx.equal(&cx.ty(x).shape[axis], &(w.depth as i64).into(), "rows have extent")?;
+    let codes = cx.ops(QuantDynamic { group }, &[x])?;
     let y = cx.op(DecodeAffine { axis: axis as u8, group }, &codes)?;
-    let y = cx.part(y, axis, 0.into(), (depth as i64).into())?;
     cx.importer.rounded.insert(key, y);
     Ok(y)
 }
@@ -149,8 +141,10 @@ fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let columns = cx.node.metadata_props.iter().any(|p| (p.key.as_str(), p.value.as_str()) == COLUMNS);
     let float = cx.ty(x).dtype;
     let decoded = w.decoded(cx, columns, float)?;
-    if cx.int("accuracy_level", 0) == CODED_ROWS && rounds_rows(w.bits(), w.block as i64) {
-        x = rounded(cx, x, w.depth, w.block)?;
+    // Codes of rows have whole blocks; exact rows are allowed at any level.
+    let whole = w.depth.is_multiple_of(w.block);
+    if cx.int("accuracy_level", 0) == CODED_ROWS && whole && rounds_rows(float, w.bits(), w.block) {
+        x = rounded(cx, x, &w)?;
     }
     let y = if columns { super::nn::product(cx, x, decoded)? } else { product(cx, x, decoded)? };
     done(match bias {
