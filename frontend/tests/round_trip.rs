@@ -48,6 +48,12 @@ fn rows_of_codes() {
         );
         same(Plain, "", &format!("(%x: f32[N,64]) -> (%d: f32[N,64], %y: f32[N,{scales}])"), &lines);
     }
+    // Beside another reshape.
+    let lines = "%r = reshape %x {shape=[N,64]} : f32[N,64]
+    %c, %s = quant.dynamic %r {group=16} : i8[N,64], f32[N,4]
+    %y = decode.affine %c, %s {axis=1, group=16} : f32[N,64]
+    return %y";
+    same(ExportForm::Qdq, "", "(%x: f32[N,8,8]) -> (%y: f32[N,64])", lines);
 }
 
 /// An extent that the data decide keeps its name.
@@ -57,6 +63,12 @@ fn extents_that_the_run_decides() {
     %y = exp %p : f32[some.n,8]
     return %y";
     same(Plain, "symbol some.n 0..64 hint 4", "(%x: f32[N,8], %n: i64[]) -> (%y: f32[some.n,8])", lines);
+}
+
+#[test]
+fn places_along_an_open_extent() {
+    let lines = "%i = iota {len=N} : i64[N]\n %y = add %x, %i : i64[N]\n return %y";
+    same(Plain, "", "(%x: i64[N]) -> (%y: i64[N])", lines);
 }
 
 #[test]

@@ -493,14 +493,10 @@ impl Importer<'_> {
         self.b.consts[self.b.func.def_const(v)?].tensor().map(Known::of)
     }
 
-    /// Appends an op, or what is simpler; computes it here when all operands are small constants.
+    /// Appends an op, or what is simpler; computes it here when constants decide it.
     fn op(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {
-        let region = self.b.region;
-        let operands: Vec<ValueId> = operands.iter().map(|&v| *self.scales.get(&(region, v)).unwrap_or(&v)).collect();
-        let operands = &operands[..];
-        if !operands.is_empty()
-            && let Some(results) = self.fold(&op, operands)?
-        {
+        let operands = &operands.iter().map(|&v| self.stands_for(v)).collect::<Vec<_>>()[..];
+        if let Some(results) = self.fold(&op, operands)? {
             return Ok(results);
         }
         match self.simpler(&op, operands) {
@@ -508,6 +504,14 @@ impl Importer<'_> {
             Some(Simpler::Value(v)) => Ok(vec![v]),
             Some(Simpler::Op(op, operands)) => self.op(op, &operands),
         }
+    }
+
+    /// The scale that stands for a value in this region; mostly the value itself.
+    fn stands_for(&self, mut v: ValueId) -> ValueId {
+        while let Some(&scale) = self.scales.get(&(self.b.region, v)) {
+            v = scale;
+        }
+        v
     }
 
     fn append(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {

@@ -9,30 +9,36 @@ use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::ops::{Binary, Cast, Compare, Extent, QuantDynamic, Reduce, Reshape, Rope, Slice, Unary};
+use tersor_ir::ops::{Binary, Cast, Compare, QuantDynamic, Reduce, Reshape, Rope, Slice, Unary};
 use tersor_ir::simplify::{self, Simpler};
-use tersor_ir::{DType, Dim, Op, Tensor, Type, ValueId};
+use tersor_ir::{DType, Def, Dim, Op, Tensor, Type, ValueId};
 
 impl Importer<'_> {
     /// What stands for an op of these operands; `None` for itself.
     pub(super) fn simpler(&mut self, op: &Op, operands: &[ValueId]) -> Option<Simpler> {
         match (op, operands) {
-            (Op::Extent(Extent { of: Dim::Const(n) }), _) => {
-                let name = self.b.name.clone();
-                Some(Simpler::Value(self.b.constant(&name, &Tensor::from_i64(DType::I64, [], &[*n]))))
-            }
             (Op::Unary(Unary { kind: UnaryKind::Reciprocal }), &[x]) => self.rsqrt(x),
             (Op::Binary(Binary { kind: BinaryKind::Mul }), &[a, b]) => self.silu(a, b).or_else(|| self.silu(b, a)),
             (Op::Binary(Binary { kind: BinaryKind::Add }), &[a, b]) => self.rope(a, b).or_else(|| self.rope(b, a)),
             (Op::Cast(c), &[x]) if *c == Cast::to(DType::I8) => self.row_codes(x).map(Simpler::Value),
+            (Op::Reshape(r), &[x]) => match self.grouped_codes(r, x) {
+                Some(codes) => Some(Simpler::Value(codes)),
+                None => simplify::movement(self.b.func, op, operands),
+            },
             _ => simplify::movement(self.b.func, op, operands),
         }
     }
 
     /// Results that are constants, where all operands are small ones.
     pub(super) fn fold(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
-        // Weights that come encoded stay so.
-        if matches!(op, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_)) {
+        let decided = match op {
+            // Weights that come encoded stay so.
+            _ if op.decodes() => false,
+            Op::Iota(_) => true,
+            Op::Extent(e) => e.of.as_const().is_some(),
+            _ => !operands.is_empty(),
+        };
+        if !decided {
             return Ok(None);
         }
         let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
@@ -125,27 +131,31 @@ impl Importer<'_> {
         if !(own && guarded && self.is_number(most, 127.0)) {
             return None;
         }
-        let (of, group) = self.ungrouped(x).unwrap_or((x, 0));
-        let op = QuantDynamic { group };
-        Op::from(op.clone()).infer(&[self.b.ty(of)]).ok()?;
-        let results = self.b.ops(op, &[of]).ok()?;
-        let shaped = |importer: &mut Self, v: ValueId, like: ValueId| {
-            let shape = importer.b.ty(like).shape.to_vec();
-            let same = importer.b.ty(v).shape[..] == shape;
-            if same { Some(v) } else { importer.b.op(Reshape { shape }, &[v]).ok() }
-        };
-        let scale = shaped(self, results[1], step)?;
-        self.scales.insert((self.b.region, step), scale);
-        shaped(self, results[0], x)
+        let op = QuantDynamic { group: 0 };
+        Op::from(op.clone()).infer(&[self.b.ty(x)]).ok()?;
+        let results = self.b.ops(op, &[x]).ok()?;
+        self.scales.insert((self.b.region, step), results[1]);
+        Some(results[0])
     }
 
-    /// What was reshaped to groups of the last axis, and how long they are.
-    fn ungrouped(&self, x: ValueId) -> Option<(ValueId, u32)> {
-        let of = self.made_by(x).filter(|n| matches!(n.op, Op::Reshape(_)))?.operands[0];
-        let (whole, parts) = (&self.b.ty(of).shape, &self.b.ty(x).shape);
-        let last = whole.len().checked_sub(1)?;
+    /// Codes of rows that are the groups of longer ones, put together to these.
+    fn grouped_codes(&mut self, r: &Reshape, x: ValueId) -> Option<ValueId> {
+        let Def::Node(n, 0) = self.b.func.values[x].def else { return None };
+        let node = &self.b.func.nodes[n];
+        if node.op != (QuantDynamic { group: 0 }).into() {
+            return None;
+        }
+        let (of, scale) = (node.operands[0], node.results[1]);
+        let parts = &self.b.ty(x).shape;
+        let last = r.shape.len().checked_sub(1)?;
         let [count, group] = parts.get(last..)? else { return None };
-        let fits = whole[..last] == parts[..last] && count.clone() * group.clone() == whole[last];
-        Some((of, u32::try_from(group.as_const().filter(|_| fits)?).ok()?))
+        let joined = r.shape[..last] == parts[..last] && count.clone() * group.clone() == r.shape[last];
+        let group = u32::try_from(group.as_const().filter(|_| joined)?).ok()?;
+        let whole = self.one(r.clone(), &[of]).ok()?;
+        let results = self.b.ops(QuantDynamic { group }, &[whole]).ok()?;
+        let shape = self.b.ty(scale).shape.to_vec();
+        let stands = self.one(Reshape { shape }, &[results[1]]).ok()?;
+        self.scales.insert((self.b.region, scale), stands);
+        Some(results[0])
     }
 }
