@@ -34,6 +34,7 @@ use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::SymbolInfo;
 use tersor_ir::module::{Builder, RegionId};
+use tersor_ir::ops::Extent;
 use tersor_ir::simplify::Simpler;
 use tersor_ir::{Diagnostic, Dim, Failure, Func, Loc, Module, Op, Tensor, Type, ValueId};
 
@@ -295,6 +296,8 @@ struct Importer<'a> {
     ranges: HashMap<ValueId, Range>,
     /// Rows that were rounded to codes and decoded, by region, source and group.
     rounded: HashMap<(RegionId, ValueId, u32), ValueId>,
+    /// Extents as numbers, by region.
+    numbers: HashMap<(RegionId, Dim), ValueId>,
     /// Scales of rows of codes, by region and the value that they stand for.
     scales: HashMap<(RegionId, ValueId), ValueId>,
     functions: Functions<'a>,
@@ -343,6 +346,7 @@ impl Importer<'_> {
             draws: 0,
             ranges: HashMap::new(),
             rounded: HashMap::new(),
+            numbers: HashMap::new(),
             scales: HashMap::new(),
             functions,
             calls: vec![],
@@ -500,18 +504,13 @@ impl Importer<'_> {
             return Ok(results);
         }
         match self.simpler(&op, operands) {
-            None => self.append(op, operands),
+            None => match op {
+                Op::Extent(e) => self.number(e.of).map(|v| vec![v]),
+                op => self.append(op, operands),
+            },
             Some(Simpler::Value(v)) => Ok(vec![v]),
             Some(Simpler::Op(op, operands)) => self.op(op, &operands),
         }
-    }
-
-    /// The scale that stands for a value in this region; mostly the value itself.
-    fn stands_for(&self, mut v: ValueId) -> ValueId {
-        while let Some(&scale) = self.scales.get(&(self.b.region, v)) {
-            v = scale;
-        }
-        v
     }
 
     fn append(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {
@@ -545,7 +544,7 @@ impl Importer<'_> {
     }
 
     fn materialize(&mut self, k: &Known) -> Result<ValueId> {
-        use tersor_ir::ops::{Cast, Concat, Extent, Reshape};
+        use tersor_ir::ops::{Cast, Concat, Reshape};
         if let Some(t) = k.tensor() {
             let name = self.b.name.clone();
             return Ok(self.b.constant(&name, &t));

@@ -9,7 +9,7 @@ use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::ops::{Binary, Cast, Compare, QuantDynamic, Reduce, Reshape, Rope, Slice, Unary};
+use tersor_ir::ops::{Binary, Cast, Compare, Extent, QuantDynamic, Reduce, Reshape, Rope, Slice, Unary};
 use tersor_ir::simplify::{self, Simpler};
 use tersor_ir::{DType, Def, Dim, Op, Tensor, Type, ValueId};
 
@@ -27,6 +27,25 @@ impl Importer<'_> {
             },
             _ => simplify::movement(self.b.func, op, operands),
         }
+    }
+
+    /// An extent as a number, once in each region.
+    pub(super) fn number(&mut self, of: Dim) -> Result<ValueId> {
+        let key = (self.b.region, of.clone());
+        if let Some(&known) = self.numbers.get(&key) {
+            return Ok(known);
+        }
+        let v = self.append(Extent { of }.into(), &[])?[0];
+        self.numbers.insert(key, v);
+        Ok(v)
+    }
+
+    /// The scale that stands for a value in this region; mostly the value itself.
+    pub(super) fn stands_for(&self, mut v: ValueId) -> ValueId {
+        while let Some(&scale) = self.scales.get(&(self.b.region, v)) {
+            v = scale;
+        }
+        v
     }
 
     /// Results that are constants, where all operands are small ones.
