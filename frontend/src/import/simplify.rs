@@ -53,6 +53,8 @@ impl Importer<'_> {
         let decided = match op {
             // Weights that come encoded stay so.
             _ if op.decodes() => false,
+            // What is drawn is drawn by the run.
+            Op::Random(_) => false,
             Op::Iota(_) => true,
             Op::Extent(e) => e.of.as_const().is_some(),
             _ => !operands.is_empty(),

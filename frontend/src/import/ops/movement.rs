@@ -207,7 +207,7 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let axis = cx.axis(cx.int("axis", 0), t.rank())?;
     let extent = t.shape[axis].clone();
     let sizes = if cx.opset >= 13 || cx.opset == 1 && cx.input_count() > 1 {
-        if cx.known(1).is_none() && cx.optional(1)?.is_some() {
+        if extent != Dim::Const(0) && cx.known(1).is_none() && cx.optional(1)?.is_some() {
             return computed_parts(cx, x, axis);
         }
         cx.optional_numbers(1)?
