@@ -33,7 +33,7 @@ fn looks_at_models() {
     assert_eq!(dir.json(0, &["targets", "--detect"])["data"]["targets"].as_array().unwrap().len(), 3);
     dir.json(0, &["completions", "bash"]);
     let manual = dir.json(0, &["completions", "man"])["data"]["script"].to_string();
-    says(&manual, &[".TH tersor 1", ".TH tersor\\\\-compile 1", "calib"]);
+    says(&manual, &[".TH tersor 1", ".TH tersor-compile 1", "calib"]);
 }
 
 #[test]
@@ -88,6 +88,8 @@ fn every_command_has_a_schema() {
         .skip_while(|l| *l != "Commands:")
         .skip(1)
         .take_while(|l| !l.is_empty())
+        // What a line has no room for goes on in the next, further in.
+        .filter(|l| !l[2..].starts_with(' '))
         .map(|l| l.split_whitespace().next().unwrap())
         .collect();
     let listed = dir.json(0, &["schema"]);
@@ -273,7 +275,7 @@ fn bad_requests_are_refused_with_help() {
     dir.json(0, &["opt", "m.onnx", "-p", "normalize", "-o", "a.tir"]);
     says(&dir.error(8, &["opt", "a.tir", "-o", "a.tir"]), &["would be overwritten"]);
     says(&dir.error(8, &["compile", "m.onnx", "-o", "folder.tir", "--emit", "tsr"]), &["folder"]);
-    says(&dir.error(2, &["compile", "m.onnx", "-o", "m.exe"]), &["`exe`", "tsr, tir, mlir"]);
+    says(&dir.error(2, &["compile", "m.onnx", "-o", "m.exe"]), &["`exe`", "tsr, tir, onnx, mlir"]);
     says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--timeout", "0s"]), &["R0402", "--timeout"]);
     says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--max-memory", "1k"]), &["R0403", "--max-memory"]);
     dir.write("m.bin", [7; 64]);

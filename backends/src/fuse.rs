@@ -10,8 +10,9 @@
 use crate::kernel::{Group, View};
 use crate::strings;
 use std::collections::{HashMap, HashSet};
-use tersor_ir::module::{Def, Value};
-use tersor_ir::{DType, Dim, EntityId, Func, NodeId, Op, ValueId, interp};
+use tersor_ir::interp::Sources;
+use tersor_ir::module::Def;
+use tersor_ir::{DType, Dim, EntityId, Func, NodeId, Op, ValueId};
 
 /// What a function becomes: steps, and values that are only looked at differently.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +59,8 @@ pub fn role(op: &Op) -> Role {
 
 /// Fuses a function's body. Nothing is fused into regions: a function with control flow is refused before.
 pub fn fuse(f: &Func) -> Fusion {
-    let bytes = |v: &Value| v.ty.static_elements().and_then(|n| v.ty.dtype.bytes(n)).unwrap_or_default();
-    let weights = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_))).map(|(v, x)| (v, bytes(x))).collect();
+    let constants = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_)));
+    let weights = constants.map(|(v, x)| (v, Sources::of(&x.ty))).collect();
     let (groups, group_of, views, taken, coded, binds) = Default::default();
     let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, coded, weights, binds };
     f.body().nodes.iter().for_each(|&n| fusion.weigh(n));
@@ -126,8 +127,8 @@ struct Fuser<'a> {
     taken: HashSet<NodeId>,
     /// Decodings of rows that products make themselves, each of them again.
     coded: HashSet<NodeId>,
-    /// Values that are computed before a run, from constants alone, and the bytes of the largest of these.
-    weights: HashMap<ValueId, usize>,
+    /// Values that are computed before a run, from constants alone, and the largest of these.
+    weights: HashMap<ValueId, Sources>,
     /// Nodes that bind a symbol, with the number of groups before, those that were taken into others among them.
     binds: Vec<(usize, NodeId)>,
 }
@@ -158,9 +159,9 @@ impl Fuser<'_> {
     fn weigh(&mut self, n: NodeId) {
         let operands = &self.f.nodes[n].operands;
         let results = self.f.nodes[n].results.clone();
-        let largest = operands.iter().map(|v| self.weights.get(v)).reduce(|a, b| Some(a?.max(b?))).flatten();
-        if let Some(&largest) = largest
-            && results.iter().all(|&v| interp::computes(&self.f.values[v].ty, largest))
+        let largest = operands.iter().map(|v| self.weights.get(v).copied()).reduce(|a, b| Some(a?.max(b?))).flatten();
+        if let Some(largest) = largest
+            && results.iter().all(|&v| largest.compute(&self.f.values[v].ty))
         {
             self.weights.extend(results.into_iter().map(|v| (v, largest)));
         }

@@ -1,5 +1,6 @@
 //! The reference interpreter: runs a function node by node with each op's `eval`.
 
+use crate::constant::ConstId;
 use crate::diag::{Diagnostic, Result};
 use crate::dim::{Bindings, Dim};
 use crate::entity::EntityId;
@@ -59,17 +60,44 @@ pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
 
 /// Bytes that a value of constants alone may take to be computed before a run, whatever it is made of.
 const COMPUTED_BYTES: usize = 16 << 20;
-/// How many times the largest constant that it is made of it may take beyond that: codes of two bits decode to sixteen times their bytes.
-const COMPUTED_GROWTH: usize = 64;
+/// Floats that a byte of codes may become beyond that: with a mask, codes of two bits stand for more than four.
+const DECODED: usize = 16;
 
-/// Whether a value of constants alone is small enough to be computed before a run. `largest` is the bytes of the largest constant that it is made of.
-pub fn computes(ty: &Type, largest: usize) -> bool {
-    let most = COMPUTED_BYTES.max(largest.saturating_mul(COMPUTED_GROWTH));
-    ty.static_elements().and_then(|n| ty.dtype.bytes(n)).is_some_and(|b| b <= most)
+/// The constants that a value is made of.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Sources {
+    elements: usize,
+    /// Bytes of elements of a byte or less.
+    codes: usize,
+}
+
+impl Sources {
+    /// One constant.
+    pub fn of(ty: &Type) -> Sources {
+        let elements = ty.static_elements().unwrap_or(0);
+        let codes = if ty.dtype.bits() <= 8 { ty.dtype.bytes(elements).unwrap_or(0) } else { 0 };
+        Sources { elements, codes }
+    }
+    /// The larger of both.
+    pub fn max(self, other: Sources) -> Sources {
+        Sources { elements: self.elements.max(other.elements), codes: self.codes.max(other.codes) }
+    }
+    /// Both.
+    pub fn and(self, other: Sources) -> Sources {
+        let add = usize::saturating_add;
+        Sources { elements: add(self.elements, other.elements), codes: add(self.codes, other.codes) }
+    }
+    /// Whether a value that is made of these alone is computed before a run: where it is small, has no more elements than they have, or decodes them.
+    pub fn compute(self, ty: &Type) -> bool {
+        let decoded = if ty.dtype.is_float() { self.codes.saturating_mul(DECODED) } else { 0 };
+        ty.static_elements().is_some_and(|n| {
+            n <= self.elements.max(decoded) || ty.dtype.bytes(n).is_some_and(|bytes| bytes <= COMPUTED_BYTES)
+        })
+    }
 }
 
 /// The elements of a value that depends on constants alone. `None` for other values, behind a `choice`, where the store lacks elements, and where
-/// a value on the way does not [`computes`].
+/// a value on the way is too large, see [`Sources::compute`].
 pub fn constant(consts: &Consts, f: &Func, v: ValueId) -> Option<Tensor> {
     let mut known = HashMap::new();
     for n in expression(consts, f, v)? {
@@ -99,12 +127,16 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
         Value(ValueId),
         Done(NodeId),
     }
-    let (mut seen, mut order, mut stack, mut largest) = (HashSet::new(), vec![], vec![Visit::Value(v)], 0);
+    let (mut seen, mut order, mut stack) = (HashSet::new(), vec![], vec![Visit::Value(v)]);
+    let mut sources: HashMap<ConstId, Sources> = HashMap::new();
     while let Some(visit) = stack.pop() {
         match visit {
             Visit::Done(n) => order.push(n),
             Visit::Value(v) => match f.values[v].def {
-                Def::Const(c) => largest = largest.max(consts[c].tensor()?.bytes().len()),
+                Def::Const(c) => {
+                    consts[c].tensor()?;
+                    sources.insert(c, Sources::of(&consts[c].ty));
+                }
                 Def::Param(..) => return None,
                 Def::Node(n, _) if !folds(&f.nodes[n]) => return None,
                 Def::Node(n, _) if seen.insert(n) => {
@@ -115,7 +147,8 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
             },
         }
     }
-    let results = |&n: &NodeId| f.nodes[n].results.iter().all(|&v| computes(&f.values[v].ty, largest));
+    let sources = sources.into_values().fold(Sources::default(), Sources::and);
+    let results = |&n: &NodeId| f.nodes[n].results.iter().all(|&v| sources.compute(&f.values[v].ty));
     order.iter().all(results).then_some(order)
 }
 

@@ -27,14 +27,14 @@ use tersor_runtime::cli::bytes;
 pub struct Args {
     #[command(flatten)]
     pub build: BuildArgs,
-    /// What to write, NAME.FORM: tsr (the artifact), tir (the IR after all passes), onnx (for other runtimes), or the kernels of one target as mlir, ll, s, o; - is standard output.
+    /// What to write, NAME.FORM: tsr (the artifact), tir, onnx, or the kernels of one target as mlir, ll, s, o; - is standard output.
     #[arg(short, long = "output", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// The form of the result, whatever its name.
-    #[arg(long, value_name = "FORM")]
+    #[arg(long, value_name = "FORM", hide_short_help = true)]
     pub emit: Option<String>,
     /// Where finished artifacts are kept: a folder, or off.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
     pub cache: Option<PathBuf>,
     /// Make again what this lock or plan describes: refused where model, data or tersor are others, and where a lock's bytes differ.
     #[arg(long, value_name = "LOCK", conflicts_with_all = ["pipeline", "target", "dims", "shapes", "values", "lengths", "plan", "budget"])]

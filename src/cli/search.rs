@@ -15,8 +15,7 @@ use tersor_passes::pipeline::Pipeline;
 /// What is searched for, on what data.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SearchArgs {
-    /// Limits: size=0.3x, size=4MB, encoded=@w3g64-gptq (as with that alternative everywhere), latency=-20%, latency=3ms, memory=512MB, error=0.01 (also `rel-l2<=0.01`);
-    /// several with commas or several times.
+    /// Limits: size=0.3x, size=4MB, encoded=@w3g64-gptq (as with that everywhere), latency=-20%, memory=512MB, error=0.01; with commas or several times.
     #[arg(long, value_name = "LIMITS")]
     pub budget: Vec<String>,
     /// What is to be as small as possible: error, or size where error has a limit; also latency, memory, encoded, work.
@@ -26,7 +25,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "STRATEGY")]
     #[arg(hide_short_help = true)]
     pub strategy: Option<String>,
-    /// What error is: kl, rel-l2, cosine, top1, perplexity, spearman, or cmd:COMMAND whose last line is a number, less is better; rel-l2 where nothing is said.
+    /// What error is: kl, rel-l2 (where nothing is said), cosine, top1, perplexity, spearman, or cmd:COMMAND, the number on its last line.
     #[arg(long, value_name = "METRIC")]
     pub metric: Option<String>,
     /// Data to measure on, in any form of `run --inputs`; the calibration data where nothing is named.

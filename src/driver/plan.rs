@@ -117,7 +117,7 @@ mod tests {
         for bad in ["x = 1", &text.replace("tersor = 1", "tersor = 2"), &text.replace("seed = 3", "sede = 3")] {
             assert!(PlanFile::parse(bad).is_err());
         }
-        let at = PlanFile::parse(&text.replace("seed = 3", "sede = 3")).unwrap_err().remove(0).loc;
-        assert_eq!(at, Loc::Text { line: 5, column: 1 });
+        let at = PlanFile::parse(&text.replace("seed = 3", "seed = [")).unwrap_err().remove(0).loc;
+        assert!(matches!(at, Loc::Text { line: 5 | 6, .. }), "{at:?}");
     }
 }
