@@ -20,7 +20,9 @@ fn with_cases() -> Dir {
     dir.write("cases/net/test_mlp_off/model.onnx", mlp().bytes());
     data_set(&dir, "cases/net/test_mlp_off/test_data_set_0", 0.0);
     data_set(&dir, "cases/net/test_mlp_off/test_data_set_1", 0.5);
-    let frob = Model::new(17).input("x", "f32[2,3]").output("y", "f32[2,2]").node("Frobnicate", &["x"], &["y"], &[]);
+    // An odd constant is no failure beside the operator that is not there.
+    let frob = Model::new(17).input("x", "f32[2,3]").output("y", "f32[2,2]");
+    let frob = frob.constant("odd", &Tensor::from_f32([1], &[f32::NAN])).node("Frobnicate", &["x", "odd"], &["y"], &[]);
     dir.write("cases/node/test_frob/model.onnx", frob.bytes());
     data_set(&dir, "cases/node/test_frob/test_data_set_0", 0.0);
     dir

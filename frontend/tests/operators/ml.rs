@@ -47,6 +47,8 @@ fn values_in_place_of_others() {
         &[("cats_int64s", [-5, 2, 7].into())],
         &[(&[2, 2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])],
     );
+    let attrs = [("cats_int64s", [-5, 2].into()), ("zeros", 0.into())];
+    case(17, "ai.onnx.ml:OneHotEncoder", &[ints(&[2, -5])], &attrs, &[(&[2, 2], &[0.0, 1.0, 1.0, 0.0])]);
     let attrs = [
         ("keys_int64s", [2, -5, 2].into()),
         ("values_floats", floats(&[1.5, 2.5, 3.5])),
@@ -214,6 +216,16 @@ fn regression_by_trees() {
         attrs.extend([("n_targets", 1.into()), ("aggregate_function", kind.into())]);
         case(17, regressor, &[x(F32, &[5, 2])], &attrs, &[(&[5, 1], &want)]);
     }
+    // The first of two weights that a leaf has.
+    let mut attrs = trees(TARGET, [0; 5], [1.0, 2.0, 3.0, 4.0, 5.0]);
+    attrs.truncate(attrs.len() - TARGET.len());
+    attrs.extend([
+        (TARGET[0], [0, 0, 0, 1, 1, 0, 1].into()),
+        (TARGET[1], [2, 3, 4, 1, 2, 2, 1].into()),
+        (TARGET[2], [0; 7].into()),
+        (TARGET[3], floats(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])),
+    ]);
+    case(17, regressor, &[x(F32, &[5, 2])], &attrs, &[(&[5, 1], &[7.0, 7.0, 7.0, 5.0, 7.0])]);
 }
 
 #[test]

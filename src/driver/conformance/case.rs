@@ -9,6 +9,7 @@ use crate::driver::{
 use serde::Deserialize;
 use std::path::Path;
 use tersor_frontend::{Given, ImportOptions};
+use tersor_ir::diag::Severity;
 use tersor_ir::target::Evaluate;
 use tersor_ir::{DType, Diagnostic, Failure, Module, Tensor};
 use tersor_passes::pipeline::Pipeline;
@@ -35,7 +36,8 @@ struct Tolerances {
 /// Checks the case in a folder. Panics and aborts are the caller's to catch.
 pub fn check(dir: &Path, checks: &Checks, watch: &Watch) -> Verdict {
     let mut verdict = Verdict { status: Status::Passed, reason: None, rel_l2: None, max_abs: None };
-    if let Err((stage, errors)) = all(dir, checks, watch, &mut verdict) {
+    if let Err((stage, mut errors)) = all(dir, checks, watch, &mut verdict) {
+        errors.retain(|d| d.severity == Severity::Error);
         let unsupported = errors.iter().all(|d| d.failure == Failure::Unsupported);
         let texts: Vec<String> = errors.iter().take(3).map(one_line).collect();
         verdict.status = if unsupported { Status::Unsupported } else { Status::Wrong };

@@ -5,7 +5,7 @@ use super::ml_linear::{best, classes, rows, transformed, two_classes};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::Gather;
 use tersor_ir::ops::binary::BinaryKind::{Add, And, Mul, Or};
@@ -281,8 +281,13 @@ fn based(cx: &mut NodeCx, scores: ValueId, targets: usize) -> Result<ValueId> {
 
 fn regressor(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = rows(cx)?;
-    let e = ensemble(cx, "target")?;
+    let mut e = ensemble(cx, "target")?;
     let targets = usize::try_from(cx.int("n_targets", 1)).map_err(|_| cx.invalid("negative n_targets"))?;
+    // As ONNX Runtime has it, where several weights of one target stand at a leaf.
+    if targets == 1 {
+        let mut seen = HashSet::new();
+        e.weights.retain(|w| seen.insert(w.0));
+    }
     let kind = aggregate(cx, &cx.string("aggregate_function", "SUM"))?;
     let dtype = cx.ty(x).dtype;
     let y = e.scores(cx, x, targets, dtype, kind)?;
