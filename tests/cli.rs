@@ -32,6 +32,8 @@ fn looks_at_models() {
     assert!(dir.json(0, &["passes"])["data"]["presets"].as_array().unwrap().len() > 3);
     assert_eq!(dir.json(0, &["targets", "--detect"])["data"]["targets"].as_array().unwrap().len(), 3);
     dir.json(0, &["completions", "bash"]);
+    let manual = dir.json(0, &["completions", "man"])["data"]["script"].to_string();
+    says(&manual, &[".TH tersor 1", ".TH tersor\\\\-compile 1", "calib"]);
 }
 
 #[test]
@@ -95,8 +97,10 @@ fn every_command_has_a_schema() {
     assert_eq!(sorted, listed);
     for c in commands {
         assert_eq!(dir.json(0, &["schema", c])["data"]["schema"]["$id"], format!("tersor.{c}/1"));
-        let help = dir.tersor(&[c, "--help"]);
-        assert!(help.status.success(), "{c}");
+        let help = |flag: &str| String::from_utf8(dir.tersor(&[c, flag]).stdout).unwrap();
+        let (short, long) = (help("-h"), help("--help"));
+        assert!(short.lines().count() <= 50 && short.lines().all(|l| l.chars().count() <= 100), "{c}: {short}");
+        says(&long, &["--config", "--progress", "--dry-run"]);
     }
 }
 
@@ -113,6 +117,35 @@ fn optimizes_writes_and_compares() {
     let text =
         String::from_utf8(dir.tersor(&["opt", "m.onnx", "-p", "normalize", "--print-after", "normalize"]).stdout);
     says(&text.unwrap(), &["// after normalize", "module @m"]);
+}
+
+/// A command's output, given this on standard input.
+fn piped(dir: &Dir, arguments: &[&str], input: &[u8]) -> std::process::Output {
+    use std::process::Stdio;
+    let mut c = dir.command(arguments);
+    let mut c = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut c.stdin.take().unwrap(), input).unwrap();
+    c.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_dash_is_standard_input_and_output() {
+    let dir = with_model();
+    let before = std::fs::read_dir(dir.path("")).unwrap().count();
+    let text = |o: std::process::Output| String::from_utf8(o.stdout).unwrap();
+    let tir = text(piped(&dir, &["opt", "-", "-p", "normalize", "-o", "-"], &mlp().bytes()));
+    says(&tir, &["module @", "matmul %x, @w"]);
+    let simple = "module @m { func @main(%x: f32[2]) -> (%y: f32[2]) { %y = relu %x : f32[2] return %y } }";
+    says(&text(piped(&dir, &["cat", "-"], simple.as_bytes())), &["%y = relu %x"]);
+    let out = piped(&dir, &["export", "-", "-o", "-"], simple.as_bytes());
+    assert!(out.status.success() && String::from_utf8(out.stderr).unwrap().is_empty());
+    says(&text(piped(&dir, &["cat", "-"], &out.stdout)), &["relu %x"]);
+    assert_eq!(piped(&dir, &["inspect", "-"], b"").status.code(), Some(3));
+    assert_eq!(std::fs::read_dir(dir.path("")).unwrap().count(), before, "nothing is left behind");
+    says(&dir.error(2, &["export", "m.onnx", "-o", "-"]), &["-o - and --json"]);
+    says(&dir.error(2, &["compile", "m.onnx", "-o", "-"]), &["-o - and --json"]);
+    let search = ["search", "m.onnx", "-p", OFFERS, "--budget", "size=0.5x", "--calib", "test_data_set_0", "-o", "-"];
+    says(&dir.error(2, &search), &["does not write to standard output"]);
 }
 
 #[test]
@@ -154,6 +187,12 @@ fn exports_to_onnx() {
     dir.json(0, &["export", "a.tir", "-o", "d.onnx", "--dry-run"]);
     assert!(!dir.path("d.onnx").exists());
     says(&dir.error(2, &["export", "a.tir", "-o", "m.tsr"]), &[".onnx"]);
+    let passes = "normalize,quantize{acts=none, skip-small=false}";
+    let d = dir.json(0, &["opt", "m.onnx", "-p", passes, "-o", "e.onnx"]);
+    assert_eq!(d["data"]["output"], "e.onnx");
+    dir.json(0, &["verify", "e.onnx", "--against", "a.tir", "--inputs", "test_data_set_0", "--interp"]);
+    dir.json(0, &["compile", "m.onnx", "-p", passes, "-o", "f.onnx"]);
+    assert_eq!(std::fs::read(dir.path("e.onnx")).unwrap(), std::fs::read(dir.path("f.onnx")).unwrap());
     says(&dir.error(8, &["export", "m.onnx", "-o", "m.onnx"]), &["would be overwritten"]);
 }
 
@@ -237,7 +276,10 @@ fn bad_requests_are_refused_with_help() {
     says(&dir.error(2, &["compile", "m.onnx", "-o", "m.exe"]), &["`exe`", "tsr, tir, mlir"]);
     says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--timeout", "0s"]), &["R0402", "--timeout"]);
     says(&dir.error(7, &["opt", "m.onnx", "-p", "normalize", "--max-memory", "1k"]), &["R0403", "--max-memory"]);
-    says(&dir.error(3, &["run", "m.onnx", "--inputs", "test_data_set_0"]), &["R0101", "tersor compile"]);
+    dir.write("m.bin", [7; 64]);
+    says(&dir.error(3, &["run", "m.bin", "--inputs", "test_data_set_0"]), &["R0101", "tersor compile"]);
+    says(&dir.error(2, &["inspect"]), &["C0001", "<MODEL>"]);
+    says(&dir.error(2, &["inspect", "m.onnx", "--tmeout=3s"]), &["C0001", "--tmeout", "'--timeout'"]);
     dir.write("p.toml", "tersor = 1\n[budget]\nlatency = '0.5x'\n[[pass]]\nname = 'normalize'\n");
     says(&dir.error(2, &["opt", "m.onnx", "-p", "p.toml"]), &["latency", "0.5x"]);
     if cfg!(not(feature = "mlir")) {
@@ -267,7 +309,9 @@ fn sites_are_explained() {
     says(&dir.error(2, &[&["explain", "n_n"], &on[..]].concat()), &["no site `n_n`", "did you mean `n_m`?"]);
     says(&dir.json(0, &["explain", "quantize"])["data"].to_string(), &["integer codes"]);
     says(&dir.json(0, &["explain", "matmul"])["data"].to_string(), &["trans_b"]);
-    says(&dir.error(2, &["explain", "nothing"]), &["no pass and no op", "model.tsr"]);
+    says(&dir.error(2, &["explain", "nothing"]), &["no pass, no op and no diagnostic code", "model.tsr"]);
+    says(&dir.error(2, &["explain", "quantise"]), &["did you mean `quantize`?"]);
+    says(&dir.json(0, &["explain", "s0104"])["data"]["doc"].to_string(), &["S0104", "calibration data", "--calib"]);
 }
 
 #[test]
@@ -323,7 +367,7 @@ fn failing_models_are_reduced() {
     let again = dir.json(0, &["reduce", "small.tir", "--once", "-p", lossy]);
     assert_eq!(again["data"]["failure"], data["failure"]);
     assert_eq!(dir.json(0, &["reduce", "m.onnx", "--once"])["data"]["failure"], serde_json::Value::Null);
-    says(&dir.error(2, &["reduce", "m.onnx"]), &["C0701", "does not fail"]);
+    says(&dir.error(2, &["reduce", "m.onnx"]), &["C0706", "does not fail"]);
     // Whatever else failing is, a command can say.
     let relu = dir.json(0, &["reduce", "m.onnx", "--check", "grep -q relu", "-o", "relu.tir"]);
     assert_eq!(relu["data"]["nodes"]["after"], 1);

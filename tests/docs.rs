@@ -151,3 +151,37 @@ fn commands_in_documents_exist() {
     assert!(unknown.is_empty(), "named, but not there:\n{}", unknown.join("\n"));
     assert!(found > 0, "no document shows a command");
 }
+
+/// Codes between quotes in sources, without those of tests.
+fn codes(path: &Path, out: &mut std::collections::BTreeSet<String>) {
+    for e in std::fs::read_dir(path).expect("a folder").flatten() {
+        let path = e.path();
+        if path.is_dir() {
+            codes(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") && path.file_stem().is_some_and(|s| s != "tests") {
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            let is = |c: &&str| {
+                c.len() == 5
+                    && c.starts_with(|c: char| c.is_ascii_uppercase())
+                    && c[1..].bytes().all(|b| b.is_ascii_digit())
+            };
+            out.extend(text.split('"').filter(is).map(str::to_string));
+        }
+    }
+}
+
+#[test]
+fn every_diagnostic_code_is_explained() {
+    let mut used = std::collections::BTreeSet::new();
+    for folder in ["host", "ir", "frontend", "passes", "backends", "runtime", "."] {
+        codes(&root().join(folder).join("src"), &mut used);
+    }
+    let page = read("docs/diagnostics.md");
+    let told: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("- `")?.split_once("`: ").map(|l| l.0)).collect();
+    assert!(told.is_sorted(), "codes are in order");
+    let told: std::collections::BTreeSet<String> = told.into_iter().map(str::to_string).collect();
+    let missing: Vec<&String> = used.difference(&told).collect();
+    let stale: Vec<&String> = told.difference(&used).collect();
+    assert!(missing.is_empty() && stale.is_empty(), "docs/diagnostics.md lacks {missing:?} and has unused {stale:?}");
+}

@@ -7,6 +7,7 @@ pub mod export;
 pub mod import;
 mod limits;
 mod message;
+mod nbits;
 mod outline;
 mod proto;
 mod sparse;

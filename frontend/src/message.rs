@@ -146,6 +146,14 @@ pub fn node<S: AsRef<str>>(name: &str, op: &str, inputs: &[S], outputs: &[S], at
     n
 }
 
+/// A `StringStringEntryProto`.
+pub fn entry(key: &str, value: &str) -> Vec<u8> {
+    let mut out = vec![];
+    field(&mut out, 1, key.as_bytes());
+    field(&mut out, 2, value.as_bytes());
+    out
+}
+
 /// An `AttributeProto`.
 pub fn attribute(name: &str, a: &Attr) -> Vec<u8> {
     let mut out = vec![];

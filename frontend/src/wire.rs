@@ -42,6 +42,7 @@ fn child(parent: Kind, field: u64) -> Option<Kind> {
         (Graph, 15) => Sparse,
         (Graph, 11..=14 | 16) => Leaf,
         (Node, 5) => Attribute,
+        (Node, 9) => Leaf,
         (Attribute, 5 | 10) => Tensor,
         (Attribute, 6 | 11) => Graph,
         (Attribute, 22 | 23) => Sparse,

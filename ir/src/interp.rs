@@ -58,7 +58,7 @@ pub fn bind(m: &Module, f: &Func, inputs: &[Tensor]) -> Result<Bindings> {
 }
 
 /// Bytes that a value of constants alone may take to be computed before a run, whatever it is made of.
-const COMPUTED_BYTES: usize = 256 << 20;
+const COMPUTED_BYTES: usize = 16 << 20;
 /// How many times the largest constant that it is made of it may take beyond that: codes of two bits decode to sixteen times their bytes.
 const COMPUTED_GROWTH: usize = 64;
 

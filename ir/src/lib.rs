@@ -12,6 +12,7 @@ pub mod loc;
 pub mod module;
 pub mod ops;
 pub mod plan;
+pub mod simplify;
 pub mod small;
 pub mod store;
 pub mod string;

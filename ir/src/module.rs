@@ -246,6 +246,13 @@ impl Func {
             values.push(Value { name: c.name.clone(), ty: c.ty.clone(), def: Def::Const(id) })
         })
     }
+    /// Lets the value that stands for a constant stand for one that is new here.
+    pub fn exchange_const(&mut self, value: ValueId, module_consts: &Consts, id: ConstId) {
+        self.constants.retain(|_, v| *v != value);
+        self.constants.insert(id, value);
+        let c = &module_consts[id];
+        self.values[value] = Value { name: c.name.clone(), ty: c.ty.clone(), def: Def::Const(id) };
+    }
     /// The constants that have a value here, with it, in order of the constants.
     pub fn constants(&self) -> Vec<(ConstId, ValueId)> {
         let mut all: Vec<_> = self.constants.iter().map(|(&c, &v)| (c, v)).collect();

@@ -52,7 +52,12 @@ fn resolve_where(m: &mut Module, plan: &Plan, which: impl Fn(&str) -> bool) -> R
         .picks
         .iter()
         .filter_map(|(site, pick)| match sites.get(site) {
-            None => Some(bad(format!("the plan names site @{site}, which the module does not have"))),
+            None => {
+                let known: Vec<&str> = sites.keys().take(8).map(|s| &**s).collect();
+                let more = if sites.len() > known.len() { ", …" } else { "" };
+                let d = bad(format!("the plan names site @{site}, which the module does not have"));
+                Some(d.with_help(format!("sites are {}{more}", known.join(", "))))
+            }
             Some(names) if !names.contains(pick) => Some(
                 bad(format!("site @{site} has no alternative `{pick}`"))
                     .with_note(format!("it has {}", names.join(", "))),

@@ -191,7 +191,11 @@ impl<'m> Reader<'m> {
             return None;
         }
         let scales = match (scale, scales) {
-            (Some(s), Some(t)) => Some(t.channels(w_axis, w_rank, count)?.iter().map(|t| t * s).collect()),
+            // As they are stored, so that what stands for 0 adds up to 0.
+            (Some(s), Some(t)) => {
+                let product = |t: f64| f64::from((t * s) as f32);
+                Some(t.channels(w_axis, w_rank, count)?.into_iter().map(product).collect())
+            }
             _ => None,
         };
         let w = Weight::new(value, shape, w_axis, numbers)?;

@@ -19,6 +19,7 @@ pub mod manager;
 pub(crate) mod measure;
 pub mod parallel;
 pub mod patches;
+pub mod permute;
 pub mod pipeline;
 pub mod propose;
 pub mod random;
@@ -61,6 +62,7 @@ pub const PASSES: &[&PassSpec] = &[
     &egraph::Saturate::SPEC,
     &merge::Merge::SPEC,
     &smooth::Smooth::SPEC,
+    &permute::Permute::SPEC,
     &rotate::Rotate::SPEC,
     &quantize::Quantize::SPEC,
     &gptq::Gptq::SPEC,

@@ -460,7 +460,10 @@ fn run_pass(pass: &Pass, m: &mut Module, cx: &Context, state: &mut Pending) -> R
         state.exact = None;
     }
     state.steps += 1;
-    let PassCx { remarks, details, counts, .. } = pass_cx;
+    let PassCx { remarks, details, counts, narrowed, .. } = pass_cx;
+    if let (Kind::Rewrite(_), Some(statistics)) = (&pass.kind, &mut state.statistics) {
+        narrowed.iter().for_each(|(_, name, kept)| statistics.narrow(name, kept));
+    }
     Ok(step(pass, m, cx, Outcome { decisions, remarks, details, counts, calibration }, start.elapsed()))
 }
 

@@ -1,7 +1,7 @@
 //! `normalize`: the exact clean-up that every pipeline starts with, in one walk over the program.
 //!
-//! Constants are folded, equal ops and constants joined, ops that change nothing removed, chains of reshapes and of transposes made one, `if`s of known
-//! condition decided, dead ops dropped. Encoded weights (`decode.*`) stay encoded; where both sides of a product are codes of 8 bits, it becomes one of integers. The walk is linear in the number of nodes.
+//! Constants are folded, equal ops and constants joined, ops that change nothing removed, chains of reshapes and of transposes made one, parts that are put together and
+//! taken apart found again, `if`s of known condition decided, dead ops dropped. Encoded weights (`decode.*`) stay encoded; where both sides of a product are codes of 8 bits, it becomes one of integers. The walk is linear in the number of nodes.
 
 use crate::declare::Rewrite;
 use crate::integers::integers;
@@ -11,8 +11,8 @@ use std::collections::{HashMap, HashSet};
 use tersor_ir::constant::{Constant, ContentHash};
 use tersor_ir::dim::Bindings;
 use tersor_ir::ops::binary::BinaryKind;
-use tersor_ir::ops::transpose::Transpose;
 use tersor_ir::ops::unary::UnaryKind;
+use tersor_ir::simplify::{Simpler, movement};
 use tersor_ir::{ConstId, Consts, Dim, Func, Module, NodeId, Op, RegionId, Result, Type, ValueId};
 
 /// A folded result is no larger, unless the constants that go with it are.
@@ -317,31 +317,16 @@ impl Walk<'_> {
                 }
                 _ => None,
             },
-            Op::Reshape(_) => {
-                let before = self.f.def_node(x)?;
-                if !matches!(before.op, Op::Reshape(_)) {
-                    return None;
+            op => match movement(self.f, op, &node.operands)? {
+                Simpler::Value(v) => Some(v),
+                Simpler::Op(op, operands) => {
+                    let node = &mut self.f.nodes[n];
+                    (node.op, node.operands) = (op, operands.into());
+                    self.counts.removed += 1;
+                    None
                 }
-                self.f.nodes[n].operands[0] = before.operands[0];
-                self.merged(n)
-            }
-            Op::Transpose(t) => {
-                let before = self.f.def_node(x)?;
-                let Op::Transpose(first) = &before.op else { return None };
-                let perm = t.perm.iter().map(|&p| first.perm[p as usize]).collect();
-                self.f.nodes[n].operands[0] = before.operands[0];
-                self.f.nodes[n].op = Transpose { perm }.into();
-                self.merged(n)
-            }
-            _ => None,
+            },
         }
-    }
-
-    /// A node that has swallowed the one before it: it may now change nothing. Its operand is no op of its own kind, so this goes no deeper.
-    fn merged(&mut self, n: NodeId) -> Option<ValueId> {
-        let v = self.simplify(n);
-        self.counts.removed += u64::from(v.is_none());
-        v
     }
 
     /// Whether an op that keeps the type keeps the elements.

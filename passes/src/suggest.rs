@@ -2,12 +2,17 @@
 
 /// Help for a name that is none of `known`: the nearest one, if it is near, and the others.
 pub fn did_you_mean(name: &str, known: &[&str]) -> String {
-    let nearest = known.iter().map(|k| (distance(name, k), *k)).min();
-    match nearest {
-        Some((d, k)) if d <= 1 + name.chars().count() / 4 => format!("did you mean `{k}`?"),
-        Some(_) => format!("known are {}", known.join(", ")),
-        None => "there are none".into(),
+    match near(name, known) {
+        Some(k) => format!("did you mean `{k}`?"),
+        None if known.is_empty() => "there are none".into(),
+        None => format!("known are {}", known.join(", ")),
     }
+}
+
+/// The nearest of `known`, if it is near.
+pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let (d, k) = known.iter().map(|k| (distance(name, k), *k)).min()?;
+    (d <= 1 + name.chars().count() / 4).then_some(k)
 }
 
 /// Edits (insert, delete, replace, swap neighbours) that turn one text into the other.

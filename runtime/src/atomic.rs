@@ -70,6 +70,40 @@ impl Drop for AtomicFile {
     }
 }
 
+/// The name of a file that goes with the process, or when this is dropped.
+#[derive(Debug)]
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A name in the system's folder for such files; the file itself is not made.
+    pub fn new(extension: &str) -> Temporary {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tersor.{}.{}.{extension}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Temporary::at(std::env::temp_dir().join(name))
+    }
+
+    /// The same name with another extension.
+    pub fn with_extension(&self, extension: &str) -> Temporary {
+        Temporary::at(self.0.with_extension(extension))
+    }
+
+    fn at(path: PathBuf) -> Temporary {
+        temporary().insert(path.clone());
+        Temporary(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+        temporary().remove(&self.0);
+    }
+}
+
 impl Read for AtomicFile {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.file.read(buf)

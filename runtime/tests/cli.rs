@@ -150,6 +150,8 @@ fn every_failure_has_one_line_and_its_exit_code() {
     data::write(&place.path("x.npy"), &[("x", x.view())]).unwrap();
     let wide = Tensor::zeros(DType::F64, &[2, 2]).unwrap();
     data::write(&place.path("f64.npy"), &[("x", wide.view())]).unwrap();
+    place.inputs("own", 2, 2);
+    fs::copy(place.path("own/a.npy"), place.path("own/y.npy")).unwrap();
     fs::write(place.path("cut.tsr"), &artifact()[..500]).unwrap();
     fs::write(place.path("text.tsr"), "hello").unwrap();
     fs::write(place.path("bad.npz"), "hello").unwrap();
@@ -171,6 +173,9 @@ fn every_failure_has_one_line_and_its_exit_code() {
         ("run m.tsr --inputs in.npz -o out.npy", 2, "error[R0001]: out.npy can hold one tensor, there are 2"),
         ("run m.tsr --inputs in.npz -o no/such/out.npz", 8, "error[R0002]: no/such/out.npz: No such file"),
         ("run m.tsr --inputs in.npz -o -", 2, "error[R0001]: tensors are not written to standard output"),
+        ("run m.tsr --inputs in.npz -o in.npz", 8, "error[R0002]: in.npz is an input and would be overwritten"),
+        ("run m.tsr --input a=@x.npy --input b=@x.npy -o ./x.npy", 8, "error[R0002]: ./x.npy is an input"),
+        ("run m.tsr --input a=@own/y.npy --input b=@own/b.npy -o own", 8, "error[R0002]: own/y.npy is an input"),
         ("run m.tsr --inputs in.npz --batch 0", 2, "error[R0001]: --batch 0 would run nothing"),
         ("run m.tsr --inputs in.npz --print most", 2, "error[R0001]: --print most is not understood"),
         ("bench m.tsr --inputs in.npz --seconds 0", 2, "error[R0001]: --seconds 0 is not a time to measure"),

@@ -1,6 +1,7 @@
-//! `bench`: how long an artifact takes, alone or against another.
+//! `bench`: how long an artifact takes, or a model that is compiled for it, alone or against another.
 
 use super::report::Reporter;
+use super::shared::{runnable, usage};
 use super::{Globals, Outcome};
 use crate::driver::{Result, runtime_error};
 use serde_json::json;
@@ -8,15 +9,20 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tersor_ir::{Diagnostic, Failure};
 use tersor_runtime::cli::bench::{BenchArgs, Figures};
-use tersor_runtime::cli::inputs::random_inputs;
+use tersor_runtime::cli::inputs::{ModelArgs, random_inputs};
 use tersor_runtime::{Model, Session, Tensor};
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "A model (.onnx, .tir, or a folder with one) is compiled first, exactly and for this machine.
+
+Examples:
+  tersor bench model.tsr
+  tersor bench model.tsr --against model.onnx --gate 1.5")]
 pub struct Args {
     #[command(flatten)]
     pub args: BenchArgs,
-    /// Another artifact to time in turn with this one, on the same inputs.
+    /// Another artifact or model to time in turn with this one, on the same inputs.
     #[arg(long, value_name = "ARTIFACT")]
     pub against: Option<PathBuf>,
     /// Fail with exit status 1 when the speed-up against the other is less than this.
@@ -30,15 +36,19 @@ pub struct Args {
 const ROUNDS: u32 = 10;
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
-    let Some(other) = &args.against else {
-        return super::run::outcome(tersor_runtime::cli::bench::bench(&args.args, reporter.limits()));
-    };
     let runtime = |e| vec![runtime_error(e)];
-    if args.args.steps {
-        return Err(vec![super::shared::usage("--steps is for one artifact; leave --against out")]);
+    if args.against.is_some() && args.args.steps {
+        return Err(vec![usage("--steps is for one artifact; leave --against out")]);
     }
-    let model = args.args.model.load().map_err(runtime)?;
-    let reference = Model::load(other, &Default::default()).map_err(runtime)?;
+    let (artifact, _made) = runnable(&args.args.model.artifact, reporter)?;
+    let own = ModelArgs { artifact, ..args.args.model.clone() };
+    let Some(other) = &args.against else {
+        let one = BenchArgs { model: own, ..args.args.clone() };
+        return super::run::outcome(tersor_runtime::cli::bench::bench(&one, reporter.limits()));
+    };
+    let model = own.load().map_err(runtime)?;
+    let (reference, _made_too) = runnable(other, reporter)?;
+    let reference = Model::load(&reference, &Default::default()).map_err(runtime)?;
     let mut warnings = vec![];
     let inputs =
         if args.args.inputs.is_empty() { random_inputs(&model) } else { args.args.inputs.read(&model, &mut warnings) };
@@ -83,7 +93,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let d = Diagnostic::error("B0301", format!("the speed-up is {:.3}x, less than {least}x", ratio.median));
         diagnostics.push(d.failure(Failure::Gate));
     }
-    Ok(Outcome { data, text, diagnostics, exit: 0 })
+    Ok(Outcome { data, text, diagnostics, ..Outcome::default() })
 }
 
 fn measure(session: &mut Session, inputs: &[(&str, tersor_runtime::TensorView)], budget: Duration) -> Result<Vec<f64>> {

@@ -15,6 +15,8 @@ use tersor_runtime::cli::bytes;
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor calibrate model.onnx -p int8 --calib data/ -o model.stats")]
 pub struct Args {
     #[command(flatten)]
     pub build: BuildArgs,
@@ -89,7 +91,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
             "output": args.out, "samples": statistics.samples, "tensors": tensors, "gram_bytes": gram, "peak_bytes": peak,
         });
         let text = format!("wrote {}, peak {}\n", args.out.display(), bytes(peak));
-        Ok(Outcome { data, text, diagnostics, exit: 0 })
+        Ok(Outcome { data, text, diagnostics, ..Outcome::default() })
     })
 }
 

@@ -10,6 +10,8 @@ use tersor_ir::text::{PrintOptions, print_with};
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor cat model.tsr")]
 pub struct Args {
     /// An ONNX model, .tir file or artifact.
     pub model: PathBuf,
@@ -30,5 +32,5 @@ pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {
     let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
     let options = PrintOptions { statistics: !args.no_statistics, locations: args.locations };
     let text = print_with(&loaded.module, options);
-    Ok(Outcome { data: json!({ "tir": text }), text, diagnostics, exit: 0 })
+    Ok(Outcome { data: json!({ "tir": text }), text, diagnostics, ..Outcome::default() })
 }

@@ -12,6 +12,8 @@ use tersor_ir::diag::Severity;
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor check model.onnx")]
 pub struct Args {
     /// An ONNX model, a folder with one, a .tir file or an artifact.
     pub model: PathBuf,
@@ -67,5 +69,5 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     });
     let exit = u8::from(checked.count() > 0);
     let diagnostics = checked.findings.into_iter().map(|(_, d)| d.failure(Failure::Gate)).collect();
-    Ok(Outcome { data, text, diagnostics, exit })
+    Ok(Outcome { data, text, diagnostics, exit, ..Outcome::default() })
 }

@@ -2,7 +2,9 @@
 
 use super::report::Reporter;
 use super::search::{self, SearchArgs};
-use super::shared::{BuildArgs, CalibArgs, PipelineArgs, ShapeArgs, no_effect, usage};
+use super::shared::{
+    BuildArgs, CalibArgs, PipelineArgs, ShapeArgs, no_effect, stdout_is_free, temporary_artifact, usage,
+};
 use super::{Globals, Outcome};
 use crate::driver::{self, Cache, CompileOptions, Form, Found, Lock, PlanFile, Result};
 use serde_json::json;
@@ -18,10 +20,14 @@ use tersor_runtime::cli::bytes;
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor compile model.onnx -o model.tsr
+  tersor compile model.onnx -p int8 --calib data/ -o model.tsr --target x86-64+amx
+  tersor compile model.onnx --plan plan.toml --calib data/ -o model.tsr")]
 pub struct Args {
     #[command(flatten)]
     pub build: BuildArgs,
-    /// What to write, NAME.FORM: tsr (the artifact), tir (the IR after all passes), or the kernels of one target as mlir, ll, s, o.
+    /// What to write, NAME.FORM: tsr (the artifact), tir (the IR after all passes), onnx (for other runtimes), or the kernels of one target as mlir, ll, s, o; - is standard output.
     #[arg(short, long = "output", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// The form of the result, whatever its name.
@@ -43,6 +49,26 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
+    if args.out.as_ref().is_none_or(|o| o.as_os_str() != "-") {
+        return compile(args, args.out.as_deref(), reporter);
+    }
+    stdout_is_free(reporter)?;
+    let artifact = temporary_artifact();
+    let form = args.emit.as_deref().unwrap_or("tsr");
+    let out = artifact[0].with_extension(form);
+    if matches!(form, "tir" | "onnx") {
+        let d = usage(format!("`compile` writes no {form} to standard output"));
+        return Err(vec![d.with_help("`tersor opt -o -` writes IR there, `tersor export -o -` a model")]);
+    }
+    let mut done = compile(args, Some(out.path()), reporter)?;
+    if !reporter.dry_run() {
+        let read = std::fs::read(out.path());
+        done.bytes = Some(read.map_err(|e| vec![driver::file_error(out.path(), "read", &e)])?);
+    }
+    Ok(done)
+}
+
+fn compile(args: &Args, out: Option<&Path>, reporter: &Reporter) -> Result<Outcome> {
     let started = Instant::now();
     let (mut locked, mut planned) = (None, args.plan.as_deref().map(PlanFile::read).transpose()?);
     if let Some(path) = &args.locked {
@@ -68,10 +94,10 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     }
     let mut pipeline = build.pipeline.or("lossless")?;
     let model = build.model(&pipeline)?;
-    let name = model.file_name().unwrap_or_default();
-    let written = args.out.as_ref().and_then(|o| o.extension()?.to_str());
+    let name = model.file_name().filter(|n| *n != "-").unwrap_or("model".as_ref());
+    let written = out.and_then(|o| o.extension()?.to_str());
     let form = args.emit.as_deref().or(written).unwrap_or("tsr");
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(name).with_extension(form));
+    let out = out.map_or_else(|| PathBuf::from(name).with_extension(form), Path::to_path_buf);
     let other = if form == "tsr" { None } else { Some(self::form(form, locked.is_some())?) };
     if reporter.dry_run() {
         let files = other.map_or_else(|| vec![out.clone(), driver::lock_path(&out)], |f| f.files(&out));
@@ -156,7 +182,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         data["plan"] = json!(plan);
     }
     notes.extend(c.notes);
-    report(args, found.as_ref(), &model, Outcome { data, text, diagnostics: notes, exit: 0 })
+    report(args, found.as_ref(), &model, Outcome { data, text, diagnostics: notes, ..Outcome::default() })
 }
 
 /// Adds what a search found to what a compilation says, and writes the page where one is asked for.
@@ -192,6 +218,11 @@ fn as_locked(build: &BuildArgs, lock: &Lock) -> BuildArgs {
     let decide = lock.plan.clone().map_or(Decide::Each, |picks| Decide::Plan(Plan { picks }));
     BuildArgs {
         pipeline: PipelineArgs { pipeline: Some(lock.pipeline.clone()), decide, ..build.pipeline.clone() },
+        calib: CalibArgs {
+            samples: build.calib.samples.or(lock.samples),
+            seed: build.calib.seed.or(lock.seed),
+            ..build.calib.clone()
+        },
         shapes: ShapeArgs::default().or(&lock.bindings),
         target: Some(lock.targets.join(",")),
         ..build.clone()

@@ -217,7 +217,7 @@ fn outcome(cases: &[Case], verdicts: &[Verdict], changes: Option<Vec<(String, Ch
             .map(|(name, c)| json!({ "name": name, "what": c.to_string(), "regression": c.is_regression() }))
             .collect(),
     };
-    Outcome { data, text, diagnostics, exit: 0 }
+    Outcome { data, text, diagnostics, ..Outcome::default() }
 }
 
 /// What is said of a case that is wrong or crashed.

@@ -10,6 +10,8 @@ use tersor_ir::text::diff::{Change, diff};
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor diff model.onnx model.int8.onnx")]
 pub struct Args {
     /// An ONNX model, .tir file or artifact.
     pub first: PathBuf,
@@ -45,7 +47,7 @@ pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {
         "equal": d.is_empty(), "ops": ops, "constants": constants,
         "bytes_before": d.bytes.0, "bytes_after": d.bytes.1, "same": d.same, "renamed": d.renamed,
     });
-    Ok(Outcome { data, text: d.to_string(), diagnostics, exit: u8::from(!d.is_empty()) })
+    Ok(Outcome { data, text: d.to_string(), diagnostics, exit: u8::from(!d.is_empty()), ..Outcome::default() })
 }
 
 fn word(c: Change) -> &'static str {

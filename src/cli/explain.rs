@@ -1,4 +1,4 @@
-//! `explain`: what a pass or an op does, or what became of a site and why.
+//! `explain`: what a pass or an op does, what a diagnostic code means, or what became of a site and why.
 
 use super::report::Reporter;
 use super::shared::{BuildArgs, no_effect, usage};
@@ -10,16 +10,18 @@ use tersor_ir::OpKind;
 use tersor_ir::ops::reference::prose;
 use tersor_passes::PASSES;
 use tersor_passes::choose::EXACT;
+use tersor_passes::suggest::near;
 use tersor_runtime::cli::bytes;
 
 /// Arguments.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tersor explain quantize
+  tersor explain S0104
   tersor explain fc1 model.tsr
   tersor explain fc1 model.onnx -p int8 --calib data/")]
 pub struct Args {
-    /// A pass, an op; or, with a model or artifact, a site: the name of a value or of an ONNX node.
+    /// A pass, an op, a diagnostic code; or, with a model or artifact, a site: the name of a value or of an ONNX node.
     pub what: String,
     #[command(flatten)]
     pub build: BuildArgs,
@@ -46,7 +48,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
             diagnostics.extend(done.warnings());
             driver::explain(&done.module, &driver::decisions(&done.steps), &args.what)?
         };
-        Ok(Outcome { data: json!(e), text: text(&e), diagnostics, exit: 0 })
+        Ok(Outcome { data: json!(e), text: text(&e), diagnostics, ..Outcome::default() })
     })
 }
 
@@ -88,7 +90,14 @@ fn text(e: &Explained) -> String {
     out
 }
 
-/// A pass or an op.
+/// What the page of diagnostics says of a code, in any case.
+fn code(what: &str) -> Option<String> {
+    let start = format!("- `{}`: ", what.to_ascii_uppercase());
+    let line = include_str!("../../docs/diagnostics.md").lines().find_map(|l| l.strip_prefix(&*start))?;
+    Some(format!("{}\n  {line}\n", what.to_ascii_uppercase()))
+}
+
+/// A pass, an op or a code.
 fn word(what: &str) -> Result<Outcome> {
     if let Some(p) = PASSES.iter().find(|p| p.name == what) {
         let text = super::passes::page(p);
@@ -101,6 +110,12 @@ fn word(what: &str) -> Result<Outcome> {
         s.attrs.iter().for_each(|a| text += &format!("  {:<24} {}\n", a.0, prose(a.1)));
         return Ok(Outcome { data: json!({ "doc": text }), text, ..Outcome::default() });
     }
-    let d = usage(format!("`{what}` is no pass and no op"));
-    Err(vec![d.with_help("for a site, name the model or artifact too: tersor explain fc1 model.tsr")])
+    if let Some(said) = code(what) {
+        return Ok(Outcome { data: json!({ "doc": said }), text: said, ..Outcome::default() });
+    }
+    let d = usage(format!("`{what}` is no pass, no op and no diagnostic code"));
+    let passes = PASSES.iter().map(|p| p.name);
+    let known: Vec<&str> = passes.chain(specs().flat_map(|s| s.mnemonics.iter().copied())).collect();
+    let site = "for a site, name the model or artifact too: tersor explain fc1 model.tsr";
+    Err(vec![d.with_help(near(what, &known).map_or(site.into(), |n| format!("did you mean `{n}`?")))])
 }

@@ -1,18 +1,13 @@
 //! `export`: a module as an ONNX model for other runtimes.
 
 use super::report::Reporter;
-use super::shared::{ShapeArgs, load_model, usage};
+use super::shared::{ShapeArgs, load_model, stdout_is_free, usage};
 use super::{Globals, Outcome};
 use crate::driver::{self, Result};
 use serde_json::json;
 use std::path::PathBuf;
-use tersor_frontend::{ExportForm, ExportOptions};
+use tersor_frontend::ExportForm;
 use tersor_runtime::cli::limits::parse_size;
-
-/// Bytes of weights from which they go to a file of their own where nothing is said: a model file may have 2 GiB.
-const INLINE: usize = 1 << 30;
-/// Bytes of a tensor from which it goes to that file then.
-const LARGE: usize = 1 << 10;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -28,7 +23,7 @@ Examples:
 pub struct Args {
     /// An ONNX model or .tir file.
     pub model: PathBuf,
-    /// The ONNX file to write.
+    /// The ONNX file to write; - is standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// What codes become, where the form can say it.
@@ -58,41 +53,43 @@ pub enum Form {
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
-    if args.output.extension().is_none_or(|e| e != "onnx") {
+    let to_stdout = args.output.as_os_str() == "-";
+    if !to_stdout && args.output.extension().is_none_or(|e| e != "onnx") {
         let d = usage(format!("{}: models are exported to an .onnx file", args.output.display()));
         return Err(vec![d.with_help("`tersor compile` writes other forms")]);
     }
-    let mut data = args.output.clone().into_os_string();
-    data.push(".data");
-    let data = PathBuf::from(data);
-    driver::check_output(&args.output, &[&args.model])?;
-    driver::check_output(&data, &[&args.model])?;
+    if to_stdout {
+        stdout_is_free(reporter)?;
+    } else {
+        driver::check_output(&args.output, &[&args.model])?;
+    }
     let mut diagnostics = vec![];
     let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
-    let inline = args.external_data.is_none() && loaded.module.constant_bytes() <= INLINE;
-    let least = args.external_data.map_or(LARGE, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let name = data.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let form = match args.form {
         Form::Plain => ExportForm::Plain,
         Form::Qdq => ExportForm::Qdq,
         Form::Qoperator => ExportForm::QOperator,
         Form::Nbits => ExportForm::NBits,
     };
-    let options = ExportOptions { form, external: (!inline).then_some((name, least)) };
-    let written = tersor_frontend::export(&loaded.module, &options)?;
+    let (written, data) = driver::export(&loaded.module, form, &args.output, args.external_data)?;
     diagnostics.extend(written.notes.iter().cloned());
-    let files: Vec<String> = [Some(&args.output), written.has_data().then_some(&data)]
-        .into_iter()
-        .flatten()
-        .map(|p| p.display().to_string())
-        .collect();
-    if !reporter.dry_run() {
-        if written.has_data() {
-            driver::write_file(&data, |out| written.write_data(out))?;
-        }
-        driver::write_file(&args.output, |out| std::io::Write::write_all(out, &written.model))?;
+    if to_stdout && data.is_some() {
+        let d = usage("the model's weights need a file of their own, which standard output has no room for");
+        return Err(vec![d.with_help("name a file with -o")]);
     }
-    let text = if reporter.dry_run() { String::new() } else { format!("wrote {}\n", files.join(", ")) };
-    let data = json!({ "output": args.output, "files": files, "bytes": written.model.len() });
-    Ok(Outcome { data, text, diagnostics, exit: 0 })
+    data.iter().try_for_each(|d| driver::check_output(d, &[&args.model]))?;
+    let files: Vec<String> =
+        [Some(&args.output), data.as_ref()].into_iter().flatten().map(|p| p.display().to_string()).collect();
+    let document = json!({ "output": args.output, "files": files, "bytes": written.model.len() });
+    let mut out = Outcome { data: document, diagnostics, ..Outcome::default() };
+    if reporter.dry_run() {
+        return Ok(out);
+    }
+    if to_stdout {
+        out.bytes = Some(written.model);
+    } else {
+        driver::write_onnx(&written, &args.output, data.as_deref())?;
+        out.text = format!("wrote {}\n", files.join(", "));
+    }
+    Ok(out)
 }

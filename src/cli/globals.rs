@@ -48,9 +48,11 @@ pub struct Globals {
     pub verbose: u8,
     /// Colours.
     #[arg(long, value_enum, default_value_t, help_heading = "Global options", hide_possible_values = true)]
+    #[arg(hide_short_help = true)]
     pub color: Color,
     /// Progress: auto, plain, none.
     #[arg(long, value_enum, default_value_t, help_heading = "Global options", hide_possible_values = true)]
+    #[arg(hide_short_help = true)]
     pub progress: Progress,
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -59,6 +61,7 @@ pub struct Globals {
     pub dry_run: bool,
     /// Options from a TOML file, which those given here override.
     #[arg(long, value_name = "FILE", help_heading = "Global options")]
+    #[arg(hide_short_help = true)]
     pub config: Option<PathBuf>,
     /// Print one JSON document; `--json=lines` also progress.
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "document")]
@@ -66,5 +69,6 @@ pub struct Globals {
     pub json: Option<JsonMode>,
     /// `-D warnings` makes warnings errors.
     #[arg(short = 'D', long = "deny", value_name = "warnings", value_parser = ["warnings"], help_heading = "Global options")]
+    #[arg(hide_short_help = true)]
     pub deny: Option<String>,
 }

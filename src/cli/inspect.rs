@@ -17,6 +17,8 @@ use tersor_runtime::cpu::Features;
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor inspect model.onnx --dim batch=1..32@8")]
 pub struct Args {
     /// An ONNX model, .tir file or artifact.
     pub model: PathBuf,
@@ -112,7 +114,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         "parameters": params, "weight_bytes": weights, "madds": cost.madds, "target": machine.isa.name(),
         "bound_ms": cost.seconds * 1e3,
     });
-    Ok(Outcome { data, text, diagnostics, exit: 0 })
+    Ok(Outcome { data, text, diagnostics, ..Outcome::default() })
 }
 
 fn counts(m: &Module) -> BTreeMap<String, usize> {

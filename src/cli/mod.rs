@@ -146,8 +146,11 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         return ExitCode::from(if asked { 0 } else { 2 });
     }
     let text = error.to_string();
-    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    refuse(arguments, vec![Diagnostic::error("C0001", message).failure(Failure::Usage).with_help("see tersor --help")])
+    let mut parts = text.split("\n\n").map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "));
+    let message = parts.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let tip = parts.find_map(|p| Some(p.strip_prefix("tip: ")?.to_owned()));
+    let help = tip.unwrap_or_else(|| "see tersor --help".into());
+    refuse(arguments, vec![Diagnostic::error("C0001", message).failure(Failure::Usage).with_help(help)])
 }
 
 fn wants_json(arguments: &[OsString]) -> bool {

@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor opt model.onnx -p 'normalize,quantize{acts=none}' -o small.tir
+  tersor opt model.onnx -p int8-dynamic -o small.onnx")]
 pub struct Args {
     #[command(flatten)]
     pub build: BuildArgs,
-    /// Where the IR goes, NAME.tir, with its weights in NAME.tirw; standard output where nothing is named.
+    /// What to write: NAME.tir, the IR with its weights in NAME.tirw, or NAME.onnx; where nothing or - is named, the IR to standard output.
     #[arg(short, long = "output", value_name = "FILE")]
     pub out: Option<PathBuf>,
     #[command(flatten)]
@@ -20,11 +23,17 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
-    if let Some(out) = args.out.as_ref().filter(|o| o.extension().is_none_or(|e| e != "tir")) {
-        let d = usage(format!("{}: IR is written to a .tir file", out.display()));
-        return Err(vec![d.with_help("`tersor compile` writes other forms")]);
-    }
-    write(&args.build, Form::Tir, args.out.as_deref(), None, reporter)
+    let out = args.out.as_deref().filter(|o| o.as_os_str() != "-");
+    let form = match out.map(|o| o.extension().and_then(|e| e.to_str())) {
+        None | Some(Some("tir")) => Form::Tir,
+        Some(Some("onnx")) => Form::Onnx,
+        Some(_) => {
+            let name = args.out.as_deref().unwrap_or(Path::new("")).display();
+            let d = usage(format!("{name}: IR is written to a .tir file, a model to an .onnx file"));
+            return Err(vec![d.with_help("`tersor compile` writes other forms")]);
+        }
+    };
+    write(&args.build, form, out, None, reporter)
 }
 
 /// Runs the passes, or goes on with what they offered, and writes what they leave in some form; IR goes to the text where no file is named.
@@ -38,7 +47,7 @@ pub fn write(
     let pipeline = build.pipeline.or("lossless")?;
     let model = build.model(&pipeline)?;
     let options = match form {
-        Form::Tir => build.optimize(&pipeline)?,
+        Form::Tir | Form::Onnx => build.optimize(&pipeline)?,
         Form::Kernels(_) => build.for_one_target(&pipeline)?.optimize(&pipeline)?,
     };
     let files: Vec<PathBuf> = out.into_iter().flat_map(|o| form.files(o)).collect();
@@ -69,7 +78,7 @@ pub fn write(
         let mut data = json!({ "steps": steps, "output": out });
         match out {
             Some(path) => {
-                driver::emit(&done.module, form, options.isa, path, watch)?;
+                diagnostics.extend(driver::emit(&done.module, form, options.isa, path, watch)?);
                 text += &format!(
                     "wrote {}\n",
                     files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
@@ -81,6 +90,6 @@ pub fn write(
                 data["tir"] = json!(tir);
             }
         }
-        Ok(Outcome { data, text, diagnostics, exit: 0 })
+        Ok(Outcome { data, text, diagnostics, ..Outcome::default() })
     })
 }

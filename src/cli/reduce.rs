@@ -62,7 +62,12 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
             let options = args.build.optimize(&pipeline)?;
             let failure = driver::failure(&loaded.module, &passes, &options, &limits, seed, watch)?;
             let text = format!("{}\n", failure.as_deref().unwrap_or("does not fail"));
-            return Ok(Outcome { data: json!({ "failure": failure }), text, diagnostics: loaded.notes, exit: 0 });
+            return Ok(Outcome {
+                data: json!({ "failure": failure }),
+                text,
+                diagnostics: loaded.notes,
+                ..Outcome::default()
+            });
         }
         let dir = tempfile::tempdir().map_err(|e| vec![driver::file_error(Path::new("TMPDIR"), "write to", &e)])?;
         let candidate = dir.path().join("candidate.tir");
@@ -75,7 +80,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         };
         let found = driver::reduce(loaded.module.clone(), passes, &mut oracle, watch)?;
         let Some(r) = found else {
-            let d = Diagnostic::error("C0701", "the model does not fail, so there is nothing to reduce");
+            let d = Diagnostic::error("C0706", "the model does not fail, so there is nothing to reduce");
             let help = "name the passes with -p, another --seed, or what failing is with --check";
             return Err(vec![d.failure(Failure::Usage).in_file(model.display().to_string()).with_help(help)]);
         };
@@ -92,7 +97,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
             "output": out, "failure": r.failure, "passes": r.passes, "pass": r.passes.last(),
             "nodes": { "before": before, "after": after }, "tried": r.tried,
         });
-        Ok(Outcome { data, text, diagnostics: loaded.notes, exit: 0 })
+        Ok(Outcome { data, text, diagnostics: loaded.notes, ..Outcome::default() })
     })
 }
 

@@ -23,6 +23,8 @@ pub struct Outcome {
     pub data: Value,
     /// The same for people.
     pub text: String,
+    /// A result for standard output; the text goes to stderr then.
+    pub bytes: Option<Vec<u8>>,
     /// Remarks, warnings, and errors that left a result.
     pub diagnostics: Vec<Diagnostic>,
     /// Exit status where no diagnostic decides it.
@@ -148,7 +150,9 @@ impl Reporter {
             let text = place.lock().map(|p| p.clone()).unwrap_or_default();
             Err(vec![internal(&text)])
         });
-        ExitCode::from(self.printer.emit(result.map_err(|errors| self.explain(errors))))
+        let exit = self.printer.emit(result.map_err(|errors| self.explain(errors)));
+        tersor_runtime::atomic::remove_temporary();
+        ExitCode::from(exit)
     }
 
     /// The reason instead of a part's remark that it was told to end.
@@ -199,7 +203,13 @@ impl Printer {
         let shown = outcome.diagnostics.iter().filter(|d| d.severity >= least);
         let text: String = shown.map(|d| format!("{}\n", self.paint(d))).collect();
         err(&text);
-        out(&clean(&outcome.text));
+        match &outcome.bytes {
+            Some(bytes) => {
+                err(&clean(&outcome.text));
+                let _ = std::io::stdout().write_all(bytes);
+            }
+            None => out(&clean(&outcome.text)),
+        }
         exit
     }
 

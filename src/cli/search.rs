@@ -24,6 +24,7 @@ pub struct SearchArgs {
     pub minimise: Option<String>,
     /// How to choose: uniform, greedy, dp, ilp, or evo{generations=100, offspring=32, survivors=[8,2,1], samples=[4,16,64]}; dp or ilp where nothing is said.
     #[arg(long, value_name = "STRATEGY")]
+    #[arg(hide_short_help = true)]
     pub strategy: Option<String>,
     /// What error is: kl, rel-l2, cosine, top1, perplexity, spearman, or cmd:COMMAND whose last line is a number, less is better; rel-l2 where nothing is said.
     #[arg(long, value_name = "METRIC")]
@@ -33,15 +34,19 @@ pub struct SearchArgs {
     pub inputs: Option<PathBuf>,
     /// Labels of the data: a .npy, or an .npz with an array `labels`.
     #[arg(long, value_name = "FILE")]
+    #[arg(hide_short_help = true)]
     pub labels: Option<PathBuf>,
     /// Samples that single alternatives are measured on; as many as give 4096 rows of outputs where nothing is said. Plans are measured on all.
     #[arg(long, value_name = "N")]
+    #[arg(hide_short_help = true)]
     pub probe: Option<usize>,
     /// Whose error the table of alternatives has: that of the model's outputs, or the relative error of each layer's, which costs no runs and finds worse plans.
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "outputs|layers")]
+    #[arg(hide_short_help = true)]
     pub sensitivity: Sensitivity,
     /// Keep the search in this file, and go on from it when it is there.
     #[arg(long, value_name = "FILE")]
+    #[arg(hide_short_help = true)]
     pub resume: Option<PathBuf>,
     /// Write a page with sensitivities, plan, sizes and latencies before and after, and the difference of the programs.
     #[arg(long, value_name = "FILE.html")]
@@ -125,6 +130,8 @@ impl SearchArgs {
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor search model.onnx -p w.toml --calib data/ --budget size=0.3x -o plan.toml")]
 pub struct Args {
     #[command(flatten)]
     pub build: BuildArgs,
@@ -182,7 +189,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     if !found.fits {
         diagnostics.push(driver::over_budget(&found).with_note(format!("it is in {}", written.display())));
     }
-    Ok(Outcome { data, text: summary(&found, &written), diagnostics, exit: 0 })
+    Ok(Outcome { data, text: summary(&found, &written), diagnostics, ..Outcome::default() })
 }
 
 /// What was found, as data.

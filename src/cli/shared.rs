@@ -1,8 +1,10 @@
 //! Arguments that several commands share, and their meaning.
 
 use super::Outcome;
+use super::report::Reporter;
 use crate::driver::{
-    Bindings, FIGURES, Limits, Loaded, OptimizeOptions, Result, Samples, check_output, load, pipeline, targets,
+    Bindings, Cache, CompileOptions, FIGURES, Limits, Loaded, OptimizeOptions, Result, Samples, check_output, compile,
+    load, pipeline, targets,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ use tersor_ir::dim::SymbolInfo;
 use tersor_ir::{Diagnostic, Failure};
 use tersor_passes::manager::Decide;
 use tersor_passes::pipeline::Pipeline;
+use tersor_runtime::atomic::Temporary;
 
 /// What is said of the model when it is read: `--dim`, `--shape`, `--value`, `--length`, `--limit` and `--strict-files`.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -22,12 +25,15 @@ pub struct ShapeArgs {
     pub dims: Vec<String>,
     /// An input's shape, NAME=1x3x224x224.
     #[arg(long = "shape", value_name = "NAME=SHAPE")]
+    #[arg(hide_short_help = true)]
     pub shapes: Vec<String>,
     /// An input's elements, NAME=0,1,2: the input becomes a constant, as what decides shapes must be.
     #[arg(long = "value", value_name = "NAME=NUMBERS")]
+    #[arg(hide_short_help = true)]
     pub values: Vec<String>,
     /// How many elements a sequence has that is an input, NAME=3; of an optional input 1, or NAME=none.
     #[arg(long = "length", value_name = "NAME=NUMBER")]
+    #[arg(hide_short_help = true)]
     pub lengths: Vec<String>,
     #[command(flatten)]
     pub limits: FileLimitArgs,
@@ -38,9 +44,11 @@ pub struct ShapeArgs {
 pub struct FileLimitArgs {
     /// A limit on what is read, NAME=NUMBER, such as nodes=10000; tersor check lists them with their values.
     #[arg(long = "limit", value_name = "NAME=NUMBER")]
+    #[arg(hide_short_help = true)]
     pub limits: Vec<String>,
     /// Refuse external data in files that are links or have further names (hard links).
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     pub strict_files: bool,
 }
 
@@ -161,6 +169,48 @@ impl ToleranceArgs {
     }
 }
 
+/// Refuses a result on standard output where the document of `--json` is to be.
+pub fn stdout_is_free(reporter: &Reporter) -> Result<()> {
+    match reporter.globals().json {
+        None => Ok(()),
+        Some(_) => Err(vec![usage("-o - and --json both take standard output").with_help("name a file with -o")]),
+    }
+}
+
+/// An artifact that goes with the process, and its lock.
+pub fn temporary_artifact() -> [Temporary; 2] {
+    let artifact = Temporary::new("tsr");
+    let lock = artifact.with_extension("lock.toml");
+    [artifact, lock]
+}
+
+/// An artifact to run: the file, or where that is a model one that it is compiled to, exactly and for this machine, while the files beside the path are kept.
+pub fn runnable(path: &Path, reporter: &Reporter) -> Result<(PathBuf, Option<[Temporary; 2]>)> {
+    let is_model = path.is_dir() || path.extension().is_some_and(|e| e == "onnx" || e == "tir");
+    if !is_model {
+        return Ok((path.to_path_buf(), None));
+    }
+    let files = temporary_artifact();
+    let build = BuildArgs { model: Some(path.to_path_buf()), target: Some("native".into()), ..BuildArgs::default() };
+    let pipeline = build.pipeline.or("lossless")?;
+    let options = CompileOptions {
+        model: path,
+        output: files[0].path(),
+        pipeline: &pipeline,
+        import: build.import(&pipeline)?,
+        bindings: Bindings::default(),
+        samples: None,
+        targets: build.targets(&pipeline)?,
+        run: build.pipeline.run(),
+        threads: build.threads(),
+        cache: Cache::of_user(),
+        locked: None,
+        offering: None,
+    };
+    reporter.watch(|watch| compile(&options, watch))?;
+    Ok((files[0].path().to_path_buf(), Some(files)))
+}
+
 /// An option that did nothing.
 pub fn no_effect(option: &str, why: &str) -> Diagnostic {
     Diagnostic::warning("C0003", format!("{option} had no effect: {why}"))
@@ -202,15 +252,19 @@ pub struct PipelineArgs {
     pub pipeline: Option<String>,
     /// Print the IR after this pass.
     #[arg(long, value_name = "PASS")]
+    #[arg(hide_short_help = true)]
     pub print_after: Vec<String>,
     /// Run no more than so many passes.
     #[arg(long, value_name = "N")]
+    #[arg(hide_short_help = true)]
     pub stop_after: Option<usize>,
     /// Let selectors match nothing.
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     pub allow_empty_selector: bool,
     /// Calibrate each site on what the sites before it became, not on the exact model: slower, and often nearer.
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     pub sequential: bool,
     /// Who decides, where a plan or lock says so.
     #[arg(skip)]
@@ -246,9 +300,11 @@ pub struct CalibArgs {
     pub samples: Option<usize>,
     /// Seed for whatever is drawn at random; 0 where nothing is said.
     #[arg(long, value_name = "N")]
+    #[arg(hide_short_help = true)]
     pub seed: Option<u64>,
     /// The most that Gram matrices may take in memory; 4G where nothing is said.
     #[arg(long, value_name = "SIZE", value_parser = tersor_runtime::cli::limits::parse_size)]
+    #[arg(hide_short_help = true)]
     pub gram_memory: Option<u64>,
 }
 
@@ -354,7 +410,7 @@ impl BuildArgs {
         let data = json!({
             "dry_run": true, "output": outputs.first(), "files": outputs, "passes": passes, "targets": names, "samples": samples,
         });
-        Ok(Outcome { data, text, diagnostics: loaded.notes, exit: 0 })
+        Ok(Outcome { data, text, diagnostics: loaded.notes, ..Outcome::default() })
     }
     /// How to run the passes.
     pub fn optimize(&self, file: &Pipeline) -> Result<OptimizeOptions> {

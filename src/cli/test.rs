@@ -49,7 +49,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         data: json!({ "cases": rows, "passed": files.len() - failed, "failed": failed }),
         text,
         diagnostics,
-        exit: 0,
+        ..Outcome::default()
     })
 }
 

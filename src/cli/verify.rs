@@ -14,6 +14,8 @@ use tersor_ir::{Diagnostic, Failure};
 
 /// Arguments.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tersor verify model.tsr --against model.onnx --inputs data/ --max rel-l2=0.01,top1=0.5%")]
 pub struct Args {
     /// An artifact, or a model that is compiled in memory.
     pub subject: PathBuf,
@@ -99,7 +101,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         );
         let data = json!({ "pass": failures.is_empty(), "sets": sets.len(), "outputs": rows });
         notes.append(&mut failures);
-        Ok(Outcome { data, text, diagnostics: std::mem::take(&mut notes), exit: 0 })
+        Ok(Outcome { data, text, diagnostics: std::mem::take(&mut notes), ..Outcome::default() })
     })
 }
 

@@ -107,6 +107,10 @@ pub(crate) fn lock_path(output: &Path) -> PathBuf {
 /// Refuses outputs that cannot be or must not be written, before any work.
 pub(crate) fn check_output(output: &Path, inputs: &[&Path]) -> Result<()> {
     let refuse = |message: String| Err(vec![Diagnostic::error("C0305", message).failure(Failure::File)]);
+    if output.as_os_str() == "-" {
+        let d = usage("this command does not write to standard output");
+        return Err(vec![d.with_help("name a file with -o, or ./- for one of that name")]);
+    }
     if output.is_dir() {
         return refuse(format!("{} is a folder; name a file", output.display()));
     }
@@ -148,6 +152,8 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
         tool: super::TOOL.into(),
         pipeline: options.pipeline.text(),
         targets: options.targets.iter().map(|m| m.isa.name().to_string()).collect(),
+        samples: options.samples.as_ref().and_then(|s| s.limit),
+        seed: options.samples.as_ref().map(|s| s.seed),
         model: Input {
             hash,
             bytes: if let Source::Onnx(i) = &loaded.source { Some(i.file_bytes as u64) } else { None },

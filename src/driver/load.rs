@@ -3,12 +3,17 @@
 use super::{Result, Watch, file_error, runtime_error, usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use tersor_frontend::{DimBinding, ImportOptions, Imported};
 use tersor_ir::store::ConstStore;
 use tersor_ir::{Diagnostic, Failure, Module};
-use tersor_runtime::atomic::AtomicFile;
+use tersor_runtime::atomic::{AtomicFile, Temporary};
+
+/// Bytes by which the kind of what standard input holds is told.
+const HEAD: u64 = 16;
 
 /// Where a module comes from.
 #[derive(Debug)]
@@ -63,8 +68,34 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
     tersor_frontend::import(path, options)
 }
 
-/// The model that a path names: the file, or the only model in a folder.
+/// What standard input holds, in a file: an artifact, the text of a module, or else an ONNX model without external data.
+fn spooled() -> Result<PathBuf> {
+    static SPOOL: OnceLock<std::result::Result<Temporary, Diagnostic>> = OnceLock::new();
+    let spool = || {
+        let cannot = |e| file_error(Path::new("-"), "read", &e);
+        let mut head = vec![];
+        let mut input = io::stdin().lock();
+        input.by_ref().take(HEAD).read_to_end(&mut head).map_err(cannot)?;
+        let text = |b: &u8| b.is_ascii_graphic() || b.is_ascii_whitespace();
+        let extension = match &head {
+            h if h.starts_with(&tersor_runtime::artifact::MAGIC) => "tsr",
+            h if !h.is_empty() && h.iter().all(text) => "tir",
+            _ => "onnx",
+        };
+        let out = Temporary::new(extension);
+        let file = File::options().write(true).create_new(true).open(out.path());
+        let copied = file.and_then(|mut f| io::copy(&mut head.chain(input), &mut f));
+        copied.map_err(|e| file_error(out.path(), "write", &e))?;
+        Ok(out)
+    };
+    SPOOL.get_or_init(spool).as_ref().map(|t| t.path().into()).map_err(|d| vec![d.clone()])
+}
+
+/// The model that a path names: the file, the only model in a folder, or for `-` what standard input holds.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str() == "-" {
+        return spooled();
+    }
     let meta = std::fs::metadata(path).map_err(|e| vec![file_error(path, "read", &e)])?;
     if meta.is_dir() {
         let entries = std::fs::read_dir(path).map_err(|e| vec![file_error(path, "read", &e)])?;

@@ -17,6 +17,12 @@ pub struct Lock {
     pub pipeline: String,
     /// Targets.
     pub targets: Vec<String>,
+    /// No more calibration samples than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// The seed of the choice among samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// The model.
     pub model: Input,
     /// What is bound at the import.
@@ -163,6 +169,8 @@ mod tests {
             tool: "0.1.0".into(),
             pipeline: "normalize".into(),
             targets: vec!["x86-64-v3".into()],
+            samples: Some(8),
+            seed: Some(3),
             model: Input { hash: "blake3:00".into(), bytes: Some(7) },
             bindings: Bindings { dims: [("N".to_string(), "1..8@4".to_string())].into(), ..Default::default() },
             calibration: None,

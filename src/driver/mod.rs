@@ -29,6 +29,7 @@ pub use compile::{CompileOptions, Compiled, compile, source_hash, targets};
 pub(crate) use compile::{check_output, lock_path};
 pub use data::{DataSet, data_sets, from_runtime, inputs_of, outputs_of, to_runtime};
 pub use emit::{Form, emit};
+pub(crate) use emit::{export, write_onnx};
 pub use evaluate::{Compiler, Interpreter, evaluator};
 pub use explain::{Explained, KernelStep, explain, explain_artifact, reported};
 pub use load::{Bindings, Loaded, Source, import, load, load_watched, load_weights, write_module};

@@ -5,8 +5,8 @@ use super::{Bindings, Result, file_error, usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tersor_ir::Diagnostic;
 use tersor_ir::plan::Plan;
+use tersor_ir::{Diagnostic, Loc};
 use tersor_passes::allocate::Costs;
 
 /// A plan file.
@@ -59,8 +59,10 @@ impl PlanFile {
     }
     /// Reads a text.
     pub fn parse(text: &str) -> Result<PlanFile> {
-        let plan: PlanFile =
-            toml::from_str(text).map_err(|e| vec![usage(format!("not a plan file: {}", e.message()))])?;
+        let plan: PlanFile = toml::from_str(text).map_err(|e| {
+            let at = e.span().map_or(0, |s| s.start);
+            vec![usage(format!("not a plan file: {}", e.message())).at_loc(&line_of(text, at))]
+        })?;
         if plan.tersor != 1 {
             return Err(vec![usage(format!("a plan of version {}; this tersor reads version 1", plan.tersor))]);
         }
@@ -93,6 +95,14 @@ impl PlanFile {
     }
 }
 
+/// The place of a byte of a text.
+fn line_of(text: &str, at: usize) -> Loc {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.iter().filter(|&&b| b == b'\n').count() as u32 + 1;
+    let column = before.iter().rev().take_while(|&&b| b != b'\n').count() as u32 + 1;
+    Loc::Text { line, column }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +117,7 @@ mod tests {
         for bad in ["x = 1", &text.replace("tersor = 1", "tersor = 2"), &text.replace("seed = 3", "sede = 3")] {
             assert!(PlanFile::parse(bad).is_err());
         }
+        let at = PlanFile::parse(&text.replace("seed = 3", "sede = 3")).unwrap_err().remove(0).loc;
+        assert_eq!(at, Loc::Text { line: 5, column: 1 });
     }
 }

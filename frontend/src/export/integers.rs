@@ -114,7 +114,7 @@ impl<'m> Uses<'m> {
         let scales = s.channels(axis, out.rank(), sums.len())?;
         let x_factor = self.tensor(x_scale)?.get_f64(0);
         let shift = scales.iter().zip(&sums).map(|(s, n)| s * zero * n).collect();
-        let w_scale = scales[..s.len()].iter().map(|s| s / x_factor).collect();
+        let w_scale = scales[..s.len()].iter().map(|&s| factor(s, x_factor)).collect();
         Some(Scaled { nodes: [product, cast, n], x, x_scale, x_zero, w, w_scale, axis, shift })
     }
 
@@ -193,6 +193,13 @@ pub(super) fn linears(m: &Module, f: &Func) -> HashMap<NodeId, Linear> {
     f.live_nodes().into_iter().filter_map(|n| Some((n, uses.linear(n)?))).collect()
 }
 
+/// The float whose product with `x` is rounded to `product`; where there is none, the nearest.
+fn factor(product: f64, x: f64) -> f64 {
+    let near = (product / x) as f32;
+    let fits = |w: &f32| (f64::from(*w) * x) as f32 == product as f32;
+    [near, near.next_up(), near.next_down()].into_iter().find(fits).unwrap_or(near).into()
+}
+
 /// Whether a sum with the first term is 0 but for rounding.
 fn is_rounding(sum: &[f64], term: &[f64]) -> bool {
     let most = |v: &[f64]| v.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
@@ -230,7 +237,8 @@ pub(super) fn dequantized(m: &Module) -> Result<Module> {
             let Some(scaled) = uses.scaled(n) else { continue };
             let result = uses.f.nodes[n].results[0];
             // The constant that takes the zero point back may be a bias too.
-            let next = uses.readers.get(&result).filter(|_| uses.counts[result.index()] == 1);
+            let alone = scaled.x_zero.is_some() && uses.counts[result.index()] == 1;
+            let next = uses.readers.get(&result).filter(|_| alone);
             let sum = next.and_then(|&n| Some((n, uses.added(n, scaled.axis, scaled.shift.len())?.1)));
             let mut b = Builder::new(consts, f);
             (b.region, b.loc) = (region, uses.f.nodes[n].loc.clone());

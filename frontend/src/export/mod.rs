@@ -104,10 +104,7 @@ pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagn
         field(&mut model, 8, &contrib);
     }
     if !m.pipeline.is_empty() {
-        let mut entry = vec![];
-        field(&mut entry, 1, b"tersor.pipeline");
-        field(&mut entry, 2, m.pipeline.join(",").as_bytes());
-        field(&mut model, 14, &entry);
+        field(&mut model, 14, &message::entry("tersor.pipeline", &m.pipeline.join(",")));
     }
     Ok(Exported { model, notes: e.notes, data: e.data })
 }
@@ -327,9 +324,24 @@ impl<'m> Exporter<'m> {
     }
 
     fn emit(&mut self, op: &str, inputs: &[&str], outputs: &[String], attrs: &[(&str, Attr)]) {
+        self.emit_as(&format!("{op}:{}", outputs[0]), op, inputs, outputs, attrs, &[]);
+    }
+
+    /// A node with a name and metadata: keys and values.
+    fn emit_as(
+        &mut self,
+        name: &str,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[String],
+        attrs: &[(&str, Attr)],
+        metadata: &[(&str, &str)],
+    ) {
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
         self.read.extend(inputs.iter().map(|i| i.to_string()));
-        field(&mut self.nodes, 1, &message::node(&format!("{op}:{}", outputs[0]), op, inputs, &outputs, attrs));
+        let mut node = message::node(name, op, inputs, &outputs, attrs);
+        metadata.iter().for_each(|(key, value)| field(&mut node, 9, &message::entry(key, value)));
+        field(&mut self.nodes, 1, &node);
     }
 
     /// A node with one result that the module does not have.

@@ -3,15 +3,13 @@
 
 use super::{Exporter, Form};
 use crate::message::Attr;
+use crate::nbits::{CODED_ROWS, COLUMNS, rounds_rows};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::{DecodeAffine, MatMul};
 use tersor_ir::{DType, Def, NodeId, Op, Tensor, ValueId};
 
 /// The least block that ONNX Runtime takes; blocks are powers of two.
 const LEAST_BLOCK: u32 = 16;
-
-/// The accuracy level at which rows are codes of 8 bits.
-const CODED_ROWS: i64 = 4;
 
 /// Codes, scales and zero points as the operator stores them.
 struct Packed {
@@ -62,8 +60,12 @@ impl Exporter<'_> {
         readers.peek().is_some() && readers.all(product)
     }
 
-    /// What is rounded to codes in blocks of a length and back to make `v`.
-    fn rounded(&self, v: ValueId, block: u32) -> Option<ValueId> {
+    /// What is rounded to codes in the weight's blocks and back to make the rows `v`, where the operator does that.
+    fn rounded(&self, v: ValueId, weight: NodeId, block: u32) -> Option<ValueId> {
+        let (bits, _) = stored(self.f.values[self.f.nodes[weight].operands[0]].ty.dtype)?;
+        if !rounds_rows(self.f.values[v].ty.dtype, bits, block as usize) {
+            return None;
+        }
         let Def::Node(d, _) = self.f.values[v].def else { return None };
         let (Op::DecodeAffine(decode), &[q, s]) = (&self.f.nodes[d].op, &self.f.nodes[d].operands[..]) else {
             return None;
@@ -79,7 +81,7 @@ impl Exporter<'_> {
         let result = self.f.regions.values().any(|r| r.results.contains(&v));
         let product = |(n, node): (NodeId, &tersor_ir::Node)| match &node.op {
             Op::MatMul(op) if node.operands[0] == v && node.operands[1] != v => {
-                self.encoded(n, op).is_some_and(|(_, d)| self.rounded(v, d.group).is_some())
+                self.encoded(n, op).is_some_and(|(w, d)| self.rounded(v, w, d.group).is_some())
             }
             _ => false,
         };
@@ -104,7 +106,7 @@ impl Exporter<'_> {
         let params: Vec<Tensor> = operands.iter().filter_map(|&v| self.tensor(v)).collect();
         let packed = pack(&params, op.trans_b, decode.group as usize);
         let base = self.f.values[operands[0]].name.to_string();
-        let rounded = self.rounded(x, decode.group);
+        let rounded = self.rounded(x, d, decode.group);
         let mut inputs = vec![self.name(rounded.unwrap_or(x))?, self.initializer(&base, &packed.codes)?];
         inputs.push(self.initializer(&format!("{base}.scale"), &packed.scales)?);
         if let Some(zeros) = &packed.zeros {
@@ -119,7 +121,9 @@ impl Exporter<'_> {
         attrs.extend(rounded.map(|_| ("accuracy_level", Attr::Int(CODED_ROWS))));
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         self.contrib = true;
-        self.last(n, "com.microsoft:MatMulNBits", &inputs, &attrs)?;
+        let name = self.name_result(self.f.nodes[n].results[0]);
+        let hint = if op.trans_b { vec![] } else { vec![COLUMNS] };
+        self.emit_as(&format!("MatMulNBits:{name}"), "com.microsoft:MatMulNBits", &inputs, &[name], &attrs, &hint);
         Ok(true)
     }
 }
@@ -150,8 +154,8 @@ fn pack(params: &[Tensor], rows: bool, block: usize) -> Packed {
         }
     }
     let list: Vec<usize> = (0..n * blocks).map(|i| at(i / blocks, i % blocks, blocks)).collect();
-    let middle = 1i64 << (bits - 1);
-    let all_middle = (0..n * blocks).all(|i| zero(i / blocks, i % blocks) == middle);
+    // Signed codes without zero points are unsigned ones whose zero point is the middle, which the operator implies.
+    let implied = params.len() < 3 && shift > 0;
     let row = (blocks * bits).div_ceil(8);
     let zeros = || {
         let one = |i: usize| {
@@ -166,7 +170,7 @@ fn pack(params: &[Tensor], rows: bool, block: usize) -> Packed {
         bits,
         codes: bytes_of(vec![n, blocks, block / per_byte], bytes),
         scales: scales.gathered(vec![n, blocks], &list),
-        zeros: (!all_middle).then(zeros),
+        zeros: (!implied).then(zeros),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ONNX form of every op.
 
 use super::{Exporter, OPSET_23, OPSET_26, unsupported};
+use crate::import::SYMBOL_OF_NODE;
 use crate::message::Attr;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
@@ -11,7 +12,7 @@ use tersor_ir::ops::pool::PoolKind;
 use tersor_ir::ops::reduce::{ArgKind, ReduceKind};
 use tersor_ir::ops::scatter::ScatterKind;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::ops::{Attention, Conv, Image, LayerNorm, MatMul, Pad, Pool, Rope, Slice};
+use tersor_ir::ops::{Attention, Conv, Image, LayerNorm, MatMul, Pad, Pool, Prefix, Rope, Slice};
 use tersor_ir::{DType, Dim, NodeId, Op, Tensor, Type, ValueId};
 
 fn ints(v: &[i64]) -> Attr {
@@ -162,11 +163,7 @@ impl Exporter<'_> {
                 self.last(n, "Transpose", &x, &[("perm", perm.into())])
             }
             Op::Slice(op) => self.slice(n, op, x[0]),
-            Op::Prefix(op) => {
-                let (start, axis) = (self.numbers(&[0])?, self.numbers(&[op.axis.into()])?);
-                let end = self.reshaped(x[1], &[1.into()])?;
-                self.last(n, "Slice", &[x[0], &start, &end, &axis], &[])
-            }
+            Op::Prefix(op) => self.prefix(n, op, &x, &types[0]),
             Op::Concat(op) => self.last(n, "Concat", &x, &[("axis", i64::from(op.axis).into())]),
             Op::Pad(op) => self.pad(n, op, x[0], types[0].dtype),
             Op::Gather(op) => {
@@ -462,6 +459,19 @@ impl Exporter<'_> {
         let (start, end) = (self.extents(std::slice::from_ref(&op.start))?, self.extents(&[end])?);
         let (axis, step) = (self.numbers(&[op.axis.into()])?, self.numbers(&[op.step])?);
         self.last(n, "Slice", &[x, &start, &end, &axis, &step], &[])
+    }
+
+    /// The first of two parts, which must have the whole extent. The node is named after the symbol, so that import names the symbol after it.
+    fn prefix(&mut self, n: NodeId, op: &Prefix, x: &[&str], t: &Type) -> Result<()> {
+        let axis = op.axis as usize;
+        let (count, whole) = (self.reshaped(x[1], &[1.into()])?, self.extents(&t.shape[axis..=axis])?);
+        let rest = self.temp("Sub", &[&whole, &count], &[]);
+        let sizes = self.temp("Concat", &[&count, &rest], &[("axis", 0.into())]);
+        let parts = [self.name_result(self.f.nodes[n].results[0]), self.fresh("rest")];
+        let symbol = op.extent.to_string();
+        let name = symbol.strip_suffix(SYMBOL_OF_NODE).unwrap_or(&symbol);
+        self.emit_as(name, "Split", &[x[0], &sizes], &parts, &[("axis", i64::from(op.axis).into())], &[]);
+        Ok(())
     }
 
     fn pad(&mut self, n: NodeId, op: &Pad, x: &str, dtype: DType) -> Result<()> {

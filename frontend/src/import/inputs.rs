@@ -1,7 +1,7 @@
 //! Parameters of the function, and the symbols that their dynamic extents become.
 
 use super::node::{formed, value};
-use super::{DimBinding, Form, Given, Importer, Meaning, clean};
+use super::{DimBinding, Form, Given, Importer, Meaning, SYMBOL_OF_NODE, clean};
 use crate::proto::{self, Extent, GraphProto, Kind};
 use crate::tensor;
 use std::collections::{BTreeSet, HashSet};
@@ -222,7 +222,7 @@ impl Importer<'_> {
 
     /// A new symbol for an extent that the data decide, up to `cap`; it is named after the node.
     pub(super) fn bound_symbol(&mut self, cap: &Dim) -> Result<Dim> {
-        let base = format!("{}.n", symbol_name(&self.b.name));
+        let base = format!("{}{SYMBOL_OF_NODE}", symbol_name(&self.b.name));
         let mut name: Arc<str> = base.as_str().into();
         for i in 2.. {
             if !self.symbols.contains_key(&name) {

@@ -11,7 +11,9 @@ mod lint;
 mod node;
 mod ops;
 mod order;
+mod ranges;
 mod region;
+mod simplify;
 
 use crate::limits::Limits;
 use crate::proto::{self, FunctionProto, GraphProto, ModelProto, NodeProto};
@@ -24,14 +26,20 @@ pub use known::Known;
 use node::NodeCx;
 pub use ops::operators;
 use order::order;
+use ranges::Range;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::SymbolInfo;
-use tersor_ir::module::Builder;
+use tersor_ir::module::{Builder, RegionId};
+use tersor_ir::ops::Extent;
+use tersor_ir::simplify::Simpler;
 use tersor_ir::{Diagnostic, Dim, Failure, Func, Loc, Module, Op, Tensor, Type, ValueId};
+
+/// How the symbols end that nodes bind.
+pub(crate) const SYMBOL_OF_NODE: &str = ".n";
 
 /// What a dynamic extent becomes.
 #[derive(Clone, PartialEq, Debug)]
@@ -286,6 +294,14 @@ struct Importer<'a> {
     inlined: Inlined,
     /// Nodes without a seed that draw numbers by chance, so far.
     draws: u64,
+    /// Between which numbers values lie, as far as that was asked.
+    ranges: HashMap<ValueId, Range>,
+    /// Rows that were rounded to codes and decoded, by region, source and group.
+    rounded: HashMap<(RegionId, ValueId, u32), ValueId>,
+    /// Extents as numbers, by region.
+    numbers: HashMap<(RegionId, Dim), ValueId>,
+    /// Scales of rows of codes, by region and the value that they stand for.
+    scales: HashMap<(RegionId, ValueId), ValueId>,
     functions: Functions<'a>,
     /// The functions whose calls are being imported, from the outermost.
     calls: Vec<&'a FunctionProto>,
@@ -330,6 +346,10 @@ impl Importer<'_> {
             selected: vec![],
             inlined: Inlined::default(),
             draws: 0,
+            ranges: HashMap::new(),
+            rounded: HashMap::new(),
+            numbers: HashMap::new(),
+            scales: HashMap::new(),
             functions,
             calls: vec![],
             errors: vec![],
@@ -479,13 +499,23 @@ impl Importer<'_> {
         self.b.consts[self.b.func.def_const(v)?].tensor().map(Known::of)
     }
 
-    /// Appends an op; computes it here when all operands are small constants.
+    /// Appends an op, or what is simpler; computes it here when constants decide it.
     fn op(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {
-        if !operands.is_empty()
-            && let Some(results) = self.fold(&op, operands)?
-        {
+        let operands = &operands.iter().map(|&v| self.stands_for(v)).collect::<Vec<_>>()[..];
+        if let Some(results) = self.fold(&op, operands)? {
             return Ok(results);
         }
+        match self.simpler(&op, operands) {
+            None => match op {
+                Op::Extent(e) => self.number(e.of).map(|v| vec![v]),
+                op => self.append(op, operands),
+            },
+            Some(Simpler::Value(v)) => Ok(vec![v]),
+            Some(Simpler::Op(op, operands)) => self.op(op, &operands),
+        }
+    }
+
+    fn append(&mut self, op: Op, operands: &[ValueId]) -> Result<Vec<ValueId>> {
         let results = match self.b.ops(op.clone(), operands) {
             Ok(results) => results,
             Err(d) => {
@@ -504,27 +534,6 @@ impl Importer<'_> {
         Ok(results.to_vec())
     }
 
-    fn fold(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<ValueId>>> {
-        // Weights that come encoded stay so.
-        if matches!(op, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_)) {
-            return Ok(None);
-        }
-        let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
-        if types.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
-            return Ok(None);
-        }
-        let constants: Option<Vec<Tensor>> =
-            operands.iter().map(|&v| self.b.consts[self.b.func.def_const(v)?].tensor().cloned()).collect();
-        let Some(x) = constants else { return Ok(None) };
-        let results = op.infer(&types)?;
-        if results.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
-            return Ok(None);
-        }
-        let y = op.eval(&x.iter().collect::<Vec<_>>(), &Default::default())?;
-        let name = self.b.name.clone();
-        Ok(Some(y.iter().map(|t| self.b.constant(&name, t)).collect()))
-    }
-
     /// The value of a meaning; known integers become a constant or are put together from extents.
     fn value_of(&mut self, m: &Meaning) -> Result<ValueId> {
         match (m.value, &m.known) {
@@ -540,28 +549,33 @@ impl Importer<'_> {
     }
 
     fn materialize(&mut self, k: &Known) -> Result<ValueId> {
-        use tersor_ir::ops::{Cast, Concat, Extent, Reshape};
+        use tersor_ir::ops::{Cast, Concat, Reshape};
         if let Some(t) = k.tensor() {
             let name = self.b.name.clone();
             return Ok(self.b.constant(&name, &t));
         }
         let mut parts = vec![];
         for d in &k.items {
-            let part = match d.as_const() {
+            parts.push(match d.as_const() {
                 Some(c) => {
                     let name = self.b.name.clone();
                     self.b.constant(&name, &Tensor::from_i64(tersor_ir::DType::I64, [1], &[c]))
                 }
                 None => {
-                    let e = self.b.op(Extent { of: d.clone() }, &[])?;
-                    self.b.op(Reshape { shape: vec![1.into()] }, &[e])?
+                    let e = self.one(Extent { of: d.clone() }, &[])?;
+                    self.one(Reshape { shape: vec![1.into()] }, &[e])?
                 }
-            };
-            parts.push(part);
+            });
         }
-        let all = if parts.len() == 1 { parts[0] } else { self.b.op(Concat { axis: 0 }, &parts)? };
-        let shaped = self.b.op(Reshape { shape: k.shape.iter().map(|&n| n.into()).collect() }, &[all])?;
-        if k.dtype == tersor_ir::DType::I64 { Ok(shaped) } else { self.b.op(Cast::to(k.dtype), &[shaped]) }
+        let all = if let [one] = parts[..] { one } else { self.one(Concat { axis: 0 }, &parts)? };
+        let shape: Vec<Dim> = k.shape.iter().map(|&n| n.into()).collect();
+        let shaped = if self.b.ty(all).shape[..] == shape { all } else { self.one(Reshape { shape }, &[all])? };
+        if k.dtype == tersor_ir::DType::I64 { Ok(shaped) } else { self.one(Cast::to(k.dtype), &[shaped]) }
+    }
+
+    /// [`op`](Self::op) with one result.
+    fn one(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId> {
+        Ok(self.op(op.into(), operands)?[0])
     }
 }
 

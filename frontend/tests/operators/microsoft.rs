@@ -93,6 +93,26 @@ fn products() {
     );
 }
 
+/// At accuracy level 4 rows are codes of 8 bits, block by block; where blocks do not divide them, or beside weights of 2 bits in blocks of 16, they stay as they are.
+#[test]
+fn products_of_rounded_rows() {
+    let bytes = |n: usize| (0..n).map(|i| f64::from((i * 37 % 256) as u8)).collect::<Vec<_>>();
+    let run = |depth: usize, bits: usize, scales: &[f64], zeros: Option<Arg>, want: &[f64]| {
+        let blocks = depth.div_ceil(16);
+        let codes = consts(DType::U8, &[2, blocks, 2 * bits], &bytes(4 * blocks * bits));
+        let args = [x(F32, &[2, depth]), codes, consts(F32, &[scales.len()], scales), zeros];
+        let attrs = [("K", depth), ("N", 2), ("bits", bits), ("block_size", 16), ("accuracy_level", 4)];
+        let attrs = attrs.map(|(name, v)| (name, (v as i64).into()));
+        case(17, "com.microsoft:MatMulNBits", &args, &attrs, &[(&[2, 2], want)]);
+    };
+    run(16, 4, &[0.5, 0.25], None, &[1.7765746, -3.6294296, 1.5108252, -4.618602]);
+    let zeros = || consts(DType::U8, &[2, 1], &[115.0, 30.0]);
+    run(32, 4, &[0.5, 0.25, 1.0, 2.0], zeros(), &[-2.2268705, -6.6141734, -1.980807, -9.251967]);
+    run(24, 4, &[0.5, 0.25, 1.0, 2.0], zeros(), &[1.0, 10.75, 5.125, 31.75]);
+    run(16, 8, &[0.005, 0.025], None, &[0.04867129, -0.90231234, -0.39473414, 1.1759348]);
+    run(16, 2, &[0.5, 0.25], None, &[1.0, 0.375, 0.25, 0.0625]);
+}
+
 #[test]
 fn functions_of_codes() {
     let s = |v: f64| consts(F32, &[], &[v]);

@@ -163,6 +163,28 @@ fn computed_slices() {
     }
 }
 
+/// By the extents of three parts: `Split` of a ramp of 3 x 4.
+#[test]
+fn computed_parts() {
+    let m = Model::new(13)
+        .input("x", "f32[3,4]")
+        .input("sizes", "i64[3]")
+        .node("Split", &["x", "sizes"], &["a", "b", "c"], &[("axis", 1.into())])
+        .untyped_output("a")
+        .untyped_output("b")
+        .untyped_output("c");
+    let m = import_bytes(m.bytes(), "split", &Default::default()).unwrap().module;
+    assert!(verify(&m).is_empty(), "{}", tersor_ir::text::print(&m));
+    let run = |sizes: &[i64]| interp::run(&m, &[ramp(F32, &[3, 4], 0), longs(&[3], sizes)]);
+    let parts: [Want; 3] = [
+        (&[3, 1], &[-1.25, 0.25, -1.0]),
+        (&[3, 0], &[]),
+        (&[3, 3], &[0.5, -0.5, 1.25, -0.75, 1.0, 0.0, 0.75, -0.25, -1.25]),
+    ];
+    assert_eq!(run(&[1, 0, 3]).unwrap(), parts.map(|(shape, values)| floats(shape, values)));
+    assert!(run(&[5, 0, 0]).is_err());
+}
+
 /// What follows has extents over what was selected: the first two of those above 0, the others, and their number.
 #[test]
 fn extents_over_bound_ones() {

@@ -23,12 +23,12 @@ op! {
 impl Meaning for If {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
         if t[0].rank() != 0 {
-            return Err(mismatch("T0380", format!("the condition is {}, expected a scalar", t[0])));
+            return Err(mismatch("T0374", format!("the condition is {}, expected a scalar", t[0])));
         }
         Ok(self.results.clone())
     }
     fn eval(&self, _: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
-        Err(mismatch("T0381", "regions are run by the interpreter").failure(crate::diag::Failure::Internal))
+        Err(mismatch("T0375", "regions are run by the interpreter").failure(crate::diag::Failure::Internal))
     }
     fn work(&self, _: &[&Type], _: &[Type]) -> Work {
         Work { madds: 0.into(), bytes: 0.into() }

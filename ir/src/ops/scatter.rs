@@ -58,10 +58,10 @@ impl Meaning for Scatter {
         let (x, at, u) = (t[0], t[1], t[2]);
         same_dtype(&[x, u])?;
         if x.rank() == 0 || at.rank() != 1 || u.rank() != x.rank() {
-            return Err(mismatch("T0370", format!("rows of {x}, indices {at}, updates {u}")));
+            return Err(mismatch("T0372", format!("rows of {x}, indices {at}, updates {u}")));
         }
         if u.shape[0] != at.shape[0] || u.shape[1..] != x.shape[1..] {
-            return Err(mismatch("T0371", format!("updates are {u}, expected one row of {x} for each of {at}")));
+            return Err(mismatch("T0373", format!("updates are {u}, expected one row of {x} for each of {at}")));
         }
         if self.kind.combine().is_some_and(|k| !k.accepts(x.dtype)) {
             return Err(mismatch("T0210", format!("not defined for {}", x.dtype)));

@@ -3,7 +3,7 @@
 use super::quote_name;
 use crate::constant::{ConstId, ContentHash};
 use crate::dim::Bindings;
-use crate::module::{Func, Module, NodeId, ValueId};
+use crate::module::{Func, Module, NodeId, RegionId, ValueId};
 use crate::ops::binary::BinaryKind;
 use crate::ops::shape::{broadcast_positions, broadcast_static};
 use crate::ops::{MatMul, Op};
@@ -176,16 +176,40 @@ impl<'a> Pair<'a> {
             }
         }
         changes.append(&mut added);
+        changes.extend(self.other_results(fa.body_id(), fb.body_id(), format!("@{}", fb.name)));
+        for (n, p) in nodes_b.iter().filter_map(|n| Some((n, self.partner.get(n)?))) {
+            let name = fb.nodes[*n].results.first().map_or_else(String::new, |&v| shown(fb, v));
+            let regions = fa.nodes[*p].regions.iter().zip(&fb.nodes[*n].regions);
+            changes.extend(regions.filter_map(|(&r, &s)| self.other_results(r, s, name.clone())));
+        }
         changes.extend(nodes_a.iter().filter(|n| !taken.contains(n)).map(|&n| describe(fa, n, Change::Removed)));
         changes
     }
 
+    /// That two regions of what has a name give other values.
+    fn other_results(&self, a: RegionId, b: RegionId, name: String) -> Option<OpChange> {
+        let (fa, fb) = (self.a.1, self.b.1);
+        let (x, y) = (&fa.regions[a].results, &fb.regions[b].results);
+        let (before, after) = (self.values_a(x), self.values_b(y));
+        let places = (0..before.len().min(after.len())).filter(|&i| before[i] != after[i]);
+        let what: Vec<String> =
+            places.map(|i| format!("result {i}: {} -> {}", shown(fa, x[i]), shown(fb, y[i]))).collect();
+        let change = OpChange { change: Change::Changed, name, op: "return".into(), detail: what.join(", ") };
+        (!what.is_empty()).then_some(change)
+    }
+
     /// Operands by what identifies them in the first function.
     fn operands_a(&self, n: NodeId) -> Vec<String> {
-        let (m, f) = self.a;
-        f.nodes[n].operands.iter().map(|&v| identity(m, f, v)).collect()
+        self.values_a(&self.a.1.nodes[n].operands)
     }
     fn operands_b(&self, n: NodeId) -> Vec<String> {
+        self.values_b(&self.b.1.nodes[n].operands)
+    }
+    fn values_a(&self, values: &[ValueId]) -> Vec<String> {
+        let (m, f) = self.a;
+        values.iter().map(|&v| identity(m, f, v)).collect()
+    }
+    fn values_b(&self, values: &[ValueId]) -> Vec<String> {
         let (m, f) = self.b;
         let one = |&v: &ValueId| match f.values[v].def {
             crate::module::Def::Node(n, i) => match self.partner.get(&n) {
@@ -197,7 +221,7 @@ impl<'a> Pair<'a> {
             },
             _ => identity(m, f, v),
         };
-        f.nodes[n].operands.iter().map(one).collect()
+        values.iter().map(one).collect()
     }
 
     /// What differs between a node of the second and its partner.

@@ -6,6 +6,7 @@
 //!
 //! What stands inside alternatives of a `choice` is not looked at. Removing a channel whose products with every consumer are zero leaves the outputs as they are, but for rounding.
 
+pub mod order;
 pub mod region;
 pub mod relations;
 pub mod remove;

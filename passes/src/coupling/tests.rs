@@ -1,5 +1,6 @@
 //! Random models: groups of channels taken out leave no trace.
 
+use super::order::{Order, alike};
 use super::region::Region;
 use super::remove::{Removal, remove};
 use super::*;
@@ -328,6 +329,28 @@ proptest! {
             prop_assert_eq!(tersor_ir::verify::verify(&m), vec![]);
         }
         run(&m);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn alike_channels_in_any_order_leave_no_trace(seed in 1u64..1 << 40) {
+        let m = model(seed);
+        let mut g = Gen::new(seed);
+        for group in groups(&m, m.main().unwrap()) {
+            let mut order = Order::natural(&group);
+            for kind in alike(&group) {
+                for &a in &kind {
+                    order.swap(a, g.one_of(&kind));
+                }
+            }
+            let mut after = m.clone();
+            order.apply(&mut after).unwrap();
+            prop_assert!(tersor_ir::verify::verify(&after).is_empty());
+            let off = crate::filetest::difference(&m, &after).unwrap();
+            prop_assert!(off < 1e-4, "{} {:?}", off, order);
+        }
     }
 }
 

@@ -191,7 +191,7 @@ impl Codec for Affine {
 
 #[cfg(test)]
 mod tests {
-    use super::super::problems::{Kind, assert_near, mean, normal};
+    use super::super::problems::{Kind, assert_near, heavy, mean, normal};
     use super::*;
     use proptest::prelude::*;
     use tersor_ir::constant::SplitMix;
@@ -251,6 +251,18 @@ mod tests {
                 let back = a.decoded(1, 5, &codes);
                 assert_eq!(a.scale[0], 1.0);
                 assert!(back.data.iter().zip(&w.data).all(|(a, b)| (a - b).abs() < 1e-6), "{back:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn weight_errors_are_the_published_ones() {
+        let mut g = SplitMix(5);
+        let (gauss, t4) = (normal(256, 512, &mut g), heavy(256, 512, &mut g));
+        for (symmetric, on_gauss, on_t4) in [(true, 0.0117, 0.0260), (false, 0.0083, 0.0144)] {
+            for (w, expected) in [(&gauss, on_gauss), (&t4, on_t4)] {
+                let back = rtn(w, grid(4, 64, symmetric), Range::Full);
+                assert_near("4 bits g64", w.minus(&back).squared_norm() / w.squared_norm(), expected);
             }
         }
     }

@@ -61,8 +61,9 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::super::formats::{MxRule, mxfp4, nvfp4};
-    use super::super::grid::Codec;
-    use super::super::problems::{gram, heavy, normal};
+    use super::super::grid::{Affine, Codec, Grid, Range, ScaleType};
+    use super::super::obs::{Factor, Order};
+    use super::super::problems::{Kind, Problem, assert_near, gram, heavy, mean, normal};
     use super::*;
     use proptest::prelude::*;
 
@@ -94,7 +95,47 @@ mod tests {
         let relative = |w: &Mat, back: Mat| w.minus(&back).squared_norm() / w.squared_norm();
         let mx = |w: &Mat| relative(w, mxfp4(w, MxRule::Floor).rounded(w));
         let nv = |w: &Mat| relative(w, nvfp4(w).0.rounded(w));
-        super::super::problems::assert_near("mxfp4, rotated", mx(&rotated), 0.0133);
-        assert!(mx(&rotated) < mx(&w) && nv(&rotated) > nv(&w));
+        let int4 = |w: &Mat| relative(w, round(w, 4, 64));
+        assert_near("mxfp4, rotated", mx(&rotated), 0.0133);
+        assert_near("4 bits, rotated", int4(&rotated), 0.0111);
+        assert_near("nvfp4, rotated", nv(&rotated), 0.0091);
+        assert!(mx(&rotated) < mx(&w) && int4(&rotated) < int4(&w) && nv(&rotated) > nv(&w));
+    }
+
+    fn round(m: &Mat, bits: u32, group: usize) -> Mat {
+        let grid = Grid { bits, group, symmetric: true, scales: ScaleType::F32 };
+        Affine::fit(m, grid, Range::Full, None).rounded(m)
+    }
+
+    /// The error of a layer whose weight and inputs are rounded to 4 bits, by output and by row; the weight by a sweep where that is asked for.
+    fn w4a4(p: &Problem, rotate: bool, sweep: bool) -> f64 {
+        let r = Rotation::new(p.w.cols, if rotate { p.w.cols } else { 1 }, 1);
+        let (x, w, g) = (r.apply(&p.x), r.apply(&p.w), r.of_gram(&p.gram));
+        let grid = Grid { bits: 4, group: 0, symmetric: true, scales: ScaleType::F32 };
+        let codec = Affine::fit(&w, grid, Range::Full, None);
+        let w = match sweep {
+            true => Factor::new(&g, 0.01, Order::Activity).unwrap().sweep(&w, Some(&codec), None).w,
+            false => codec.rounded(&w),
+        };
+        let exact = p.x.times(&p.w.transposed());
+        exact.minus(&round(&x, 4, 0).times(&w.transposed())).squared_norm() / exact.squared_norm()
+    }
+
+    #[test]
+    fn rotation_spreads_what_stands_out_and_helps_only_where_something_does() {
+        let peak =
+            |x: &Mat| x.data.iter().fold(0f64, |m, v| m.max(v.abs())) / (x.squared_norm() / x.data.len() as f64).sqrt();
+        let by_row = |x: &Mat| {
+            (0..x.rows).map(|i| peak(&Mat { rows: 1, cols: x.cols, data: x.row(i).to_vec() })).sum::<f64>()
+                / x.rows as f64
+        };
+        let r = Rotation::new(256, 256, 1);
+        assert_near("peak", mean(Kind::S2, |p| by_row(&p.x)), 9.75);
+        assert_near("peak, rotated", mean(Kind::S2, |p| by_row(&r.apply(&p.x))), 2.57);
+        assert_near("w4a4", mean(Kind::S2, |p| w4a4(p, false, false)), 0.102);
+        assert_near("w4a4, rotated", mean(Kind::S2, |p| w4a4(p, true, false)), 0.029);
+        assert_near("w4a4, rotated, swept", mean(Kind::S2, |p| w4a4(p, true, true)), 0.010);
+        assert_near("w4a4 on S1", mean(Kind::S1, |p| w4a4(p, false, false)), 0.0314);
+        assert_near("w4a4 on S1, rotated", mean(Kind::S1, |p| w4a4(p, true, false)), 0.0328);
     }
 }

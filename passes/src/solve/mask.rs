@@ -269,6 +269,11 @@ mod tests {
         assert_near("wanda on S2", w(Kind::S2, Pattern::Share(0.5)), 0.0067);
         assert_near("wanda 2:4 on S2", w(Kind::S2, two), 0.0127);
         assert_near("magnitude on S2", m(Kind::S2, Pattern::Share(0.5)), 0.0718);
+        let refitted = mean(Kind::S1, |l| {
+            let keep = keep_of(&wanda(&l.w, &l.gram), &Pattern::Share(0.5), true);
+            l.error(&refit(&l.w, &keep, &l.gram, 0.01))
+        });
+        assert_near("wanda, refit", refitted, 0.0072);
     }
 
     #[test]

@@ -59,8 +59,10 @@ pub fn bias_correction(exact: &Mat, other: &Mat, mean: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::problems::{Kind, Problem, assert_near, gram};
     use super::*;
     use proptest::prelude::*;
+    use tersor_ir::constant::SplitMix;
 
     proptest! {
         #[test]
@@ -69,5 +71,26 @@ mod tests {
             by_rows(&mut data, width, |i, row| row.iter_mut().for_each(|v| *v += i + 1));
             prop_assert!(data.iter().enumerate().all(|(at, &v)| v == at / width + 1));
         }
+    }
+
+    #[test]
+    fn a_mean_put_right_halves_the_error_on_inputs_that_have_one() {
+        let grid = Grid { bits: 3, group: 64, symmetric: false, scales: grid::ScaleType::F32 };
+        let (mut before, mut after) = (0.0, 0.0);
+        for seed in 2..=5 {
+            let mut p = Problem::new(Kind::S1, seed);
+            let mut g = SplitMix(seed + 100);
+            let offset: Vec<f64> = (0..p.x.cols).map(|_| g.normal()).collect();
+            (0..p.x.rows).for_each(|i| p.x.row_mut(i).iter_mut().zip(&offset).for_each(|(x, o)| *x += o));
+            let w = Affine::fit(&p.w, grid, grid::Range::Full, None).rounded(&p.w);
+            let means: Vec<f64> = gram(&p.x).total.iter().map(|t| t / p.x.rows as f64).collect();
+            let shift = bias_correction(&p.w, &w, &means);
+            let (exact, other) = (p.x.times(&p.w.transposed()), p.x.times(&w.transposed()));
+            let shifted = Mat::from_fn(other.rows, other.cols, |i, j| other.at(i, j) + shift[j]);
+            before += exact.minus(&other).squared_norm() / exact.squared_norm() / 4.0;
+            after += exact.minus(&shifted).squared_norm() / exact.squared_norm() / 4.0;
+        }
+        assert_near("rounded", before, 0.0399);
+        assert_near("rounded, mean put right", after, 0.0197);
     }
 }

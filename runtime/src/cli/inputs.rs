@@ -53,7 +53,7 @@ pub struct InputArgs {
     /// A folder of NAME.npy, one .npz, or an ONNX test_data_set_N folder.
     #[arg(long, value_name = "PATH")]
     pub inputs: Option<PathBuf>,
-    /// One input: NAME=@FILE.npy, NAME=@FILE.pb, or NAME=random[:normal|uniform[:SEED]] of typical extents.
+    /// One input: NAME=@FILE.npy (- is standard input), NAME=@FILE.pb, or NAME=random[:normal|uniform[:SEED]] of typical extents.
     #[arg(long = "input", value_name = "NAME=VALUE")]
     pub each: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! `run`: executes an artifact on given inputs and writes its outputs.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -13,6 +13,7 @@ use crate::data;
 use crate::error::{Error, Kind, Result};
 use crate::execute::Session;
 use crate::limits::Limits;
+use crate::load::Model;
 use crate::tensor::{Tensor, TensorView};
 
 #[derive(Args, Clone, Debug)]
@@ -38,6 +39,7 @@ pub fn run(args: &RunArgs, limits: &Limits) -> Result<Outcome> {
     let top = args.print.as_deref().map(parse_top).transpose()?;
     let mut diagnostics = Vec::new();
     let model = args.model.load()?;
+    check_output(args, &model)?;
     let inputs = args.inputs.read(&model, &mut diagnostics)?;
     let mut session = model.session(args.threads.count()).stop_on(limits.stop());
     let started = Instant::now();
@@ -78,6 +80,7 @@ pub fn dry_run(args: &RunArgs) -> Result<Outcome> {
     let mut diagnostics = Vec::new();
     args.print.as_deref().map(parse_top).transpose()?;
     let model = args.model.load()?;
+    check_output(args, &model)?;
     let inputs = args.inputs.read(&model, &mut diagnostics)?;
     let views: Vec<TensorView> = inputs.iter().map(Tensor::view).collect();
     let mut text = String::new();
@@ -91,6 +94,33 @@ pub fn dry_run(args: &RunArgs) -> Result<Outcome> {
         let _ = writeln!(text, "would write {path}");
     }
     Ok(Outcome { data: json!({ "dry_run": true, "outputs": described, "output": output }), text, diagnostics })
+}
+
+/// Refuses outputs that would overwrite what the run reads.
+fn check_output(args: &RunArgs, model: &Model) -> Result<()> {
+    let Some(out) = &args.output else { return Ok(()) };
+    let in_folder = |folder: &Path, names: Vec<&str>| -> Vec<PathBuf> {
+        names.iter().map(|n| folder.join(format!("{}.npy", data::file_stem(n)))).collect()
+    };
+    let names = |inputs: bool| {
+        let values = if inputs { model.inputs() } else { model.outputs() };
+        values.iter().map(|v| v.name.as_str()).collect::<Vec<_>>()
+    };
+    let written = match out.extension().and_then(|e| e.to_str()) {
+        Some("npz" | "npy") => vec![out.clone()],
+        _ => in_folder(out, names(false)),
+    };
+    let mut read = vec![args.model.artifact.clone()];
+    read.extend(args.inputs.each.iter().filter_map(|spec| Some(PathBuf::from(spec.split_once("=@")?.1))));
+    if let Some(inputs) = &args.inputs.inputs {
+        read.push(inputs.clone());
+        read.extend(in_folder(inputs, names(true)));
+    }
+    let read: Vec<PathBuf> = read.iter().filter_map(|p| p.canonicalize().ok()).collect();
+    match written.iter().find(|w| w.canonicalize().is_ok_and(|w| read.contains(&w))) {
+        Some(w) => Err(Error::new(Kind::Io, format!("{} is an input and would be overwritten", w.display()))),
+        None => Ok(()),
+    }
 }
 
 fn whole(session: &mut Session, inputs: &[Tensor]) -> Result<Vec<Tensor>> {

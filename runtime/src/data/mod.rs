@@ -5,6 +5,7 @@ pub mod npz;
 pub mod pb;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::atomic::AtomicFile;
@@ -82,9 +83,16 @@ pub fn data_sets(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(sets.into_iter().map(|(_, p)| p).collect())
 }
 
-/// Reads one tensor file by its extension, with the name that it carries.
+/// Reads one tensor file by its extension, with the name that it carries; `-` is an `.npy` on standard input.
 pub fn read_file(path: &Path) -> Result<(String, Tensor)> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
+    let bytes = match path.as_os_str() == "-" {
+        true => {
+            let mut all = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut all).map(|_| all)
+        }
+        false => fs::read(path),
+    };
+    let bytes = bytes.map_err(|e| Error::io(path, &e))?;
     let named = match path.extension().and_then(|e| e.to_str()) {
         Some("pb") => pb::read(&bytes),
         _ => npy::read(&bytes).map(|t| (String::new(), t)),

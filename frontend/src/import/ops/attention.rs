@@ -10,7 +10,7 @@ use tersor_ir::ops::pad::PadMode;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind::Tanh;
 use tersor_ir::ops::{Attention, Concat, Extent, Gather, Pad, Real, Rope, Select, Slice, Softmax};
-use tersor_ir::{DType, Dim, Tensor, ValueId};
+use tersor_ir::{DType, Dim, Op, Tensor, ValueId};
 
 /// `[B, S, H*D]` as `[B, H, S, D]`; four axes stay.
 pub(super) fn to_heads(cx: &mut NodeCx, x: ValueId, heads: &str) -> Result<ValueId> {
@@ -85,8 +85,11 @@ impl Bounds {
     }
 }
 
-/// The mask as what is added to scores, as wide as the keys: what it does not reach is hidden.
+/// The mask as what is added to scores, as wide as the keys: what it does not reach is hidden. Repeated it need not be, since it broadcasts.
 pub(super) fn additive(cx: &mut NodeCx, mask: ValueId, columns: &Dim, dtype: DType) -> Result<ValueId> {
+    let whole = cx.ty(mask).shape.last() == Some(columns);
+    let repeated = cx.importer.b.func.def_node(mask).filter(|n| whole && matches!(n.op, Op::Broadcast(_)));
+    let mask = repeated.map_or(mask, |n| n.operands[0]);
     let mask = if cx.ty(mask).dtype == DType::Bool { hide(cx, mask, dtype)? } else { mask };
     let t = cx.ty(mask);
     let Some(last) = t.shape.last() else { return Ok(mask) };
@@ -110,9 +113,9 @@ pub(super) fn plus(cx: &mut NodeCx, a: Option<ValueId>, b: ValueId) -> Result<Va
     }
 }
 
-/// Rows of which a mask shows nothing become 0.
+/// Rows of which a mask shows nothing become 0, where there can be some.
 fn guard(cx: &mut NodeCx, y: ValueId, mask: Option<ValueId>) -> Result<ValueId> {
-    let Some(m) = mask else { return Ok(y) };
+    let Some(m) = mask.filter(|&m| !cx.importer.is_bounded_below(m)) else { return Ok(y) };
     let m = if cx.ty(m).rank() == 0 { cx.reshape(m, vec![1.into()])? } else { m };
     let last = cx.ty(m).rank() - 1;
     let best = cx.reduce(ReduceKind::Max, m, &[last], true)?;

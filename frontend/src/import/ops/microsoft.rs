@@ -62,65 +62,6 @@ fn skip_norm(cx: &mut NodeCx, root_mean_square: bool) -> Result<Vec<Meaning>> {
     Ok(vec![value(y), value(sum), value(sum), value(sum)])
 }
 
-/// A product with weights of 2, 4 or 8 bits, `[N, blocks, bytes]`, one scale for each block.
-fn matmul_nbits(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (x, w, scales, zeros) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.optional(3)?);
-    let (groups, bias) = (cx.optional(4)?, cx.optional(5)?);
-    if groups.is_some() {
-        return Err(cx.unsupported("an order of rows (g_idx)"));
-    }
-    let (k, n, bits, block) = (cx.int("K", 0), cx.int("N", 0), cx.int("bits", 4), cx.int("block_size", 0));
-    cx.int("accuracy_level", 0);
-    let dtype = match bits {
-        2 => DType::U2,
-        4 => DType::U4,
-        8 => DType::U8,
-        _ => return Err(cx.unsupported(format!("weights of {bits} bits"))),
-    };
-    let small = |v: i64| (1..=1 << 28).contains(&v);
-    if !small(k) || !small(n) || !small(block) {
-        return Err(cx.invalid(format!("a weight of {k} x {n} in blocks of {block}")));
-    }
-    let blocks = (k + block - 1) / block;
-    let bad = |cx: &NodeCx, what: &str| cx.invalid(format!("{what} do not have the size of {n} x {blocks} blocks"));
-    let raw = cx.constant_of(w).ok_or_else(|| cx.undecided_value(w, "weights that are not constant"))?;
-    let shape = vec![n as usize, (blocks * block) as usize];
-    let codes = Tensor::from_blob(dtype, shape, raw.blob().clone()).ok_or_else(|| bad(cx, "weights"))?;
-    let codes = cx.emit_constant(&codes);
-    let per_block = vec![Dim::from(n), blocks.into()];
-    if cx.ty(scales).elements() != Dim::from(n * blocks) {
-        return Err(bad(cx, "scales"));
-    }
-    let scales = cx.reshape(scales, per_block)?;
-    let zeros = match zeros {
-        Some(z) => {
-            let raw = cx.constant_of(z).filter(|t| !t.dtype().is_float());
-            let raw = raw.ok_or_else(|| cx.unsupported("zero points that are not constant integers"))?;
-            // Rows of packed zero points end at whole bytes.
-            let row = (blocks * bits + 7) / 8 * 8 / bits;
-            let z = Tensor::from_blob(dtype, vec![n as usize, row as usize], raw.blob().clone());
-            let z = z.ok_or_else(|| bad(cx, "zero points"))?;
-            let at: Vec<usize> = (0..n * blocks).map(|i| (i / blocks * row + i % blocks) as usize).collect();
-            z.gathered(vec![n as usize, blocks as usize], &at)
-        }
-        None => {
-            let middle = f64::from(1u32 << (bits - 1));
-            let all = vec![middle; (n * blocks) as usize];
-            Tensor::from_f64(dtype, [n as usize, blocks as usize], &all)
-        }
-    };
-    let zeros = cx.emit_constant(&zeros);
-    let decode = DecodeAffine { axis: 1, group: block as u32 };
-    let w = cx.op(decode, &[codes, scales, zeros])?;
-    let w = cx.part(w, 1, 0.into(), k.into())?;
-    let w = cx.cast(w, cx.ty(x).dtype)?;
-    let y = product(cx, x, w)?;
-    done(match bias {
-        Some(b) => cx.binary(Add, y, b)?,
-        None => y,
-    })
-}
-
 /// Rows of a table of codes, decoded. Codes of less than 8 bits lie in bytes, with their middle as zero, or are of a narrow type, with none.
 fn gather_block_quantized(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (data, at, scales, zeros) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.optional(3)?);
@@ -198,7 +139,7 @@ fn embed_layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok([y, count, sum].map(value).into())
 }
 
-fn product(cx: &mut NodeCx, x: ValueId, w: ValueId) -> Result<ValueId> {
+pub(super) fn product(cx: &mut NodeCx, x: ValueId, w: ValueId) -> Result<ValueId> {
     if cx.ty(x).rank() < 2 {
         return Err(cx.unsupported("an operand of less than two axes"));
     }
@@ -245,7 +186,6 @@ pub(super) const OPS: Topic = &[
     ("com.microsoft:SkipSimplifiedLayerNormalization", |cx| skip_norm(cx, true)),
     // Written for the domain `ai.onnx`.
     ("SimplifiedLayerNormalization", rms_norm),
-    ("com.microsoft:MatMulNBits", matmul_nbits),
     ("com.microsoft:RotaryEmbedding", rotary_embedding),
     ("com.microsoft:EmbedLayerNormalization", embed_layer_norm),
     ("com.microsoft:GatherBlockQuantized", gather_block_quantized),

@@ -15,6 +15,7 @@ mod linear_attention;
 mod loss;
 mod microsoft;
 mod microsoft_attention;
+mod microsoft_nbits;
 mod microsoft_quantized;
 mod ml_features;
 mod ml_linear;
@@ -67,6 +68,7 @@ const TOPICS: &[Topic] = &[
     loss::OPS,
     microsoft::OPS,
     microsoft_attention::OPS,
+    microsoft_nbits::OPS,
     microsoft_quantized::OPS,
     ml_features::OPS,
     ml_linear::OPS,

@@ -207,6 +207,9 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let axis = cx.axis(cx.int("axis", 0), t.rank())?;
     let extent = t.shape[axis].clone();
     let sizes = if cx.opset >= 13 || cx.opset == 1 && cx.input_count() > 1 {
+        if extent != Dim::Const(0) && cx.known(1).is_none() && cx.optional(1)?.is_some() {
+            return computed_parts(cx, x, axis);
+        }
         cx.optional_numbers(1)?
     } else {
         cx.ints("split")
@@ -235,6 +238,29 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         let op = Slice { axis: axis as u8, start: start.clone(), len: len.clone(), step: 1 };
         out.push(value(if whole { x } else { cx.op(op, &[x])? }));
         start = start + len;
+    }
+    Ok(out)
+}
+
+/// Parts of extents that are computed: the first ends after so many elements, each of the others begins where the one before ends.
+fn computed_parts(cx: &mut NodeCx, x: ValueId, axis: usize) -> Result<Vec<Meaning>> {
+    let sizes = cx.input(1)?;
+    cx.equal(&cx.ty(sizes).elements(), &cx.node.output.len().into(), "extents of parts are")?;
+    let (mut out, mut end) = (vec![], None);
+    for i in 0..cx.node.output.len() {
+        let size = cx.element(sizes, 0, i.into())?;
+        let size = cx.cast(size, DType::I64)?;
+        out.push(value(match end {
+            None => cx.prefix(x, axis, size)?,
+            Some(start) => {
+                let end = cx.binary(BinaryKind::Add, start, size)?;
+                super::selection::computed_slice(cx, x, axis, start, end, 1)?
+            }
+        }));
+        end = Some(match end {
+            None => size,
+            Some(start) => cx.binary(BinaryKind::Add, start, size)?,
+        });
     }
     Ok(out)
 }

@@ -325,7 +325,8 @@ fn layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
     let eps = cx.float("epsilon", 1e-5);
     let (scale, bias) = (cx.input(1)?, cx.optional(2)?);
-    let params: Vec<ValueId> = [scale].into_iter().chain(bias).collect();
+    let scale = Some(scale).filter(|&s| bias.is_some() || !is_one(cx, s));
+    let params: Vec<ValueId> = scale.into_iter().chain(bias).collect();
     let y = normalised(cx, x, axis, LayerNorm { axis, eps: Real(eps) }, &params)?;
     let axes: Vec<u8> = (axis..cx.ty(x).rank() as u8).collect();
     let mut results = vec![value(y)];
@@ -339,7 +340,13 @@ fn layer_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 pub(super) fn rms_norm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let axis = cx.axis(cx.int("axis", -1), cx.ty(x).rank())? as u8;
-    done(normalised(cx, x, axis, RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &[scale])?)
+    let scale: Vec<ValueId> = Some(scale).filter(|&s| !is_one(cx, s)).into_iter().collect();
+    done(normalised(cx, x, axis, RmsNorm { axis, eps: Real(cx.float("epsilon", 1e-5)) }, &scale)?)
+}
+
+/// Whether a scale is the number 1: what is written where there is none.
+fn is_one(cx: &NodeCx, scale: ValueId) -> bool {
+    cx.constant_of(scale).is_some_and(|t| t.len() == 1 && t.get_f64(0) == 1.0)
 }
 
 /// A norm with its scale and bias. Those that have axes before `axis` differ by row, and follow the norm as ops of their own.

@@ -6,7 +6,7 @@ use crate::egraph::node::Build;
 use crate::egraph::pattern::Bind;
 use egg::Id;
 use tersor_ir::ops::binary::BinaryKind;
-use tersor_ir::ops::{Conv, MatMul, Reshape};
+use tersor_ir::ops::{Broadcast, Conv, MatMul, Reshape};
 use tersor_ir::{Dim, Op};
 
 /// A factor on the channels of a convolution's result, as one on its kernel `[O, I, …]`.
@@ -88,6 +88,55 @@ fn transposed_right(b: &mut Build, m: &Bind) -> Option<Id> {
         return None;
     }
     b.op(MatMul { trans_b: !p.trans_b, ..p.clone() }, &[m.var("x"), y])
+}
+
+/// A constant of one number for each channel, or one for all, as a tensor of this shape; `None` where it is another.
+fn channels_of(b: &mut Build, c: Id, channel: usize, shape: Vec<Dim>) -> Option<Id> {
+    let t = b.ty(c);
+    let lead = shape.len().checked_sub(t.rank())?;
+    let one = |i: usize| t.shape[i] == Dim::Const(1) || i + lead == channel;
+    if !(0..t.rank()).all(one) {
+        return None;
+    }
+    b.op(Broadcast { shape }, &[c])
+}
+
+/// Whether alternatives stand for a weight: what they make of a constant is known once one is picked.
+fn is_open(b: &Build, w: Id) -> bool {
+    b.ops(w).iter().any(|(op, _)| matches!(op, Op::Choice(_)))
+}
+
+fn absorb_matmul(b: &mut Build, m: &Bind) -> Option<Id> {
+    let Op::MatMul(p) = m.op("m") else { return None };
+    let (x, c, w) = (m.var("x"), m.var("c"), m.var("w"));
+    let t = b.ty(x).clone();
+    if b.is_weight(x) || is_open(b, w) || p.trans_a || p.wide || t.rank() < b.ty(c).rank().max(2) {
+        return None;
+    }
+    let mut shape = vec![Dim::Const(1); t.rank() - 1];
+    shape.push(t.shape[t.rank() - 1].clone());
+    let c = channels_of(b, c, t.rank() - 1, shape)?;
+    let (y, bias) = (b.op(p.clone(), &[x, w])?, b.op(p.clone(), &[c, w])?);
+    binary(b, BinaryKind::Add, y, bias)
+}
+
+fn absorb_conv(b: &mut Build, m: &Bind) -> Option<Id> {
+    let Op::Conv(p) = m.op("m") else { return None };
+    let (x, c, w) = (m.var("x"), m.var("c"), m.var("w"));
+    let (t, kernel) = (b.ty(x).clone(), b.ty(w).shape.clone());
+    // At a border that is padded with 0 the constant is missing.
+    if b.is_weight(x) || is_open(b, w) || p.pads.iter().any(|&n| n != 0) || t.rank() < b.ty(c).rank() {
+        return None;
+    }
+    let (_, channel, first) = Conv::axes(p.channels_last, t.rank());
+    let mut shape = vec![Dim::Const(1); t.rank()];
+    shape[channel] = t.shape[channel].clone();
+    shape[first..first + kernel.len() - 2].clone_from_slice(&kernel[2..]);
+    let c = channels_of(b, c, channel, shape)?;
+    let ones = vec![1; kernel.len() - 2];
+    let alone = Conv { strides: ones.clone(), dilations: ones, ..p.clone() };
+    let (y, bias) = (b.op(p.clone(), &[x, w])?, b.op(alone, &[c, w])?);
+    binary(b, BinaryKind::Add, y, bias)
 }
 
 pub(super) const RULES: &[Rule] = &[
@@ -188,6 +237,37 @@ pub(super) const RULES: &[Rule] = &[
             const u = f32[{B},{D}]; const v = f32[{D},{C}];
             %p = matmul %x, @u : f32[{A},{D}]
             %y = matmul %p, @v : f32[{A},{C}] }"],
+    },
+    Rule {
+        name: "matmul/absorb-bias",
+        pattern: "(matmul:m (add ?x ?c:const) ?w:const)",
+        apply: absorb_matmul,
+        examples: &[
+            "(%x: f32[{A},{B}]) -> (%y: f32[{A},{C}]) {
+            const w = f32[{B},{C}]; const c = f32[{B}];
+            %s = add %x, @c : f32[{A},{B}]
+            %y = matmul %s, @w : f32[{A},{C}] }",
+            "(%x: f32[{A},3,{B}]) -> (%y: f32[{A},3,{C}]) {
+            const q = i8[{C},{B}]; const f = f32[{C},1]; const c = 1.5;
+            %w = decode.affine @q, @f : f32[{C},{B}]
+            %s = add @c, %x : f32[{A},3,{B}]
+            %y = matmul %s, %w {trans_b} : f32[{A},3,{C}] }",
+        ],
+    },
+    Rule {
+        name: "conv/absorb-bias",
+        pattern: "(conv:m (add ?x ?c:const) ?w:const)",
+        apply: absorb_conv,
+        examples: &[
+            "(%x: f32[{A},{B},7,9]) -> (%y: f32[{A},{C},3,3]) {
+            const w = f32[{C},{B},3,2]; const c = f32[{B},1,1];
+            %s = add %x, @c : f32[{A},{B},7,9]
+            %y = conv %s, @w {strides=[2,3], pads=[0,0,0,0], dilations=[1,2]} : f32[{A},{C},3,3] }",
+            "(%x: f32[{A},5,{B}]) -> (%y: f32[{A},4,{C}]) {
+            const w = f32[{C},{B},2]; const c = f32[{B}];
+            %s = add %x, @c : f32[{A},5,{B}]
+            %y = conv %s, @w {strides=[1], pads=[0,0], dilations=[1], channels_last} : f32[{A},4,{C}] }",
+        ],
     },
 ];
 
