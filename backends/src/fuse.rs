@@ -157,6 +157,9 @@ impl Fuser<'_> {
 
     /// Notes the results of a node that works on constants alone.
     fn weigh(&mut self, n: NodeId) {
+        if !interp::folds(&self.f.nodes[n]) {
+            return;
+        }
         let operands = &self.f.nodes[n].operands;
         let results = self.f.nodes[n].results.clone();
         let largest = operands.iter().map(|v| self.weights.get(v).copied()).reduce(|a, b| Some(a?.max(b?))).flatten();

@@ -152,9 +152,11 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
     order.iter().all(results).then_some(order)
 }
 
-/// Whether a node is a function of its operands alone, and has some.
-fn folds(node: &Node) -> bool {
-    !node.operands.is_empty() && node.regions.is_empty() && !matches!(node.op, Op::Choice(_) | Op::Prefix(_))
+/// Whether a node is a function of its operands alone, not of extents either, and has some.
+pub fn folds(node: &Node) -> bool {
+    let mut fixed = true;
+    node.op.symbols(&mut |_| fixed = false);
+    fixed && !node.operands.is_empty() && node.regions.is_empty() && !matches!(node.op, Op::Choice(_) | Op::Prefix(_))
 }
 
 fn show(env: &Bindings) -> String {
@@ -253,5 +255,14 @@ mod tests {
         let t = constant(&m.consts, f, doubled).unwrap();
         assert_eq!((t.get_f64(0), t.get_f64(1)), (-(60f64.exp2()), 3.0 * 60f64.exp2()));
         assert!(constant(&m.consts, f, f.body().results[0]).is_none());
+    }
+
+    #[test]
+    fn parts_at_a_place_of_an_extent_are_no_constants() {
+        let text = "module @part {\n  symbol n 0..7 hint 1\n  const @c : f32[8] = splat 1.0\n  func @main(%x: f32[n]) -> (%y: f32[1]) {\n    \
+                    %y = slice @c {axis=0, start=n, len=1} : f32[1]\n    return %y\n  }\n}\n";
+        let m = crate::text::parse(text, &ConstStore::default()).unwrap();
+        let f = &m.funcs[m.main().unwrap()];
+        assert!(!is_constant(&m.consts, f, f.body().results[0]));
     }
 }

@@ -207,3 +207,20 @@ fn complex_numbers_cross_the_interface() {
         check(&text.replace("c64", dtype), &[("N", 5)]);
     }
 }
+
+/// Which part of a constant it is depends on an extent, as rows of position tables do.
+#[test]
+fn parts_of_constants_at_the_place_of_an_extent() {
+    let text = "module @m {
+  const @c : f32[8,3] = rng normal(0, 1) seed 4
+  func @main(%x: f32[N,3]) -> (%y: f32[N,3]) {
+    %row = slice @c {axis=0, start=N, len=1} : f32[1,3]
+    %twice = add %row, %row : f32[1,3]
+    %y = mul %x, %twice : f32[N,3]
+    return %y
+  }
+}";
+    for n in [1, 7] {
+        check(text, &[("N", n)]);
+    }
+}
