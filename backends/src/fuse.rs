@@ -10,7 +10,7 @@
 use crate::kernel::{Group, View};
 use crate::strings;
 use std::collections::{HashMap, HashSet};
-use tersor_ir::interp::Sources;
+use tersor_ir::interp::{Sources, folds};
 use tersor_ir::module::Def;
 use tersor_ir::{DType, Dim, EntityId, Func, NodeId, Op, ValueId};
 
@@ -157,7 +157,7 @@ impl Fuser<'_> {
 
     /// Notes the results of a node that works on constants alone.
     fn weigh(&mut self, n: NodeId) {
-        if !interp::folds(&self.f.nodes[n]) {
+        if !folds(&self.f.nodes[n]) {
             return;
         }
         let operands = &self.f.nodes[n].operands;

@@ -112,15 +112,37 @@ pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
     if !control.is_empty() {
         return control;
     }
-    let mut out = vec![];
+    let (mut out, mut built) = (vec![], HashSet::new());
     let fusion = fuse(f);
+    let grouped = grouped(&fusion);
     for group in fusion.groups.iter().filter(|g| !matches!(function(f, g), Ok(Some(_)))) {
+        let signature = Signature::of(f, group, &fusion, |v| known(f, &fusion, &grouped, v)).map(|s| s.0);
+        if signature.as_ref().is_some_and(|s| built.contains(s)) {
+            continue;
+        }
         let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
         let launch = cpu::build(&GroupCx::new(&m, f, group, isa, &fusion.views));
         let extents = |l: Launch| l.dims.iter().chain([&l.grid]).try_for_each(|d| table.extent(d).map(drop));
-        out.extend(launch.and_then(extents).err().map(|d| d.at_loc(&node.loc)));
+        match launch.and_then(extents) {
+            Ok(()) => built.extend(signature),
+            Err(d) => out.push(d.at_loc(&node.loc)),
+        }
     }
     out
+}
+
+/// The nodes of all kernels.
+fn grouped(fusion: &Fusion) -> HashSet<NodeId> {
+    fusion.groups.iter().flat_map(|g| g.nodes.iter().copied()).collect()
+}
+
+/// Whether a value is known before a run.
+fn known(f: &Func, fusion: &Fusion, grouped: &HashSet<NodeId>, v: ValueId) -> bool {
+    match f.values[v].def {
+        Def::Const(_) => true,
+        Def::Node(n, _) => !grouped.contains(&n) && !fusion.views.contains_key(&v),
+        Def::Param(..) => false,
+    }
 }
 
 /// The constants that `@main` reads on an instruction set, as they are packed for its kernels.
@@ -301,7 +323,7 @@ impl<'a> Lowering<'a> {
     fn new(isa: Isa, m: &'a Module, f: &'a Func, fusion: &'a Fusion) -> Self {
         let in_place = vec![false; f.body().results.len()];
         let (program, kernels, by_text) = (Program::default(), vec![], HashMap::new());
-        let grouped = fusion.groups.iter().flat_map(|g| g.nodes.iter().copied()).collect();
+        let grouped = grouped(fusion);
         Lowering {
             isa,
             m,
@@ -410,11 +432,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether a value depends on constants alone.
     fn known(&self, v: ValueId) -> bool {
-        match self.f.values[v].def {
-            Def::Const(_) => true,
-            Def::Node(n, _) => !self.grouped.contains(&n) && !self.fusion.views.contains_key(&v),
-            Def::Param(..) => false,
-        }
+        known(self.f, self.fusion, &self.grouped, v)
     }
 
     /// A launch with its operands in buffers.

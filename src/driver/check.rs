@@ -88,10 +88,7 @@ pub fn check(path: &Path, options: &ImportOptions, targets: &[&'static Machine],
     if let Some((module, folded)) = module {
         found.extend(unbounded(&module));
         if folded {
-            for t in targets {
-                watch.check().map_err(|d| vec![d])?;
-                found.extend(supported(module.clone(), t, watch)?);
-            }
+            found.extend(supported(module, targets, watch)?);
         }
     }
     // Targets mostly lack the same.
@@ -146,15 +143,18 @@ fn read(path: &Path, options: &ImportOptions, found: &mut Vec<Diagnostic>) -> Re
     }
 }
 
-/// What a target has no code for once the exact passes have run.
-fn supported(module: Module, target: &'static Machine, watch: &Watch) -> Result<Vec<Diagnostic>> {
-    let options = OptimizeOptions { isa: target.isa, samples: None, run: Default::default() };
+/// What targets have no code for once the exact passes have run.
+fn supported(module: Module, targets: &[&'static Machine], watch: &Watch) -> Result<Vec<Diagnostic>> {
+    let options = OptimizeOptions { isa: targets[0].isa, samples: None, run: Default::default() };
     let optimized = match super::optimize(module, &super::pipeline("lossless")?, &options, watch) {
         Ok(optimized) => optimized,
         Err(errors) => return about(errors),
     };
     let mut found: Vec<Diagnostic> = optimized.warnings().collect();
-    found.extend(lower::refused(&optimized.module, target.isa));
+    for t in targets {
+        watch.check().map_err(|d| vec![d])?;
+        found.extend(lower::refused(&optimized.module, t.isa));
+    }
     about(found)
 }
 

@@ -51,16 +51,11 @@ fn biases(cx: &mut NodeCx, bias: ValueId, op: &Recurrence, hidden: &Dim) -> Resu
 
 fn layer(cx: &mut NodeCx, kind: Cell) -> Result<Vec<Meaning>> {
     let operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
-    layer_of(cx, kind, operands, |cx, op, operands| cx.ops(op, operands))
+    layer_of(cx, kind, operands)
 }
 
-/// A layer with these for its inputs, weights and recurrence weights; `run` appends a direction of it.
-fn layer_of(
-    cx: &mut NodeCx,
-    kind: Cell,
-    [mut x, w, r]: [ValueId; 3],
-    run: impl Fn(&mut NodeCx, Recurrence, &[ValueId]) -> Result<Vec<ValueId>>,
-) -> Result<Vec<Meaning>> {
+/// A layer with these for its inputs, weights and recurrence weights.
+fn layer_of(cx: &mut NodeCx, kind: Cell, [mut x, w, r]: [ValueId; 3]) -> Result<Vec<Meaning>> {
     let (bias, lengths, h0) = (cx.optional(3)?, cx.optional(4)?, cx.optional(5)?);
     let (c0, peephole) = if kind == Cell::Lstm { (cx.optional(6)?, cx.optional(7)?) } else { (None, None) };
     let batch_first = cx.int("layout", 0) == 1;
@@ -124,7 +119,7 @@ fn layer_of(
             }
             operands.push(l);
         }
-        let results = run(cx, op, &operands)?;
+        let results = cx.ops(op, &operands)?;
         ys.push(results[0]);
         for (i, all) in states.iter_mut().enumerate() {
             all.push(cx.part(results[1], 0, Dim::from(i as i64), 1.into())?);
@@ -154,44 +149,13 @@ fn decoded_weights(cx: &mut NodeCx, i: usize, scale: usize) -> Result<ValueId> {
     cx.op(DecodeAffine { axis: 1, group: 0 }, &operands)
 }
 
-/// What `x` is after it was rounded to codes of a byte.
-fn rounded(cx: &mut NodeCx, x: ValueId) -> Result<ValueId> {
-    let codes = dynamic_codes(cx, x)?;
-    cx.op(DecodeAffine { axis: 0, group: 0 }, &codes)
-}
-
-/// Most steps that are taken one by one.
-const STEPS: i64 = 256;
-
-/// A direction whose hidden state is rounded to codes before each step, all rows together. Longer sequences, those of a length that is not known, and rows of
-/// unlike lengths keep floats between steps, which a long one may tell from codes.
-fn on_rounded_states(cx: &mut NodeCx, op: Recurrence, operands: &[ValueId]) -> Result<Vec<ValueId>> {
-    let steps = cx.ty(operands[0]).shape[0].as_const().filter(|n| (1..=STEPS).contains(n));
-    let Some(steps) = steps.filter(|_| operands.len() < 5) else { return cx.ops(op, operands) };
-    let (mut ys, mut state) = (vec![], operands[2]);
-    for i in 0..steps {
-        let at = if op.reverse { steps - 1 - i } else { i };
-        let mut operands = operands.to_vec();
-        operands[0] = cx.part(operands[0], 0, at.into(), 1.into())?;
-        let (h, c) = (cx.part(state, 0, 0.into(), 1.into())?, cx.part(state, 0, 1.into(), 1.into())?);
-        let h = rounded(cx, h)?;
-        operands[2] = cx.concat(&[h, c], 0)?;
-        let results = cx.ops(op.clone(), &operands)?;
-        ys.push(results[0]);
-        state = results[1];
-    }
-    if op.reverse {
-        ys.reverse();
-    }
-    Ok(vec![cx.concat(&ys, 0)?, state])
-}
-
-/// ONNX Runtime rounds the inputs of all steps to codes, and each hidden state before its product; threads that share the rows round those of their own.
+/// ONNX Runtime rounds the inputs of all steps to codes, and so does this; it also rounds each hidden state before its product, which stays a float here.
 fn on_codes(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
-    let x = rounded(cx, x)?;
+    let codes = dynamic_codes(cx, x)?;
+    let x = cx.op(DecodeAffine { axis: 0, group: 0 }, &codes)?;
     let weights = [decoded_weights(cx, 1, 8)?, decoded_weights(cx, 2, 10)?];
-    layer_of(cx, Cell::Lstm, [x, weights[0], weights[1]], on_rounded_states)
+    layer_of(cx, Cell::Lstm, [x, weights[0], weights[1]])
 }
 
 pub(super) const OPS: Topic = &[
