@@ -33,6 +33,13 @@ pub enum Loc {
 }
 
 impl Loc {
+    /// The place of a byte of a text.
+    pub fn in_text(text: &str, at: usize) -> Loc {
+        let before = &text.as_bytes()[..at.min(text.len())];
+        let line = before.iter().filter(|&&b| b == b'\n').count() as u32 + 1;
+        let column = before.iter().rev().take_while(|&&b| b != b'\n').count() as u32 + 1;
+        Loc::Text { line, column }
+    }
     /// The same origin, rewritten by `pass`; repeated rewriting by one pass is noted once.
     pub fn made_by(&self, pass: &str) -> Loc {
         match self {

@@ -248,7 +248,9 @@ impl Func {
     }
     /// Lets the value that stands for a constant stand for one that is new here.
     pub fn exchange_const(&mut self, value: ValueId, module_consts: &Consts, id: ConstId) {
-        self.constants.retain(|_, v| *v != value);
+        if let Def::Const(old) = self.values[value].def {
+            self.constants.remove(&old);
+        }
         self.constants.insert(id, value);
         let c = &module_consts[id];
         self.values[value] = Value { name: c.name.clone(), ty: c.ty.clone(), def: Def::Const(id) };

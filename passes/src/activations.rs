@@ -3,7 +3,7 @@
 //! An alternative decodes what it has rounded: `decode.affine(quant.dynamic(x))` takes the place of `x`, in the groups of the weight. The product then is of integers,
 //! group by group, on targets whose kernels can; elsewhere it is the same numbers as floats.
 
-use crate::coupling::exact_nodes;
+use crate::coupling::{choices, exact_nodes};
 use crate::manager::PassCx;
 use crate::propose::{Alternative, Editor, Propose, Site};
 use crate::selector::Selector;
@@ -119,10 +119,8 @@ impl Propose for Activations {
         }
         let (mut sites, mut groups) = (vec![], HashMap::new());
         for (id, f) in m.funcs.iter() {
-            let nodes = exact_nodes(f);
-            let choices = nodes.iter().filter(|&&n| matches!(f.nodes[n].op, Op::Choice(_)));
-            let choices: HashMap<ValueId, NodeId> = choices.map(|&n| (f.nodes[n].operands[0], n)).collect();
-            for n in nodes {
+            let choices = choices(f);
+            for n in exact_nodes(f) {
                 let Some(&value) = f.nodes[n].results.first() else { continue };
                 let forms = self.forms(&m.consts, f, value, choices.get(&value).copied());
                 if let Some(group) = forms.into_iter().map(|form| form.group).reduce(Result::or) {

@@ -1,6 +1,6 @@
 //! From proposals to decisions: puts alternatives under `choice` ops, measures each against the exact op, picks, and resolves what was picked.
 
-use crate::coupling::{exact_nodes, reads};
+use crate::coupling::{choices, exact_nodes, reads};
 use crate::manager::PassCx;
 use crate::measure;
 use crate::propose::{Alternative, ConstNames, Editor, Narrowed, Propose, Site};
@@ -114,12 +114,7 @@ pub fn offer(pass: &dyn Propose, m: &mut Module, cx: &mut PassCx) -> Result<Vec<
     for (func, mut sites) in by_func {
         let Module { consts, funcs, .. } = &mut *m;
         let f = &mut funcs[func];
-        let existing: HashMap<ValueId, NodeId> = f
-            .live_nodes()
-            .into_iter()
-            .filter(|&n| matches!(f.nodes[n].op, Op::Choice(_)))
-            .map(|n| (f.nodes[n].operands[0], n))
-            .collect();
+        let existing = choices(f);
         // The choice that stands for each site's value, and the site whose value a new node may see as it is.
         let (mut chosen, mut owner) = (HashMap::new(), HashMap::new());
         for region in f.regions.keys().collect::<Vec<_>>() {

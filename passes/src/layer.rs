@@ -3,6 +3,7 @@
 //! A weight has a row for each output channel and a column for each element that is summed over, wherever it lies in the constant: a matrix of a product as it
 //! is or transposed, the kernel of a convolution with all its axes but the first in one. A table's rows are its own.
 
+use crate::coupling::choices;
 use crate::gram::Gram;
 use crate::patches::{Patches, Tap};
 use crate::propose::{Editor, Site};
@@ -10,7 +11,7 @@ use crate::solve::formats::Table;
 use crate::solve::grid::ScaleType;
 use crate::solve::{Affine, Mat};
 use crate::statistics::{Statistics, ValueStatistics};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use tersor_ir::ops::binary::{Binary, BinaryKind};
 use tersor_ir::ops::reduce::{Reduce, ReduceKind};
 use tersor_ir::ops::{Cast, Conv, DecodeAffine, DecodeCodebook, DecodeSparse, MatMul, Reshape};
@@ -61,12 +62,8 @@ pub fn candidates(m: &Module) -> Vec<(Site, NodeId)> {
 
 /// Those [`candidates`] at which alternatives stand.
 pub fn standing(m: &Module) -> Vec<(Site, NodeId)> {
-    let exact = |(id, f): (FuncId, &Func)| {
-        let choices = f.live_nodes().into_iter().filter(|&n| matches!(f.nodes[n].op, Op::Choice(_)));
-        choices.map(|n| (id, f.nodes[n].operands[0])).collect::<Vec<_>>()
-    };
-    let chosen: HashSet<(FuncId, ValueId)> = m.funcs.iter().flat_map(exact).collect();
-    candidates(m).into_iter().filter(|(s, _)| chosen.contains(&(s.func, s.value))).collect()
+    let chosen: HashMap<FuncId, HashMap<ValueId, NodeId>> = m.funcs.iter().map(|(id, f)| (id, choices(f))).collect();
+    candidates(m).into_iter().filter(|(s, _)| chosen[&s.func].contains_key(&s.value)).collect()
 }
 
 /// What `tap` gathers for the layers among these that `wanted` accepts, each once, in order.

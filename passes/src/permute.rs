@@ -13,7 +13,7 @@ use crate::patches::Tap;
 use crate::propose::Site;
 use crate::selector::Selector;
 use crate::solve::mask::Pattern;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use tersor_ir::constant::SplitMix;
 use tersor_ir::diag::Failure;
 use tersor_ir::{Diagnostic, Func, Module, NodeId, Result};
@@ -60,7 +60,7 @@ struct Reader {
     /// Scores of each column, along the sum, over all rows.
     columns: Vec<Vec<f32>>,
     /// The columns of each channel.
-    of: HashMap<usize, Vec<usize>>,
+    of: Vec<Vec<usize>>,
     /// Place of each column: its channel, and which of that channel's columns it is.
     place: Vec<(usize, usize)>,
     /// What is kept of each run of neighbours.
@@ -92,11 +92,11 @@ impl Reader {
             let one = |o: usize, b: usize| values[(o * shape[w.axis] + k) * inner + b * taps + tap].abs() * scale;
             (0..outer).flat_map(|o| (0..beside).map(move |b| (o, b))).map(|(o, b)| one(o, b)).collect()
         };
-        let (mut of, mut place) = (HashMap::<usize, Vec<usize>>::new(), vec![]);
+        let (mut of, mut place) = (vec![vec![]; group.channels.len()], vec![]);
         for at in 0..channels.len() * taps {
-            let all = of.entry(channels[at / taps]).or_default();
-            place.push((channels[at / taps], all.len()));
-            all.push(at);
+            let channel = channels[at / taps];
+            place.push((channel, of[channel].len()));
+            of[channel].push(at);
         }
         let columns: Vec<Vec<f32>> = (0..place.len()).map(column).collect();
         let mut out = Reader { columns, of, place, kept: vec![], keep, width };
@@ -108,7 +108,7 @@ impl Reader {
     fn run(&self, order: &Order, run: usize) -> f64 {
         let places = &self.place[run * self.width..((run + 1) * self.width).min(self.place.len())];
         let columns: Vec<&[f32]> =
-            places.iter().map(|&(c, nth)| &self.columns[self.of[&order.at(c)][nth]][..]).collect();
+            places.iter().map(|&(c, nth)| &self.columns[self.of[order.at(c)][nth]][..]).collect();
         largest(&columns, self.keep)
     }
     /// The sum of all scores.
@@ -117,7 +117,7 @@ impl Reader {
     }
     /// The runs that have columns of one of these channels.
     fn runs(&self, channels: [usize; 2]) -> Vec<usize> {
-        let columns = channels.iter().flat_map(|c| self.of.get(c)).flatten();
+        let columns = channels.iter().flat_map(|&c| &self.of[c]);
         let mut out: Vec<usize> = columns.map(|at| at / self.width).collect();
         out.sort_unstable();
         out.dedup();
@@ -212,17 +212,17 @@ impl Permute {
             }
         }
     }
-    /// The layers that are selected, by their node.
-    fn layers(&self, m: &Module) -> HashMap<NodeId, Site> {
-        let (Ok(main), all) = (m.main(), candidates(m)) else { return HashMap::new() };
+    /// The nodes of the layers that are selected.
+    fn layers(&self, m: &Module) -> HashSet<NodeId> {
+        let (Ok(main), all) = (m.main(), candidates(m)) else { return HashSet::new() };
         let wanted = |(s, _): &(Site, NodeId)| s.func == main && self.select.matches(s) && !self.exclude.matches(s);
-        all.into_iter().filter(wanted).map(|(s, n)| (n, s)).collect()
+        all.into_iter().filter(wanted).map(|c| c.1).collect()
     }
     /// Groups of channels that may change places, with the selected layers that read them.
     fn groups(&self, m: &Module) -> Vec<(Group, Vec<Weight>)> {
         let (Ok(main), layers) = (m.main(), self.layers(m)) else { return vec![] };
         let read = |group: Group| {
-            let readers = group.consumers.iter().filter(|w| layers.contains_key(&w.node)).copied().collect::<Vec<_>>();
+            let readers = group.consumers.iter().filter(|w| layers.contains(&w.node)).copied().collect::<Vec<_>>();
             (!readers.is_empty() && !alike(&group).is_empty()).then_some((group, readers))
         };
         groups(m, main).into_iter().filter_map(read).collect()

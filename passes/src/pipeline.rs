@@ -120,10 +120,7 @@ type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Reader<'_> {
     fn loc(&self, at: usize) -> Loc {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = before.iter().filter(|&&b| b == b'\n').count() as u32 + 1;
-        let column = before.iter().rev().take_while(|&&b| b != b'\n').count() as u32 + 1;
-        Loc::Text { line, column }
+        Loc::in_text(self.text, at)
     }
     fn error(&self, at: usize, message: impl Into<String>) -> Diagnostic {
         usage("S0014", message).at_loc(&self.loc(at))

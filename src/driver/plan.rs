@@ -61,7 +61,7 @@ impl PlanFile {
     pub fn parse(text: &str) -> Result<PlanFile> {
         let plan: PlanFile = toml::from_str(text).map_err(|e| {
             let at = e.span().map_or(0, |s| s.start);
-            vec![usage(format!("not a plan file: {}", e.message())).at_loc(&line_of(text, at))]
+            vec![usage(format!("not a plan file: {}", e.message())).at_loc(&Loc::in_text(text, at))]
         })?;
         if plan.tersor != 1 {
             return Err(vec![usage(format!("a plan of version {}; this tersor reads version 1", plan.tersor))]);
@@ -93,14 +93,6 @@ impl PlanFile {
             .map(|(what, a, b)| Diagnostic::warning("C0313", format!("the plan is for another {what}: {a}, not {b}")))
             .collect()
     }
-}
-
-/// The place of a byte of a text.
-fn line_of(text: &str, at: usize) -> Loc {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let line = before.iter().filter(|&&b| b == b'\n').count() as u32 + 1;
-    let column = before.iter().rev().take_while(|&&b| b != b'\n').count() as u32 + 1;
-    Loc::Text { line, column }
 }
 
 #[cfg(test)]

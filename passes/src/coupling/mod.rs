@@ -124,6 +124,12 @@ pub fn exact_nodes(f: &Func) -> Vec<NodeId> {
     f.live_nodes().into_iter().filter(|n| seen.contains(n)).collect()
 }
 
+/// The choice that stands at each value that has one.
+pub fn choices(f: &Func) -> HashMap<ValueId, NodeId> {
+    let all = f.live_nodes().into_iter().filter(|&n| matches!(f.nodes[n].op, Op::Choice(_)));
+    all.map(|n| (f.nodes[n].operands[0], n)).collect()
+}
+
 /// The operands that the exact program needs of a node.
 pub fn reads(f: &Func, n: NodeId) -> &[ValueId] {
     let node = &f.nodes[n];

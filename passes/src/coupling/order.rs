@@ -35,12 +35,11 @@ impl<'a> Order<'a> {
     /// The position that comes to each of an axis; `None` for an axis that is not the group's.
     pub fn positions(&self, slot: Slot) -> Option<Vec<usize>> {
         let of = self.group.slots.get(&slot)?;
-        let places = places(of);
-        let mut seen: HashMap<usize, usize> = HashMap::new();
+        let places = places(self.group, of);
+        let mut seen = vec![0; places.len()];
         let come = |&c: &usize| {
-            let nth = seen.entry(c).or_default();
-            *nth += 1;
-            places[&self.source[c]][*nth - 1]
+            seen[c] += 1;
+            places[self.source[c]][seen[c] - 1]
         };
         Some(of.iter().map(come).collect())
     }
@@ -69,10 +68,10 @@ impl<'a> Order<'a> {
     }
 }
 
-/// The positions of each channel along an axis.
-fn places(of: &[usize]) -> HashMap<usize, Vec<usize>> {
-    let mut out: HashMap<usize, Vec<usize>> = HashMap::new();
-    of.iter().enumerate().for_each(|(at, &c)| out.entry(c).or_default().push(at));
+/// The positions of each channel of a group along an axis.
+fn places(group: &Group, of: &[usize]) -> Vec<Vec<usize>> {
+    let mut out = vec![vec![]; group.channels.len()];
+    of.iter().enumerate().for_each(|(at, &c)| out[c].push(at));
     out
 }
 
@@ -80,8 +79,8 @@ fn places(of: &[usize]) -> HashMap<usize, Vec<usize>> {
 pub fn alike(group: &Group) -> Vec<Vec<usize>> {
     let mut counts: HashMap<usize, Vec<usize>> = group.free().into_iter().map(|c| (c, vec![])).collect();
     for of in group.slots.values() {
-        let places = places(of);
-        counts.iter_mut().for_each(|(c, n)| n.push(places.get(c).map_or(0, Vec::len)));
+        let places = places(group, of);
+        counts.iter_mut().for_each(|(c, n)| n.push(places[*c].len()));
     }
     let mut kinds: HashMap<Vec<usize>, Vec<usize>> = HashMap::new();
     counts.into_iter().for_each(|(c, n)| kinds.entry(n).or_default().push(c));

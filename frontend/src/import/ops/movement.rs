@@ -250,17 +250,15 @@ fn computed_parts(cx: &mut NodeCx, x: ValueId, axis: usize) -> Result<Vec<Meanin
     for i in 0..cx.node.output.len() {
         let size = cx.element(sizes, 0, i.into())?;
         let size = cx.cast(size, DType::I64)?;
-        out.push(value(match end {
-            None => cx.prefix(x, axis, size)?,
+        let (part, next) = match end {
+            None => (cx.prefix(x, axis, size)?, size),
             Some(start) => {
-                let end = cx.binary(BinaryKind::Add, start, size)?;
-                super::selection::computed_slice(cx, x, axis, start, end, 1)?
+                let next = cx.binary(BinaryKind::Add, start, size)?;
+                (super::selection::computed_slice(cx, x, axis, start, next, 1)?, next)
             }
-        }));
-        end = Some(match end {
-            None => size,
-            Some(start) => cx.binary(BinaryKind::Add, start, size)?,
-        });
+        };
+        out.push(value(part));
+        end = Some(next);
     }
     Ok(out)
 }
