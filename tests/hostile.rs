@@ -485,6 +485,27 @@ fn small_things_work() {
 }
 
 #[test]
+fn elements_that_inputs_do_not_have() {
+    let dir = Dir::new();
+    let rows = || Model::new(19).input("x", "f32[N,4096]");
+    let padded = |mode: &'static str| {
+        rows().constant("p", &numbers(&[2, 0, 2, 0])).node("Pad", &["x", "p"], &["node"], &[("mode", mode.into())])
+    };
+    let taken = |index: Tensor| rows().constant("i", &index).node("Gather", &["x", "i"], &["node"], &[]);
+    let last = Tensor::scalar(DType::I64, -1.0);
+    for m in [padded("edge"), padded("wrap"), padded("reflect"), taken(numbers(&[0, 0])), taken(last)] {
+        dir.write("m.onnx", m.node("Neg", &["node"], &["y"], &[]).untyped_output("y").bytes());
+        dir.write("data/input_0.pb", tensor("x", &floats(&[0, 4096])));
+        dir.write("data/output_0.pb", tensor("y", &floats(&[1])));
+        dir.error(3, &["verify", "m.onnx", "--inputs", "data", "--interp"]);
+        if cfg!(feature = "mlir") {
+            let said = dir.error(3, &["verify", "m.onnx", "--inputs", "data"]);
+            assert!(said.contains("node") && said.contains("R0207"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn calibration_data_that_do_not_fit() {
     let dir = Dir::new();
     dir.write("m.onnx", mlp().bytes());

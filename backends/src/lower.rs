@@ -15,7 +15,7 @@ use tersor_ir::dim::Atom;
 use tersor_ir::{DType, Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId, interp};
 use tersor_runtime::ArtifactWriter;
 use tersor_runtime::artifact::{Constant, Manifest, Symbol, Value, Variant};
-use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Host, Place, Program, Step};
+use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Host, Need, Place, Program, Step};
 
 /// A program and its kernels for one instruction set.
 #[derive(Debug)]
@@ -84,6 +84,8 @@ pub fn lower<W: Write + Seek>(
         }
         step(i + 1, fusion.groups.len())?;
     }
+    let needs = table.needs(f)?;
+    programs.iter_mut().for_each(|p| p.program.needs.clone_from(&needs));
     let lowered = programs.into_iter().map(|p| p.finish(&mut table, writer)).collect::<Result<_>>()?;
     Ok((table.interface, lowered))
 }
@@ -259,6 +261,20 @@ impl Table {
             self.interface.outputs.push(v);
         }
         Ok(())
+    }
+
+    /// What extents must be, each once.
+    fn needs(&mut self, f: &Func) -> Result<Vec<Need>> {
+        let (mut needs, mut seen) = (vec![], HashSet::new());
+        for node in f.body().nodes.iter().map(|&n| &f.nodes[n]) {
+            for need in node.needs(f) {
+                let extent = self.extent(&need)?;
+                if seen.insert(extent) {
+                    needs.push(Need { extent, name: name_of(&node.loc, &node.op) });
+                }
+            }
+        }
+        Ok(needs)
     }
 
     /// The entry of an extent.

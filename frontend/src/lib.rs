@@ -17,7 +17,7 @@ mod wire;
 
 pub use export::{ExportOptions, Exported, Form as ExportForm, export};
 pub use import::{
-    Checked, DimBinding, Given, ImportOptions, Imported, check, import, import_bytes, operators, undecided,
+    Checked, DimBinding, Given, ImportOptions, Imported, MAP, check, import, import_bytes, operators, undecided,
 };
 pub use limits::Limits;
 pub use outline::{Port, interface, node_operators};

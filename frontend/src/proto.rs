@@ -74,12 +74,14 @@ pub enum Extent {
 pub struct Kind {
     /// It may be without an element.
     pub optional: bool,
-    /// It is a list of tensors, not one.
+    /// It is a list, not one.
     pub sequence: bool,
+    /// The element type number of the keys, where it is a map or a list of maps.
+    pub keys: Option<i32>,
 }
 
-/// What a declared value is, and its tensors' element type number and extents; no extents when the rank is not declared. `None` for what has no tensors, or
-/// sequences of sequences of them.
+/// What a declared value is, and its tensors' element type number and extents; no extents when the rank is not declared. The tensors of a map are its values. `None`
+/// for what has no tensors, for sequences of sequences of them, and for maps of anything but scalars.
 pub fn tensors(v: &ValueInfoProto) -> Option<(Kind, i32, Option<Vec<Extent>>)> {
     let (mut kind, mut ty) = (Kind::default(), v.type_.as_ref()?);
     let t = loop {
@@ -89,9 +91,13 @@ pub fn tensors(v: &ValueInfoProto) -> Option<(Kind, i32, Option<Vec<Extent>>)> {
                 kind.optional = true;
                 o.elem_type.as_ref()?
             }
-            type_proto::Value::SequenceType(s) if !kind.sequence => {
+            type_proto::Value::SequenceType(s) if !kind.sequence && kind.keys.is_none() => {
                 kind.sequence = true;
                 s.elem_type.as_ref()?
+            }
+            type_proto::Value::MapType(m) if kind.keys.is_none() => {
+                kind.keys = Some(m.key_type);
+                m.value_type.as_ref()?
             }
             _ => return None,
         };

@@ -2,7 +2,7 @@
 
 use crate::message::{self, value_info};
 pub use crate::message::{Attr, data_type, field, number, tensor};
-use tersor_ir::{Tensor, Type};
+use tersor_ir::{DType, Tensor, Type};
 
 /// A model in the making.
 #[derive(Clone, Debug)]
@@ -50,6 +50,15 @@ impl Model {
         if optional {
             ty = wrapped(9, &ty);
         }
+        field(&mut self.inputs, 11, &message::typed(name, &ty));
+        self
+    }
+    /// An input that is a map from one type of elements to another.
+    pub fn map(mut self, name: &str, key: DType, of: DType) -> Model {
+        let (mut map, mut ty) = (vec![], vec![]);
+        number(&mut map, 1, data_type(key));
+        field(&mut map, 2, &message::tensor_type(&Type::new(of, [0i64; 0])));
+        field(&mut ty, 5, &map);
         field(&mut self.inputs, 11, &message::typed(name, &ty));
         self
     }

@@ -195,6 +195,17 @@ impl Dim {
             })
         })
     }
+    /// Whether this is 0 or more whatever the symbols are, as far as signs tell.
+    pub fn is_never_negative(&self) -> bool {
+        self.terms().iter().all(|(m, c)| {
+            *c >= 0
+                && m.iter().all(|a| match a {
+                    Atom::Symbol(_) => true,
+                    Atom::FloorDiv(x, _) => x.is_never_negative(),
+                    Atom::Max(x, y) => x.is_never_negative() || y.is_never_negative(),
+                })
+        })
+    }
     /// Calls `f` with every symbol's name.
     pub fn symbols(&self, f: &mut dyn FnMut(&Arc<str>)) {
         let Dim::Poly(terms) = self else { return };
@@ -338,6 +349,17 @@ mod tests {
         assert_eq!((n.clone() - n.clone()), Dim::Const(0));
         assert_eq!((t.clone() + "past".into()).to_string(), "T+past");
         assert_eq!((n.clone() + 1.into()).floor_div(2).to_string(), "(N+1)/(2)");
+    }
+
+    #[test]
+    fn signs_of_terms_tell_what_is_never_negative() {
+        let n = || Dim::from("N");
+        for d in [0.into(), n(), n() * n() + 3.into(), (n() + 1.into()).floor_div(2), (n() - 3.into()).max(0.into())] {
+            assert!(d.is_never_negative(), "{d}");
+        }
+        for d in [Dim::from(-1), n() - 1.into(), (n() - 4.into()).floor_div(3), (n() - 1.into()) * n()] {
+            assert!(!d.is_never_negative(), "{d}");
+        }
     }
 
     #[test]

@@ -112,6 +112,20 @@ pub struct Node {
     pub loc: Loc,
 }
 
+impl Node {
+    /// Extents that must not be negative once symbols have values, and may be: what the op needs, where its results have elements.
+    pub fn needs(&self, f: &Func) -> Vec<Dim> {
+        let ins: Vec<&Type> = self.operands.iter().map(|&v| &f.values[v].ty).collect();
+        let mut needs = self.op.needs(&ins);
+        needs.retain(|d| !d.is_never_negative());
+        if !needs.is_empty() {
+            let elements = self.results.iter().fold(Dim::from(0), |n, &r| n + f.values[r].ty.elements());
+            needs.iter_mut().for_each(|d| *d = d.clone().max(Dim::from(0) - elements.clone()));
+        }
+        needs
+    }
+}
+
 /// Straight-line code with parameters and results.
 #[derive(Clone, Debug, Default)]
 pub struct Region {

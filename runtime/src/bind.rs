@@ -6,11 +6,12 @@ use std::sync::Arc;
 use crate::artifact::{Manifest, Symbol};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
+use crate::late::late;
 use crate::load::{KernelFn, Loaded, Model};
 use crate::memory::Aligned;
 use crate::plan::{Placement, plan_lives};
 use crate::pool::MAX_GRID;
-use crate::program::{Action, Arg, ExtentId, ExtentOp, Host, Place, Program, multiple, value};
+use crate::program::{Action, Arg, ExtentId, ExtentOp, Host, Need, Place, Program, multiple, value};
 use crate::range::{self, ranges};
 use crate::tensor::{TensorView, bytes_of, kind};
 use tersor_host::Function;
@@ -161,6 +162,14 @@ impl Values<'_> {
         u64::try_from(v).map_err(|_| Error::new(Kind::Extent, format!("{what} is {v} for these inputs")))
     }
 
+    fn meet(&self, need: &Need) -> Result<()> {
+        if self.0[need.extent as usize] >= 0 {
+            return Ok(());
+        }
+        let what = format!("{} takes elements where its operand has none, for these inputs", need.name);
+        Err(Error::new(Kind::Extent, what).with_help("an extent of an input is too small for this model"))
+    }
+
     fn shape(&self, name: &str, dtype: DType, dims: &[ExtentId]) -> Result<(Vec<usize>, u64)> {
         let what = format!("an extent of {name}");
         let shape: Vec<usize> = dims.iter().map(|&d| Ok(self.count(d, &what)? as usize)).collect::<Result<_>>()?;
@@ -188,6 +197,9 @@ impl Bound {
         let inputs = m.inputs.iter().map(shape).collect::<Result<Vec<_>>>()?;
         let outputs = m.outputs.iter().map(shape).collect::<Result<Vec<_>>>()?;
         let sizes = sizes(loaded, &values, &inputs, &outputs)?;
+        let late = late(&m.extents, &m.symbols);
+        let needs = loaded.variant().program.needs.iter().filter(|n| !late[n.extent as usize]);
+        needs.into_iter().try_for_each(|n| values.meet(n))?;
         let mut bound = Bound {
             input_shapes: inputs.into_iter().map(|(s, _)| s).collect(),
             output_shapes: outputs.into_iter().map(|(s, _)| s).collect(),
@@ -226,6 +238,7 @@ impl Bound {
         }
         let values = Values(&self.values);
         let program = &loaded.variant().program;
+        due.needs.iter().try_for_each(|&n| values.meet(&program.needs[n as usize]))?;
         for &b in &due.buffers {
             let size = values.count(program.buffers[b as usize].size, "a buffer's size")?;
             if size > self.sizes[b as usize] {

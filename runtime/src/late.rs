@@ -59,6 +59,8 @@ pub struct Due {
     pub buffers: Vec<u32>,
     /// Steps that are then complete.
     pub steps: Vec<u32>,
+    /// Needs that are then decided.
+    pub needs: Vec<u32>,
 }
 
 /// What each binding step decides, in the order of these steps.
@@ -81,6 +83,11 @@ pub fn due(m: &Manifest, p: &Program) -> Vec<Due> {
     for (i, b) in p.buffers.iter().enumerate() {
         if let Some(k) = place(b.size) {
             out[k].buffers.push(i as u32);
+        }
+    }
+    for (i, need) in p.needs.iter().enumerate() {
+        if let Some(k) = place(need.extent) {
+            out[k].needs.push(i as u32);
         }
     }
     for (i, step) in p.steps.iter().enumerate() {

@@ -377,6 +377,17 @@ impl Step {
     }
 }
 
+/// What extents must be for steps to stay within their operands.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Need {
+    /// Must not be negative.
+    #[prost(uint32, tag = "1")]
+    pub extent: ExtentId,
+    /// What takes the elements (an ONNX node's name).
+    #[prost(string, tag = "2")]
+    pub name: String,
+}
+
 /// The steps of one variant and the buffers they work on.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Program {
@@ -384,6 +395,9 @@ pub struct Program {
     pub buffers: Vec<Buffer>,
     #[prost(message, repeated, tag = "2")]
     pub steps: Vec<Step>,
+    /// Checked where symbols are bound.
+    #[prost(message, repeated, tag = "3")]
+    pub needs: Vec<Need>,
 }
 
 impl Program {

@@ -227,6 +227,10 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
     for (s, bound) in m.symbols.iter().zip(bound) {
         need(bound || s.cap.is_none(), || format!("no step binds symbol {}", s.name))?;
     }
+    for n in &p.needs {
+        extent(m, n.extent)?;
+        need(ready[n.extent as usize].is_some(), || format!("what {} needs is never known", n.name))?;
+    }
     for (b, buffer) in p.buffers.iter().enumerate() {
         if let Some(Place::Output(k)) = buffer.place {
             need(written[b], || format!("output {} is never written", m.outputs[k as usize].name))?;

@@ -3,11 +3,11 @@
 //! Files give one extent several names (`batch` here, `N` there, `total` for `past+seq`). Where an operator can only mean something if two of them are equal, one is
 //! replaced by the other and the graph is read again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use tersor_ir::dim::Atom;
+use tersor_ir::dim::{Atom, Bindings, SymbolInfo};
 use tersor_ir::ops::{Op, conv};
-use tersor_ir::{Diagnostic, Dim, Failure, Type};
+use tersor_ir::{Diagnostic, Dim, Failure, Func, Type};
 
 /// What replaces symbols.
 pub(super) type Aliases = BTreeMap<Arc<str>, Dim>;
@@ -149,6 +149,29 @@ pub(super) fn handy(d: &Dim) -> bool {
     }
 }
 
+/// Raises the hints of `open` symbols until no value of `f` has a negative extent at them and no op lacks elements: what is compiled is planned there. Those that
+/// no doubling helps stay.
+pub(super) fn raise_hints(f: &Func, symbols: &mut BTreeMap<Arc<str>, SymbolInfo>, open: impl Fn(&str) -> bool) {
+    let needs = f.nodes.values().flat_map(|n| n.needs(f));
+    let all: HashSet<Dim> = f.values.values().flat_map(|v| v.ty.shape.iter().cloned()).chain(needs).collect();
+    let involved: Vec<Dim> = all.into_iter().filter(|d| !d.is_never_negative()).collect();
+    let mut hints: Bindings = symbols.iter().map(|(s, i)| (s.clone(), i.hint)).collect();
+    for _ in 0..20 {
+        let mut low = BTreeSet::new();
+        for d in involved.iter().filter(|d| d.eval(&hints).is_some_and(|n| n < 0)) {
+            d.symbols(&mut |s| low.extend([s.clone()]));
+        }
+        if low.is_empty() {
+            symbols.iter_mut().for_each(|(s, i)| i.hint = hints[s]);
+            return;
+        }
+        for s in low.iter().filter(|s| open(s)) {
+            let most = symbols[s].max;
+            hints.entry(s.clone()).and_modify(|h| *h = h.saturating_mul(2).clamp(1, most.max(1)));
+        }
+    }
+}
+
 /// [`check`] of a result, which has no negative extents.
 pub(super) fn check_result(shape: &[Dim]) -> Result<(), Diagnostic> {
     match shape.iter().filter_map(Dim::as_const).find(|&n| n < 0) {
@@ -193,6 +216,21 @@ mod tests {
         assert_eq!(solved(Dim::from("N") * d(6), d(13)), None);
         assert_eq!(solved(Dim::from("N") + d(1), "N".into()), None);
         assert_eq!(solved("N".into(), d(-3)), None);
+    }
+
+    #[test]
+    fn hints_leave_no_extent_negative() {
+        let mut f = Func::new("f");
+        let windows = (Dim::from("N") + 64.into()).floor_div(128) - 1.into();
+        let body = f.body_id();
+        f.add_param(body, "x", Type::new(tersor_ir::DType::F32, [windows.clone(), "M".into()]));
+        let after = |open: bool| {
+            let mut symbols = BTreeMap::from(["M", "N"].map(|s| (s.into(), SymbolInfo::default())));
+            raise_hints(&f, &mut symbols, |_| open);
+            symbols.into_values().map(|i| i.hint).collect::<Vec<_>>()
+        };
+        assert_eq!(after(true), [1, 64]);
+        assert_eq!(after(false), [1, 1]);
     }
 
     #[test]

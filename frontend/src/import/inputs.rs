@@ -1,7 +1,7 @@
 //! Parameters of the function, and the symbols that their dynamic extents become.
 
 use super::node::{formed, value};
-use super::{DimBinding, Form, Given, Importer, Meaning, SYMBOL_OF_NODE, clean};
+use super::{DimBinding, Form, Given, Importer, MAP, Meaning, SYMBOL_OF_NODE, clean};
 use crate::proto::{self, Extent, GraphProto, Kind};
 use crate::tensor;
 use std::collections::{BTreeSet, HashSet};
@@ -53,7 +53,7 @@ impl Importer<'_> {
             let message = format!("a value is given for \"{}\", which is not an input", name.escape_debug());
             self.errors.push(Diagnostic::error("O0024", message).failure(Failure::Usage));
         }
-        let plain = |i: &&proto::ValueInfoProto| proto::tensors(i).is_none_or(|t| t.0 == Kind::default());
+        let plain = |i: &&proto::ValueInfoProto| proto::tensors(i).is_none_or(|t| !t.0.optional && !t.0.sequence);
         for name in self.options.lengths.keys() {
             if g.input.iter().find(|i| i.name == *name).is_none_or(|i| plain(&i)) {
                 let what = format!(
@@ -80,8 +80,19 @@ impl Importer<'_> {
     fn parameter(&mut self, i: &proto::ValueInfoProto) -> Result<Meaning> {
         let bad = |what: &str| Diagnostic::error("O0023", format!("input \"{}\" {what}", i.name.escape_debug()));
         let (kind, number, dims) = proto::tensors(i).ok_or_else(|| {
-            bad("is neither a tensor, nor a sequence or an optional of them").failure(Failure::Unsupported)
+            bad("is neither a tensor, nor a map of scalars, nor a sequence or an optional of tensors")
+                .failure(Failure::Unsupported)
         })?;
+        match kind.keys {
+            Some(keys) if kind == (Kind { keys: Some(keys), ..Kind::default() }) => {
+                let entries = || Some(vec![Extent::Param(format!("{}.entries", i.name))]);
+                let [key, value] = MAP.map(|part| format!("{}.{part}", i.name));
+                let parts = [self.tensor(&key, keys, entries())?, self.tensor(&value, number, entries())?];
+                return Ok(formed(Form::Map(Box::new(parts))));
+            }
+            Some(_) => return Err(bad("is a sequence or an optional of maps").failure(Failure::Unsupported)),
+            None => {}
+        }
         if kind == Kind::default() {
             return self.tensor(&i.name, number, dims);
         }

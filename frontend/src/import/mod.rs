@@ -38,6 +38,9 @@ use tersor_ir::ops::Extent;
 use tersor_ir::simplify::Simpler;
 use tersor_ir::{Diagnostic, Dim, Failure, Func, Loc, Module, Op, Tensor, Type, ValueId};
 
+/// What the tensors of a map are called, after its name and a dot.
+pub const MAP: [&str; 2] = ["keys", "values"];
+
 /// How the symbols end that nodes bind.
 pub(crate) const SYMBOL_OF_NODE: &str = ".n";
 
@@ -62,7 +65,7 @@ pub struct ImportOptions {
     /// Inputs that become constants: axes, extents and the like that a file leaves open and that decide shapes.
     pub values: BTreeMap<String, Given>,
     /// How many elements inputs have that are sequences, or 1 for an optional one; `None` for an optional one without any. An input `x` that is a sequence
-    /// becomes inputs `x.0`, `x.1` and so on.
+    /// becomes inputs `x.0`, `x.1` and so on; one that is a map becomes `x.keys` and `x.values` by itself.
     pub lengths: BTreeMap<String, Option<usize>>,
     /// Limits.
     pub limits: Limits,
@@ -241,6 +244,8 @@ struct Meaning {
 enum Form {
     Tensor,
     Sequence(Vec<Meaning>),
+    /// A map: its keys, and their values; or maps of the same keys, whose values have an axis before that of the keys.
+    Map(Box<[Meaning; 2]>),
     /// An optional without an element; one with an element is the element.
     Nothing,
 }
@@ -253,6 +258,7 @@ impl Meaning {
             Form::Sequence(all) => {
                 all.into_iter().enumerate().flat_map(|(i, m)| m.tensors(&format!("{name}.{i}"))).collect()
             }
+            Form::Map(parts) => MAP.into_iter().zip(*parts).map(|(part, m)| (format!("{name}.{part}"), m)).collect(),
             Form::Nothing => vec![],
         }
     }
@@ -361,6 +367,7 @@ impl Importer<'_> {
             return (Err(errors), notes);
         }
         func.remove_dead();
+        extents::raise_hints(&func, &mut module.symbols, |s| !options.dims.contains_key(s));
         module.funcs.push(func);
         (Ok(module), notes)
     }
@@ -538,8 +545,11 @@ impl Importer<'_> {
     fn value_of(&mut self, m: &Meaning) -> Result<ValueId> {
         match (m.value, &m.known) {
             _ if !matches!(m.form, Form::Tensor) => {
-                let what =
-                    if matches!(m.form, Form::Nothing) { "an optional without an element" } else { "a sequence" };
+                let what = match m.form {
+                    Form::Nothing => "an optional without an element",
+                    Form::Map(_) => "a map",
+                    _ => "a sequence",
+                };
                 Err(Diagnostic::error("O0030", format!("an operand is {what}, expected a tensor")))
             }
             (Some(v), _) => Ok(v),

@@ -1,7 +1,8 @@
-//! Sequences and optionals, which the import takes apart.
+//! Sequences, optionals and maps, which the import takes apart.
 
 use crate::*;
 use tersor_frontend::ImportOptions;
+use tersor_ir::string;
 
 fn run(m: Model, options: &ImportOptions, inputs: &[Tensor]) -> Vec<(String, Tensor)> {
     let i = import_bytes(m.bytes(), "sequences", options).unwrap_or_else(|e| panic!("{}", e[0]));
@@ -84,4 +85,56 @@ fn optionals_with_and_without_elements() {
     assert_eq!((there(Some(1)), there(None)), (1.0, 0.0));
     let m = Model::new(18).formed("o", (true, false), "f32[1]").node("OptionalGetElement", &["o"], &["y"], &[]);
     assert_eq!(run(m.untyped_output("y"), &lengths(&[("o", Some(1))]), &[t(&[7.0])])[0].1.get_f64(0), 7.0);
+}
+
+/// A module of the node `op` on a map `x`, and what it makes of these entries.
+fn of_map(op: &str, attrs: &[(&str, Attr)], keys: &Tensor, values: &Tensor) -> Tensor {
+    let m = Model::new(17).map("x", keys.dtype(), values.dtype()).node(op, &["x"], &["y"], attrs);
+    let y = run(m.untyped_output("y"), &Default::default(), &[keys.clone(), values.clone()]);
+    assert_eq!(y[0].0, "y");
+    y[0].1.clone()
+}
+
+fn numbers(values: &[i64]) -> Tensor {
+    Tensor::from_i64(DType::I64, [values.len()], values)
+}
+
+#[test]
+fn maps_are_keys_beside_values() {
+    let strings = |s: &[&str]| string::tensor([s.len()], s).unwrap();
+    let vocabulary = || [("string_vocabulary", ["a", "c", "b", "z"].map(String::from).to_vec().into())];
+    let y = of_map("ai.onnx.ml:DictVectorizer", &vocabulary(), &strings(&["c", "a"]), &t(&[8.0, 4.0]));
+    assert_eq!((y.shape(), y.to_f64()), (&[1, 4][..], vec![4.0, 8.0, 0.0, 0.0]));
+    // A map without an entry, and one with an entry that the vocabulary does not have.
+    let y = of_map("ai.onnx.ml:DictVectorizer", &vocabulary(), &strings(&[]), &t(&[]));
+    assert_eq!(y.to_f64(), [0.0; 4]);
+    let y = of_map("ai.onnx.ml:DictVectorizer", &vocabulary(), &strings(&["q", "z"]), &numbers(&[3, 5]));
+    assert_eq!((y.dtype(), y.to_f64()), (DType::I64, vec![0.0, 0.0, 0.0, 5.0]));
+    let attrs = [("int64_vocabulary", [9, 1, 2].into())];
+    let y = of_map("ai.onnx.ml:DictVectorizer", &attrs, &numbers(&[2, 9]), &strings(&["two", "nine"]));
+    assert_eq!(string::strings(&y).iter().map(|s| &**s).collect::<Vec<_>>(), ["nine", "", "two"]);
+
+    let entries = (numbers(&[5, 2]), t(&[1.5, -2.75]));
+    let cast = |to: &'static str, form: &'static str| {
+        let attrs = [("cast_to", to.into()), ("map_form", form.into()), ("max_map", 7.into())];
+        of_map("ai.onnx.ml:CastMap", &attrs, &entries.0, &entries.1)
+    };
+    let y = cast("TO_FLOAT", "DENSE");
+    assert_eq!((y.shape(), y.to_f64()), (&[1, 2][..], vec![-2.75, 1.5]));
+    assert_eq!(cast("TO_FLOAT", "SPARSE").to_f64(), [0.0, 0.0, -2.75, 0.0, 0.0, 1.5, 0.0]);
+    assert_eq!(cast("TO_INT64", "SPARSE").to_f64(), [0.0, 0.0, -2.0, 0.0, 0.0, 1.0, 0.0]);
+    let texts = cast("TO_STRING", "DENSE");
+    assert_eq!(string::strings(&texts).iter().map(|s| &**s).collect::<Vec<_>>(), ["-2.75", "1.5"]);
+}
+
+#[test]
+fn a_map_for_each_row_has_its_keys_once() {
+    let m = Model::new(17).input("x", "f32[N,2]");
+    let labels = [("classlabels_strings", ["no", "yes"].map(String::from).to_vec().into())];
+    let m = m.node("ai.onnx.ml:ZipMap", &["x"], &["p"], &labels).untyped_output("p");
+    let x = Tensor::from_f32([2, 2], &[0.25, 0.75, 1.0, 0.0]);
+    let y = run(m, &Default::default(), std::slice::from_ref(&x));
+    assert_eq!((y[0].0.as_str(), y[1].0.as_str()), ("p.keys", "p.values"));
+    assert_eq!(string::strings(&y[0].1).iter().map(|s| &**s).collect::<Vec<_>>(), ["no", "yes"]);
+    assert_eq!((y[1].1.shape(), y[1].1.to_f64()), (&[2, 2][..], x.to_f64()));
 }

@@ -142,6 +142,10 @@ pub trait Meaning: Sized {
     fn work(&self, ins: &[&Type], outs: &[Type]) -> Work {
         Work::elementwise(ins, outs)
     }
+    /// What must not be negative, once symbols have values, where results have elements; [`Meaning::infer`] refuses it for numbers.
+    fn needs(&self, _ins: &[&Type]) -> Vec<Dim> {
+        vec![]
+    }
     /// A valid instance with small extents, for property tests.
     fn sample(g: &mut crate::testing::Gen) -> Sample<Self>;
 }
@@ -318,6 +322,10 @@ macro_rules! ops {
             /// Cost of one execution.
             pub fn work(&self, ins: &[&crate::types::Type], outs: &[crate::types::Type]) -> Work {
                 match self { $(Op::$name(op) => op.work(ins, outs)),* }
+            }
+            /// What must not be negative, once symbols have values, where results have elements.
+            pub fn needs(&self, ins: &[&crate::types::Type]) -> Vec<crate::dim::Dim> {
+                match self { $(Op::$name(op) => op.needs(ins)),* }
             }
         }
     };

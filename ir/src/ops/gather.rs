@@ -24,17 +24,18 @@ impl Meaning for Gather {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
         let axis = self.axis as usize;
         check_axis(axis, t[0].rank())?;
-        if t[0].shape[axis] == Dim::Const(0) {
+        let y = Type::new(t[0].dtype, t[0].shape[..axis].iter().chain(&t[1].shape).chain(&t[0].shape[axis + 1..]));
+        if t[0].shape[axis] == Dim::Const(0) && y.static_elements().is_some_and(|n| n > 0) {
             return Err(mismatch("T0357", format!("axis {axis} of {} has no elements", t[0])));
         }
-        Ok(vec![Type::new(t[0].dtype, t[0].shape[..axis].iter().chain(&t[1].shape).chain(&t[0].shape[axis + 1..]))])
+        Ok(vec![y])
     }
     fn eval(&self, x: &[&Tensor], _: &Bindings) -> Result<Vec<Tensor>> {
         let (axis, n) = (self.axis as usize, x[0].shape()[self.axis as usize] as i64);
         let shape: Vec<usize> = [&x[0].shape()[..axis], x[1].shape(), &x[0].shape()[axis + 1..]].concat();
         let inner: usize = x[0].shape()[axis + 1..].iter().product();
         let outer: usize = x[0].shape()[..axis].iter().product();
-        if n == 0 && !x[1].is_empty() {
+        if n == 0 && shape.iter().all(|&n| n > 0) {
             return Err(mismatch("T0357", format!("axis {axis} of {} has no elements", x[0].ty())));
         }
         let mut at = vec![];
@@ -45,6 +46,9 @@ impl Meaning for Gather {
             }
         }
         Ok(vec![pick(x[0], shape, at)])
+    }
+    fn needs(&self, ins: &[&Type]) -> Vec<Dim> {
+        vec![ins[0].shape[self.axis as usize].clone() - 1.into()]
     }
     fn work(&self, ins: &[&Type], outs: &[Type]) -> Work {
         Work { bytes: Work::traffic(&[&outs[0], ins[1]], outs), ..Work::movement(ins, outs) }

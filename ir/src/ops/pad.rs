@@ -2,7 +2,7 @@
 
 use super::declare::{Class, Meaning, Sample, Work};
 use super::shape::*;
-use crate::diag::Result;
+use crate::diag::{Diagnostic, Result};
 use crate::dim::{Bindings, Dim};
 use crate::tensor::Tensor;
 use crate::testing::Gen;
@@ -58,6 +58,10 @@ impl PadMode {
     }
 }
 
+fn empty(axis: usize) -> Diagnostic {
+    mismatch("T0356", format!("axis {axis} is empty and cannot be padded from its elements"))
+}
+
 impl Meaning for Pad {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
         let rank = t[0].rank();
@@ -73,7 +77,7 @@ impl Meaning for Pad {
         }
         for (i, d) in out.shape.iter_mut().enumerate() {
             if self.mode != PadMode::Constant && self.lo[i] + self.hi[i] > 0 && *d == Dim::Const(0) {
-                return Err(mismatch("T0356", format!("axis {i} is empty and cannot be padded from its elements")));
+                return Err(empty(i));
             }
             *d = d.clone() + (self.lo[i] + self.hi[i]).into();
         }
@@ -83,6 +87,11 @@ impl Meaning for Pad {
         let x = x[0];
         let shape: Vec<usize> =
             x.shape().iter().enumerate().map(|(i, d)| d + (self.lo[i] + self.hi[i]) as usize).collect();
+        for (axis, _) in shape.iter().enumerate().filter(|(a, n)| x.shape()[*a] == 0 && **n > 0) {
+            if self.mode != PadMode::Constant && !shape.contains(&0) {
+                return Err(empty(axis));
+            }
+        }
         let s = strides(x.shape());
         let (value, mut from) = (Tensor::scalar(x.dtype(), self.value.0), vec![]);
         for_each_index(&shape, |ix| {
@@ -92,6 +101,10 @@ impl Meaning for Pad {
             from.push(at.map_or((&value, 0), |p| (x, p)));
         });
         Ok(vec![Tensor::collected(x.dtype(), shape, from.into_iter())])
+    }
+    fn needs(&self, ins: &[&Type]) -> Vec<Dim> {
+        let padded = |axis: &usize| self.mode != PadMode::Constant && self.lo[*axis] + self.hi[*axis] > 0;
+        (0..ins[0].rank()).filter(padded).map(|axis| ins[0].shape[axis].clone() - 1.into()).collect()
     }
     fn work(&self, ins: &[&Type], outs: &[Type]) -> Work {
         Work::movement(ins, outs)

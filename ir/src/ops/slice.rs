@@ -26,11 +26,18 @@ op! {
     }
 }
 
+impl Slice {
+    /// The position of the last element.
+    fn last(&self) -> Dim {
+        self.start.clone() + (self.len.clone() - 1.into()) * self.step.into()
+    }
+}
+
 impl Meaning for Slice {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
         check_axis(self.axis.into(), t[0].rank())?;
         let extent = &t[0].shape[self.axis as usize];
-        let last = self.start.clone() + (self.len.clone() - 1.into()) * self.step.into();
+        let last = self.last();
         let negative = |d: &Dim| d.as_const().is_some_and(|d| d < 0);
         let empty = self.len == Dim::Const(0);
         let outside = |d: &Dim| !empty && (negative(d) || negative(&(extent.clone() - 1.into() - d.clone())));
@@ -61,6 +68,11 @@ impl Meaning for Slice {
             at.push(ix.iter().enumerate().map(one).sum());
         });
         Ok(vec![pick(x[0], shape, at)])
+    }
+    fn needs(&self, ins: &[&Type]) -> Vec<Dim> {
+        let (first, last) =
+            if self.step > 0 { (self.start.clone(), self.last()) } else { (self.last(), self.start.clone()) };
+        vec![first, ins[0].shape[self.axis as usize].clone() - 1.into() - last]
     }
     fn work(&self, ins: &[&Type], outs: &[Type]) -> Work {
         Work { bytes: Work::traffic(&[&outs[0]], outs), ..Work::movement(ins, outs) }

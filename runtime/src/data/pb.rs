@@ -33,13 +33,28 @@ struct TensorProto {
     data_location: i32,
 }
 
-/// The fields of `onnx.SequenceProto` that hold dense tensors.
+/// The fields of `onnx.SequenceProto` that hold dense tensors, or maps of them.
 #[derive(Clone, PartialEq, Message)]
 struct SequenceProto {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(message, repeated, tag = "3")]
     tensors: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "6")]
+    maps: Vec<MapProto>,
+}
+
+/// The fields of `onnx.MapProto` for dense tensors as values.
+#[derive(Clone, PartialEq, Message)]
+struct MapProto {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(int64, repeated, tag = "3")]
+    keys: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    string_keys: Vec<Vec<u8>>,
+    #[prost(message, optional, tag = "5")]
+    values: Option<SequenceProto>,
 }
 
 /// The fields of `onnx.OptionalProto` that hold dense tensors.
@@ -72,8 +87,64 @@ pub enum Item {
     Tensor(Tensor),
     /// A list of tensors.
     Sequence(Vec<Tensor>),
+    /// The keys of a map and their values; or the keys that all maps of a list have, and their values with the list's axis first.
+    Map([Tensor; 2]),
     /// An optional without an element.
     Nothing,
+}
+
+/// Reads a `MapProto` of scalars and the name that it carries.
+pub fn read_map(bytes: &[u8]) -> Result<(String, Item)> {
+    let m: MapProto = decode(bytes, "MapProto")?;
+    let (keys, values) = (m.keys()?, m.values()?);
+    Ok((m.name, Item::Map([keys, gathered(&[values.len()], values)?])))
+}
+
+/// Reads a `SequenceProto` of maps of scalars that have the same keys in the same order, and the name that it carries.
+pub fn read_maps(bytes: &[u8]) -> Result<(String, Item)> {
+    let s: SequenceProto = decode(bytes, "SequenceProto")?;
+    let first = s.maps.first().ok_or_else(|| Error::new(Kind::DataUnsupported, "a sequence without a map"))?;
+    let keys = first.keys()?;
+    let mut values = vec![];
+    for m in &s.maps {
+        if (&m.keys, &m.string_keys) != (&first.keys, &first.string_keys) {
+            return Err(Error::new(Kind::DataUnsupported, "a sequence of maps of different keys"));
+        }
+        values.extend(m.values()?);
+    }
+    let shape = [s.maps.len(), values.len() / s.maps.len()];
+    Ok((s.name, Item::Map([keys, gathered(&shape, values)?])))
+}
+
+impl MapProto {
+    fn keys(&self) -> Result<Tensor> {
+        let (dims, string_data) = (vec![(self.keys.len() + self.string_keys.len()) as i64], self.string_keys.clone());
+        let data_type = if self.string_keys.is_empty() { DType::I64 } else { DType::Str } as i32;
+        dense(TensorProto { dims, data_type, int64_data: self.keys.clone(), string_data, ..TensorProto::default() })
+    }
+
+    /// As many as there are keys.
+    fn values(&self) -> Result<Vec<Tensor>> {
+        let values = self.values.as_ref().map_or(&[][..], |v| &v.tensors);
+        let keys = self.keys.len() + self.string_keys.len();
+        if values.len() != keys {
+            return Err(Error::new(Kind::Data, format!("a map of {keys} keys and {} values", values.len())));
+        }
+        values.iter().cloned().map(dense).collect()
+    }
+}
+
+/// Scalars as one tensor.
+fn gathered(shape: &[usize], scalars: Vec<Tensor>) -> Result<Tensor> {
+    let unsupported = |what| Error::new(Kind::DataUnsupported, what);
+    let dtype = scalars.first().ok_or_else(|| unsupported("a map without a key"))?.dtype();
+    if dtype == DType::Str || dtype.word().is_none() {
+        return Err(unsupported("a map of anything but numbers"));
+    }
+    if scalars.iter().any(|t| t.dtype() != dtype || t.shape().iter().product::<usize>() != 1) {
+        return Err(unsupported("a map of values that are no scalars of one type"));
+    }
+    Tensor::from_bytes(dtype, shape, &scalars.iter().flat_map(|t| t.bytes().to_vec()).collect::<Vec<_>>())
 }
 
 /// Reads a `SequenceProto` of tensors and the name that it carries.
@@ -228,7 +299,7 @@ mod tests {
     fn sequences_and_optionals_hold_tensors() {
         let one =
             || TensorProto { dims: vec![1], data_type: DType::F32 as i32, float_data: vec![2.5], ..Default::default() };
-        let s = SequenceProto { name: "s".into(), tensors: vec![one(), one()] };
+        let s = SequenceProto { name: "s".into(), tensors: vec![one(), one()], maps: vec![] };
         let (name, all) = read_sequence(&s.encode_to_vec()).unwrap();
         assert_eq!((name.as_str(), all.len(), all[1].to_f64().unwrap()), ("s", 2, vec![2.5]));
         let optional = |tensor, sequence| OptionalProto { name: "o".into(), tensor, sequence }.encode_to_vec();
@@ -265,5 +336,26 @@ mod tests {
         assert_eq!(decode(negative).unwrap_err().kind, Kind::Data);
         let scalar = TensorProto { data_type: 1, float_data: vec![2.5], ..TensorProto::default() };
         assert_eq!(decode(scalar).unwrap().shape(), [0usize; 0]);
+    }
+
+    #[test]
+    fn maps_read_back() {
+        let scalar = |v: f32| TensorProto { data_type: DType::F32 as i32, float_data: vec![v], ..Default::default() };
+        let map = |keys: &[i64], values: &[f32]| MapProto {
+            keys: keys.to_vec(),
+            values: Some(SequenceProto { tensors: values.iter().map(|&v| scalar(v)).collect(), ..Default::default() }),
+            ..Default::default()
+        };
+        let shapes = |item| match item {
+            Item::Map(parts) => parts.map(|t| t.shape().to_vec()),
+            other => panic!("{other:?}"),
+        };
+        let (name, item) = read_map(&map(&[3, 1], &[0.5, 2.0]).encode_to_vec()).unwrap();
+        assert_eq!((name.as_str(), shapes(item)), ("", [vec![2], vec![2]]));
+        let list = |maps: &[MapProto]| SequenceProto { maps: maps.to_vec(), ..Default::default() }.encode_to_vec();
+        let rows = [map(&[3, 1], &[0.5, 2.0]), map(&[3, 1], &[0.0, 1.0]), map(&[3, 1], &[4.0, 1.0])];
+        assert_eq!(shapes(read_maps(&list(&rows)).unwrap().1), [vec![2], vec![3, 2]]);
+        assert!(read_maps(&list(&[map(&[3, 1], &[0.5, 2.0]), map(&[1, 3], &[0.5, 2.0])])).is_err());
+        assert!(read_map(&map(&[3, 1], &[0.5]).encode_to_vec()).is_err());
     }
 }

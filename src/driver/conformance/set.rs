@@ -3,11 +3,11 @@
 use crate::driver::data::from_runtime;
 use crate::driver::{self, DataSet, Result, file_error, inputs_of, outputs_of, runtime_error};
 use std::collections::BTreeMap;
-use tersor_frontend::{Kind, Port};
+use tersor_frontend::{Kind, MAP, Port};
 use tersor_ir::Tensor;
 use tersor_runtime::data::pb::{self, Item};
 
-/// Tensors by name; those of a sequence `x` are `x.0`, `x.1` and so on.
+/// Tensors by name; those of a sequence `x` are `x.0`, `x.1` and so on, those of a map `x.keys` and `x.values`.
 #[derive(Default)]
 pub struct Tensors {
     by_name: BTreeMap<String, Tensor>,
@@ -79,6 +79,8 @@ impl Tensors {
             let path = files.0.join(format!("{role}_{i}.pb"));
             let bytes = std::fs::read(&path).map_err(|e| vec![file_error(&path, "read", &e)])?;
             let item = match port.kind {
+                Kind { keys: Some(_), sequence: true, .. } => pb::read_maps(&bytes).map(|r| r.1),
+                Kind { keys: Some(_), .. } => pb::read_map(&bytes).map(|r| r.1),
                 Kind { optional: true, .. } => pb::read_optional(&bytes).map(|r| r.1),
                 Kind { sequence: true, .. } => pb::read_sequence(&bytes).map(|r| Item::Sequence(r.1)),
                 _ => pb::read(&bytes).map(|r| Item::Tensor(r.1)),
@@ -101,6 +103,12 @@ impl Tensors {
                     self.by_name.insert(format!("{}.{i}", port.name), from_runtime(t)?);
                 }
                 Some(length)
+            }
+            Item::Map(parts) => {
+                for (part, t) in MAP.into_iter().zip(parts) {
+                    self.by_name.insert(format!("{}.{part}", port.name), from_runtime(t)?);
+                }
+                return Ok(());
             }
             Item::Nothing => None,
         };

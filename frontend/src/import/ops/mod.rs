@@ -19,6 +19,7 @@ mod microsoft_nbits;
 mod microsoft_quantized;
 mod ml_features;
 mod ml_linear;
+mod ml_maps;
 mod ml_trees;
 mod ml_vectors;
 mod movement;
@@ -72,6 +73,7 @@ const TOPICS: &[Topic] = &[
     microsoft_quantized::OPS,
     ml_features::OPS,
     ml_linear::OPS,
+    ml_maps::OPS,
     ml_trees::OPS,
     ml_vectors::OPS,
     movement::OPS,
