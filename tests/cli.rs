@@ -198,6 +198,19 @@ fn exports_to_onnx() {
     says(&dir.error(8, &["export", "m.onnx", "-o", "m.onnx"]), &["would be overwritten"]);
 }
 
+#[cfg(feature = "mlir")]
+#[test]
+fn exports_artifacts() {
+    let dir = with_model();
+    let passes = "normalize,quantize{acts=none, skip-small=false}";
+    dir.json(0, &["compile", "m.onnx", "-p", passes, "--target", "native", "-o", "a.tsr"]);
+    says(&dir.error(2, &["export", "a.tsr", "-o", "a.onnx"]), &["--from"]);
+    dir.json(0, &["export", "a.tsr", "--from", "m.onnx", "-o", "a.onnx"]);
+    dir.json(0, &["opt", "m.onnx", "-p", passes, "-o", "b.onnx"]);
+    assert_eq!(std::fs::read(dir.path("a.onnx")).unwrap(), std::fs::read(dir.path("b.onnx")).unwrap());
+    says(&dir.error(2, &["export", "a.tsr", "--from", "b.onnx", "-o", "c.onnx"]), &["another model"]);
+}
+
 #[test]
 fn inputs_that_decide_shapes_are_given() {
     use tersor_frontend::testing::Model;

@@ -2,9 +2,7 @@
 
 use super::report::Reporter;
 use super::search::{self, SearchArgs};
-use super::shared::{
-    BuildArgs, CalibArgs, PipelineArgs, ShapeArgs, no_effect, stdout_is_free, temporary_artifact, usage,
-};
+use super::shared::{BuildArgs, CalibArgs, PipelineArgs, no_effect, stdout_is_free, temporary_artifact, usage};
 use super::{Globals, Outcome};
 use crate::driver::{self, Cache, CompileOptions, Form, Found, Lock, PlanFile, Result};
 use serde_json::json;
@@ -13,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tersor_ir::Diagnostic;
 use tersor_ir::diag::{Failure, Severity};
-use tersor_ir::plan::Plan;
 use tersor_passes::manager::Decide;
 use tersor_passes::pipeline::Pipeline;
 use tersor_runtime::cli::bytes;
@@ -78,7 +75,7 @@ fn compile(args: &Args, out: Option<&Path>, reporter: &Reporter) -> Result<Outco
         }
     }
     let given = match (&locked, &planned) {
-        (Some(l), _) => as_locked(&args.build, l),
+        (Some(l), _) => args.build.locked(l),
         (_, Some(p)) => as_planned(&args.build, p),
         _ => args.build.clone(),
     };
@@ -213,23 +210,7 @@ fn form(name: &str, locked: bool) -> Result<Form> {
     Ok(form)
 }
 
-/// What a lock asks for: its passes, targets, extents and plan, on the model and data given here.
-fn as_locked(build: &BuildArgs, lock: &Lock) -> BuildArgs {
-    let decide = lock.plan.clone().map_or(Decide::Each, |picks| Decide::Plan(Plan { picks }));
-    BuildArgs {
-        pipeline: PipelineArgs { pipeline: Some(lock.pipeline.clone()), decide, ..build.pipeline.clone() },
-        calib: CalibArgs {
-            samples: build.calib.samples.or(lock.samples),
-            seed: build.calib.seed.or(lock.seed),
-            ..build.calib.clone()
-        },
-        shapes: ShapeArgs::default().or(&lock.bindings),
-        target: Some(lock.targets.join(",")),
-        ..build.clone()
-    }
-}
-
-/// What a plan asks for, as [`as_locked`]; targets and extents given here come first.
+/// What a plan asks for, as [`BuildArgs::locked`]; targets and extents given here come first.
 fn as_planned(build: &BuildArgs, plan: &PlanFile) -> BuildArgs {
     let (pipeline, decide) = (Some(plan.pipeline.clone()), Decide::Plan(plan.plan()));
     BuildArgs {

@@ -1,12 +1,14 @@
 //! `export`: a module as an ONNX model for other runtimes.
 
 use super::report::Reporter;
-use super::shared::{ShapeArgs, load_model, stdout_is_free, usage};
+use super::shared::{BuildArgs, CalibArgs, ShapeArgs, load_model, stdout_is_free, usage};
 use super::{Globals, Outcome};
-use crate::driver::{self, Result};
+use crate::driver::{self, Lock, Result, Source};
 use serde_json::json;
 use std::path::PathBuf;
 use tersor_frontend::ExportForm;
+use tersor_ir::text::diff::diff;
+use tersor_ir::{Diagnostic, Failure, Module};
 use tersor_runtime::cli::limits::parse_size;
 
 /// Arguments.
@@ -18,11 +20,17 @@ Examples:
   tersor export model.tir -o model.int4.onnx
   tersor export model.tir -o model.f32.onnx --form plain
   tersor export model.tir -o model.int4.onnx --form nbits
-  tersor export model.tir -o model.int8.onnx --form qoperator"
+  tersor export model.tir -o model.int8.onnx --form qoperator
+  tersor export model.tsr --from model.onnx --calib data/ -o model.int8.onnx"
 )]
 pub struct Args {
-    /// An ONNX model or .tir file.
+    /// An ONNX model, a .tir file, or an artifact with its lock.
     pub model: PathBuf,
+    /// The model that an artifact was made from: an artifact has its weights as kernels take them, and they are made again as its lock says.
+    #[arg(long, value_name = "MODEL")]
+    pub from: Option<PathBuf>,
+    #[command(flatten)]
+    pub calib: CalibArgs,
     /// The ONNX file to write; - is standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -65,13 +73,17 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     }
     let mut diagnostics = vec![];
     let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
+    let module = match loaded.source {
+        Source::Artifact => remade(args, &loaded.module, reporter)?,
+        _ => loaded.module,
+    };
     let form = match args.form {
         Form::Plain => ExportForm::Plain,
         Form::Qdq => ExportForm::Qdq,
         Form::Qoperator => ExportForm::QOperator,
         Form::Nbits => ExportForm::NBits,
     };
-    let (written, data) = driver::export(&loaded.module, form, &args.output, args.external_data)?;
+    let (written, data) = driver::export(&module, form, &args.output, args.external_data)?;
     diagnostics.extend(written.notes.iter().cloned());
     if to_stdout && data.is_some() {
         let d = usage("the model's weights need a file of their own, which standard output has no room for");
@@ -92,4 +104,32 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         out.text = format!("wrote {}\n", files.join(", "));
     }
     Ok(out)
+}
+
+/// The module of an artifact with its weights, made again from the model and the data that its lock names.
+fn remade(args: &Args, artifact: &Module, reporter: &Reporter) -> Result<Module> {
+    let shown = args.model.display();
+    let Some(from) = &args.from else {
+        let d = usage(format!("{shown} has its weights as its kernels take them"));
+        let help =
+            "name the model that it was made from, --from MODEL, and its calibration data if it has any, --calib DATA";
+        return Err(vec![d.with_help(help)]);
+    };
+    let lock = Lock::read(&driver::lock_path(&args.model))?;
+    let given = BuildArgs { model: Some(from.clone()), calib: args.calib.clone(), ..BuildArgs::default() };
+    let build = given.locked(&lock);
+    let pipeline = build.pipeline.or("lossless")?;
+    let (import, options) = (build.import(&pipeline)?, build.optimize(&pipeline)?);
+    let module = reporter.watch(|watch| -> Result<Module> {
+        let loaded = driver::load_watched(from, &import, watch)?;
+        let data = options.samples.as_ref().map(|s| s.hash()).transpose()?;
+        let data = data.map(|h| format!("blake3:{}", h.to_hex()));
+        lock.agrees(&driver::source_hash(&loaded)?, data.as_deref())?;
+        Ok(driver::optimize(loaded.module, &pipeline, &options, watch)?.module)
+    })?;
+    if diff(artifact, &module).is_empty() {
+        return Ok(module);
+    }
+    let d = Diagnostic::error("C0311", format!("what {shown} holds is not what its lock says"));
+    Err(vec![d.failure(Failure::Gate).with_help("compile the model again")])
 }

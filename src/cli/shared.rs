@@ -3,8 +3,8 @@
 use super::Outcome;
 use super::report::Reporter;
 use crate::driver::{
-    Bindings, Cache, CompileOptions, FIGURES, Limits, Loaded, OptimizeOptions, Result, Samples, check_output, compile,
-    load, pipeline, targets,
+    Bindings, Cache, CompileOptions, FIGURES, Limits, Loaded, Lock, OptimizeOptions, Result, Samples, check_output,
+    compile, load, pipeline, targets,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use tersor_backends::target::Machine;
 use tersor_frontend::{DimBinding, Given, ImportOptions};
 use tersor_ir::dim::SymbolInfo;
+use tersor_ir::plan::Plan;
 use tersor_ir::{Diagnostic, Failure};
 use tersor_passes::manager::Decide;
 use tersor_passes::pipeline::Pipeline;
@@ -332,6 +333,21 @@ impl BuildArgs {
     pub fn model(&self, file: &Pipeline) -> Result<PathBuf> {
         let model = self.model.clone().or_else(|| file.model.as_ref().map(PathBuf::from));
         model.ok_or_else(|| vec![usage("name a model")])
+    }
+    /// What a lock asks for: its passes, targets, extents and plan, on the model and data given here.
+    pub fn locked(&self, lock: &Lock) -> BuildArgs {
+        let decide = lock.plan.clone().map_or(Decide::Each, |picks| Decide::Plan(Plan { picks }));
+        BuildArgs {
+            pipeline: PipelineArgs { pipeline: Some(lock.pipeline.clone()), decide, ..self.pipeline.clone() },
+            calib: CalibArgs {
+                samples: self.calib.samples.or(lock.samples),
+                seed: self.calib.seed.or(lock.seed),
+                ..self.calib.clone()
+            },
+            shapes: ShapeArgs::default().or(&lock.bindings),
+            target: Some(lock.targets.join(",")),
+            ..self.clone()
+        }
     }
     /// The same with what a pipeline file says beside its budget, where nothing is said here: the file itself is needed no more.
     pub fn filled(&self, file: &Pipeline) -> Result<BuildArgs> {

@@ -166,7 +166,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
         decoded: vec![],
     };
     if let Some(l) = &options.locked {
-        agree(l, &draft)?;
+        l.agrees(&draft.model.hash, draft.calibration.as_ref().map(|c| &*c.hash))?;
     }
     // Runs that print or stop between passes are not what a cache is for.
     let plain = options.run.print_after.is_empty() && options.run.stop_after.is_none();
@@ -223,20 +223,6 @@ fn without_effect(decoded: &[super::lock::Decoded]) -> Option<Diagnostic> {
         d = d.with_note(format!("and {} more", largest.len() - NAMED));
     }
     Some(d.with_help("no kernel keeps these encodings; exclude the sites from the pass, or leave them to save nothing"))
-}
-
-fn agree(lock: &super::Lock, now: &super::Lock) -> Result<()> {
-    let mut errors = vec![];
-    let mut check = |what: &str, locked: &str, found: &str| {
-        if locked != found {
-            errors.push(usage(format!("the lock is for another {what}: {locked}, not {found}")));
-        }
-    };
-    check("tersor", &lock.tool, &now.tool);
-    check("model", &lock.model.hash, &now.model.hash);
-    let data = |l: &super::Lock| l.calibration.as_ref().map_or("none".to_string(), |c| c.hash.clone());
-    check("calibration", &data(lock), &data(now));
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 /// What decides the artifact's bytes: the draft of the lock, the model's name, and this program.

@@ -129,6 +129,20 @@ impl Lock {
         }
         Ok(lock)
     }
+    /// Refuses another model, other calibration data, and a tool of another version; both are `blake3:hex`.
+    pub fn agrees(&self, model: &str, calibration: Option<&str>) -> Result<()> {
+        let data = self.calibration.as_ref().map_or("none", |c| &c.hash);
+        let all = [
+            ("tersor", &*self.tool, super::TOOL),
+            ("model", &*self.model.hash, model),
+            ("calibration", data, calibration.unwrap_or("none")),
+        ];
+        let other = all.into_iter().filter(|(_, locked, found)| locked != found);
+        let errors: Vec<_> = other
+            .map(|(what, locked, found)| usage(format!("the lock is for another {what}: {locked}, not {found}")))
+            .collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
     /// The file's text.
     pub fn text(&self) -> String {
         toml::to_string(self).expect("plain values")
