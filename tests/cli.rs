@@ -202,8 +202,11 @@ fn exports_to_onnx() {
 #[test]
 fn exports_artifacts() {
     let dir = with_model();
+    dir.write("m.onnx", support::wide(&dir).bytes());
     let passes = "normalize,quantize{acts=none, skip-small=false}";
     dir.json(0, &["compile", "m.onnx", "-p", passes, "--target", "native", "-o", "a.tsr"]);
+    dir.json(0, &["opt", "m.onnx", "-p", passes, "-o", "a.tir"]);
+    dir.json(0, &["diff", "a.tsr", "a.tir"]);
     says(&dir.error(2, &["export", "a.tsr", "-o", "a.onnx"]), &["--from"]);
     dir.json(0, &["export", "a.tsr", "--from", "m.onnx", "-o", "a.onnx"]);
     dir.json(0, &["opt", "m.onnx", "-p", passes, "-o", "b.onnx"]);

@@ -1,7 +1,7 @@
 //! What differs between two modules: by name, then by structure; in terms of ops, operands and constants rather than lines.
 
 use super::quote_name;
-use crate::constant::{ConstId, ContentHash};
+use crate::constant::ConstId;
 use crate::dim::Bindings;
 use crate::module::{Func, Module, NodeId, RegionId, ValueId};
 use crate::ops::binary::BinaryKind;
@@ -294,14 +294,15 @@ fn signature(a: &Func, b: &Func) -> Vec<OpChange> {
 }
 
 fn constants(a: &Module, b: &Module) -> Vec<ConstChange> {
+    // Of constants without elements no more is known than text shows.
+    let content = |m: &Module, c: ConstId| m.consts[c].hash().short();
     let live = |m: &Module| -> Vec<ConstId> {
         let mut seen = HashSet::new();
-        m.funcs.values().flat_map(Func::live_constants).filter(|&c| seen.insert(m.consts[c].hash())).collect()
+        m.funcs.values().flat_map(Func::live_constants).filter(|&c| seen.insert(content(m, c))).collect()
     };
     let (ca, cb) = (live(a), live(b));
-    let hashes =
-        |m: &Module, ids: &[ConstId]| ids.iter().map(|&c| m.consts[c].hash()).collect::<HashSet<ContentHash>>();
-    let (ha, hb) = (hashes(a, &ca), hashes(b, &cb));
+    let contents = |m: &Module, ids: &[ConstId]| ids.iter().map(|&c| content(m, c)).collect::<HashSet<String>>();
+    let (ha, hb) = (contents(a, &ca), contents(b, &cb));
     let line = |m: &Module, c: ConstId, change| ConstChange {
         change,
         name: format!("@{}", quote_name(&m.consts[c].name)),
@@ -310,8 +311,8 @@ fn constants(a: &Module, b: &Module) -> Vec<ConstChange> {
         against: None,
     };
     let mut out: Vec<ConstChange> =
-        (ca.iter().filter(|&&c| !hb.contains(&a.consts[c].hash()))).map(|&c| line(a, c, Change::Removed)).collect();
-    for &c in cb.iter().filter(|&&c| !ha.contains(&b.consts[c].hash())) {
+        (ca.iter().filter(|&&c| !hb.contains(&content(a, c)))).map(|&c| line(a, c, Change::Removed)).collect();
+    for &c in cb.iter().filter(|&&c| !ha.contains(&content(b, c))) {
         let against = against(a, b, c);
         out.push(ConstChange { against, ..line(b, c, Change::Added) });
     }
