@@ -298,6 +298,8 @@ struct Importer<'a> {
     ranges: HashMap<ValueId, Range>,
     /// Rows that were rounded to codes and decoded, by region, source and group.
     rounded: HashMap<(RegionId, ValueId, u32), ValueId>,
+    /// Multiply-adds of what was computed here so far.
+    folded: usize,
     /// Extents as numbers, by region.
     numbers: HashMap<(RegionId, Dim), ValueId>,
     /// Scales of rows of codes, by region and the value that they stand for.
@@ -347,6 +349,7 @@ impl Importer<'_> {
             inlined: Inlined::default(),
             draws: 0,
             ranges: HashMap::new(),
+            folded: 0,
             rounded: HashMap::new(),
             numbers: HashMap::new(),
             scales: HashMap::new(),
@@ -467,7 +470,7 @@ impl Importer<'_> {
                 for name in node.output.iter().skip(results.len()).filter(|n| !n.is_empty()) {
                     self.absent.insert(name.clone(), loc_of(node));
                 }
-                for (name, m) in node.output.iter().zip(results) {
+                for (name, m) in node.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
                     let known = m.known.or_else(|| self.known_constant(m.value?));
                     self.scope.insert(name.clone(), Meaning { known, ..m });
                 }

@@ -327,6 +327,11 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     pub fn float(&self, name: &str, default: f64) -> f64 {
         self.attribute(name, AttributeKind::FLOAT).map_or(default, |a| f64::from(a.f))
     }
+    /// The element type that a number of a file stands for.
+    pub fn element_type(&self, number: i64) -> Result<DType> {
+        let found = i32::try_from(number).ok().and_then(crate::tensor::dtype);
+        found.ok_or_else(|| self.unsupported(format!("element type {number}")))
+    }
     /// A list of integers.
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
         self.attribute(name, AttributeKind::INTS).map(|a| a.ints.clone())

@@ -18,10 +18,16 @@ fn elements(cx: &mut NodeCx, i: usize) -> Result<Vec<Meaning>> {
     }
 }
 
-fn sequence(cx: &NodeCx, all: Vec<Meaning>) -> Result<Vec<Meaning>> {
-    if all.len() > ELEMENTS {
-        return Err(cx.unsupported(format!("a sequence of more than {ELEMENTS} elements")));
+/// Refuses a sequence of that many elements if it is too long.
+fn bounded(cx: &NodeCx, elements: usize) -> Result<()> {
+    if elements > ELEMENTS {
+        return Err(cx.unsupported(format!("a sequence of {elements} elements, {ELEMENTS} are the most")));
     }
+    Ok(())
+}
+
+fn sequence(cx: &NodeCx, all: Vec<Meaning>) -> Result<Vec<Meaning>> {
+    bounded(cx, all.len())?;
     Ok(vec![formed(Form::Sequence(all))])
 }
 
@@ -88,6 +94,7 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             let each = each.map_or(Some(1), |n| n.first().copied()).filter(|&n| n > 0);
             let each = each.ok_or_else(|| cx.invalid("parts must have a positive extent"))?;
             let extent = cx.fixed(&t.shape[axis], "parts of a sequence")? as i64;
+            bounded(cx, usize::try_from(extent / each).unwrap_or(usize::MAX))?;
             (0..extent).step_by(each as usize).map(|start| each.min(extent - start)).collect()
         }
     };
