@@ -110,9 +110,10 @@ impl Sources {
     /// they have, or decodes them.
     pub fn compute(self, ty: &Type) -> bool {
         let decoded = if ty.dtype.is_float() { self.codes.saturating_mul(DECODED) } else { 0 };
-        self.affordable() && ty.static_elements().is_some_and(|n| {
-            n <= self.elements.max(decoded) || ty.dtype.bytes(n).is_some_and(|bytes| bytes <= COMPUTED_BYTES)
-        })
+        self.affordable()
+            && ty.static_elements().is_some_and(|n| {
+                n <= self.elements.max(decoded) || ty.dtype.bytes(n).is_some_and(|bytes| bytes <= COMPUTED_BYTES)
+            })
     }
 }
 

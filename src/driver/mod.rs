@@ -33,7 +33,7 @@ pub(crate) use emit::{export, write_onnx};
 pub use evaluate::{Compiler, Interpreter, evaluator};
 pub use explain::{Explained, KernelStep, explain, explain_artifact, reported};
 pub use load::{Bindings, Loaded, Source, import, load, load_watched, load_weights, write_module};
-pub(crate) use load::{write_file, write_text};
+pub(crate) use load::{read_text, write_file, write_text};
 pub use lock::{Decision, Lock, decisions};
 pub use metric::{METRICS, Metric, Reference, Score, labels};
 pub use optimize::{Offering, OptimizeOptions, Optimized, decide, offer, optimize, pipeline};

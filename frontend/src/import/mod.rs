@@ -29,6 +29,7 @@ use order::order;
 use ranges::Range;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
@@ -240,7 +241,8 @@ struct Meaning {
 #[derive(Clone, Debug)]
 enum Form {
     Tensor,
-    Sequence(Vec<Meaning>),
+    /// Tensors, shared with what else is called so.
+    Sequence(Rc<Vec<Meaning>>),
     /// An optional without an element; one with an element is the element.
     Nothing,
 }
@@ -251,7 +253,8 @@ impl Meaning {
         match self.form {
             Form::Tensor => vec![(name.into(), self)],
             Form::Sequence(all) => {
-                all.into_iter().enumerate().flat_map(|(i, m)| m.tensors(&format!("{name}.{i}"))).collect()
+                let each = Rc::unwrap_or_clone(all).into_iter().enumerate();
+                each.flat_map(|(i, m)| m.tensors(&format!("{name}.{i}"))).collect()
             }
             Form::Nothing => vec![],
         }
@@ -300,6 +303,8 @@ struct Importer<'a> {
     rounded: HashMap<(RegionId, ValueId, u32), ValueId>,
     /// Multiply-adds of what was computed here so far.
     folded: usize,
+    /// Elements of all sequences so far.
+    sequenced: usize,
     /// Extents as numbers, by region.
     numbers: HashMap<(RegionId, Dim), ValueId>,
     /// Scales of rows of codes, by region and the value that they stand for.
@@ -350,6 +355,7 @@ impl Importer<'_> {
             draws: 0,
             ranges: HashMap::new(),
             folded: 0,
+            sequenced: 0,
             rounded: HashMap::new(),
             numbers: HashMap::new(),
             scales: HashMap::new(),

@@ -342,13 +342,18 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// A list of strings.
     pub fn strings(&self, name: &str) -> Option<Vec<String>> {
-        let text = |s: &Vec<u8>| String::from_utf8_lossy(s).into_owned();
-        self.attribute(name, AttributeKind::STRINGS).map(|a| a.strings.iter().map(text).collect())
+        let all = |a: &AttributeProto| a.strings.iter().map(|s| self.text(name, s)).collect();
+        self.attribute(name, AttributeKind::STRINGS).map(all)
     }
     /// A string.
     pub fn string(&self, name: &str, default: &str) -> String {
-        let text = |a: &AttributeProto| String::from_utf8_lossy(&a.s).into_owned();
-        self.attribute(name, AttributeKind::STRING).map_or(default.into(), text)
+        self.attribute(name, AttributeKind::STRING).map_or(default.into(), |a| self.text(name, &a.s))
+    }
+    fn text(&self, name: &str, bytes: &[u8]) -> String {
+        if std::str::from_utf8(bytes).is_err() {
+            self.faults.borrow_mut().push(self.invalid(format!("attribute {name} is not UTF-8")));
+        }
+        String::from_utf8_lossy(bytes).into_owned()
     }
     /// A tensor.
     pub fn tensor(&mut self, name: &str) -> Result<Option<Tensor>> {

@@ -24,7 +24,7 @@ impl Meaning for Gather {
     fn infer(&self, t: &[&Type]) -> Result<Vec<Type>> {
         let axis = self.axis as usize;
         check_axis(axis, t[0].rank())?;
-        if t[0].shape[axis] == Dim::Const(0) {
+        if t[0].shape[axis] == Dim::Const(0) && t[1].elements() != Dim::Const(0) {
             return Err(mismatch("T0357", format!("axis {axis} of {} has no elements", t[0])));
         }
         Ok(vec![Type::new(t[0].dtype, t[0].shape[..axis].iter().chain(&t[1].shape).chain(&t[0].shape[axis + 1..]))])
