@@ -196,7 +196,7 @@ impl Printer {
                 "data": outcome.data,
                 "diagnostics": outcome.diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
             });
-            return self.written(exit, out(&format!("{document}\n")));
+            return self.written(exit, out(format!("{document}\n")));
         }
         let least = if self.globals.quiet { Severity::Warning } else { Severity::Note };
         let shown = outcome.diagnostics.iter().filter(|d| d.severity >= least);
