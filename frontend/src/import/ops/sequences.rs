@@ -36,7 +36,7 @@ fn sequence(cx: &mut NodeCx, all: Vec<Meaning>) -> Result<Vec<Meaning>> {
     let (made, limits) = (cx.importer.sequenced, &cx.importer.options.limits);
     if made > limits.sequence_elements {
         let what = format!("sequences come to {made} elements");
-        return Err(limits.exceeded("O0033", "sequence_elements", what));
+        return Err(limits.exceeded("O0007", "sequence_elements", what));
     }
     Ok(vec![formed(Form::Sequence(Rc::new(all)))])
 }
