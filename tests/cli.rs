@@ -347,11 +347,12 @@ fn options_come_from_a_file_too() {
     let d = dir.json(0, &["inspect", "m.onnx", "--config", "tersor.toml"]);
     says(&d["diagnostics"].to_string(), &["C0004", "pipeline has no effect on `inspect`", "calib has no effect"]);
     for (text, parts) in [
-        ("timout = '1s'", &["--timout", "did you mean `timeout`?"][..]),
-        ("[opt]\nshape = 3\nrounds = 2", &["--rounds"]),
-        ("[opt]\nquiet = 'yes'", &["quiet is", "not true or false"]),
+        ("timout = '1s'", &["--timout", "line 1:1", "did you mean `timeout`?"][..]),
+        ("[opt]\nshape = 3\nrounds = 2", &["--rounds", "line 3:1"]),
+        ("[opt]\nquiet = 'yes'", &["quiet is 'yes'", "line 2:9", "not true or false"]),
+        ("config = 'bad.toml'", &["includes no other"]),
         ("timeout = 'soon'", &["soon", "--timeout"]),
-        ("x = [", &[]),
+        ("x = [", &["line 1"]),
     ] {
         dir.write("bad.toml", text);
         says(&dir.error(2, &["opt", "m.onnx", "--config", "bad.toml"]), parts);

@@ -92,7 +92,13 @@ fn external_data_lead_nowhere_else() {
         refused(&dir, &external(&[("location", location)]), 3, &["\\\"w\\\""]);
     }
     let at = [("location", "w.bin")];
-    for more in [("length", "1125899906842624"), ("offset", "-4"), ("offset", "8"), ("surprise", "1")] {
+    for more in [
+        ("length", "1125899906842624"),
+        ("offset", "-4"),
+        ("offset", "8"),
+        ("surprise", "1"),
+        ("location", "sub/w.bin"),
+    ] {
         refused(&dir, &external(&[at[0], more]), 3, &["\\\"w\\\""]);
     }
     // Other names of a file may lead anywhere.
@@ -274,10 +280,18 @@ fn operators_that_cannot_be() {
     refused(&dir, &line("Gather", Some(numbers(&[1_000_000_000])), &[("axis", 1.into())]), 3, &["n_y"]);
     let slice = Model::new(17).input("x", "f32[N,8]").untyped_output("y").constant("z", &numbers(&[0]));
     refused(&dir, &slice.node("Slice", &["x", "z", "z", "z", "z"], &["y"], &[]).bytes(), 3, &["step 0"]);
+    let slice = Model::new(17).input("x", "f32[4,8]").untyped_output("y").constant("z", &numbers(&[0, 0]));
+    refused(&dir, &slice.node("Slice", &["x", "z", "z", "z"], &["y"], &[]).bytes(), 3, &["name one twice"]);
     let split = Model::new(17).input("x", "f32[N,8]").untyped_output("y").constant("s", &numbers(&[-1, 9]));
     refused(&dir, &split.node("Split", &["x", "s"], &["y", "z"], &[("axis", 1.into())]).bytes(), 3, &["n_y"]);
     for bad in [f32::NAN, 0.0, -1.0, f32::INFINITY] {
         refused(&dir, &line("QuantizeLinear", Some(Tensor::from_f32([], &[bad])), &[]), 3, &["n_y"]);
+    }
+    for op in ["QLinearMatMul", "com.microsoft:QLinearAdd"] {
+        let m = Model::new(17).input("x", "u8[8,8]").untyped_output("y").constant("z", &Tensor::scalar(DType::U8, 3.0));
+        let m = m.constant("s", &Tensor::from_f32([], &[f32::NAN]));
+        let m = m.node(op, &["x", "s", "z", "x", "s", "z", "s", "z"], &["y"], &[]);
+        refused(&dir, &m.bytes(), 3, &["n_y", "a scale that is not positive and finite"]);
     }
     let q = |scale: &[usize], zero: Tensor, attrs: &[(&str, Attr)]| {
         let m = Model::new(21).input("q", "u8[4,6]").constant("s", &floats(scale)).constant("z", &zero);
@@ -287,6 +301,65 @@ fn operators_that_cannot_be() {
     refused(&dir, &q(&[], Tensor::scalar(DType::I8, 3.0), &[]), 3, &["n_y"]);
     refused(&dir, &q(&[5], zeros(5), &[("axis", 1.into())]), 3, &["n_y"]);
     refused(&dir, &q(&[6], zeros(6), &[("axis", 7.into())]), 3, &["n_y"]);
+    for to in [(1 << 32) + 1, -1, 99] {
+        refused(&dir, &line("Cast", None, &[("to", to.into())]), 4, &["n_y", "element type"]);
+    }
+    let range = |limit: f32| {
+        let m = Model::new(17).input("x", "f32[1]").untyped_output("y").constant("n", &Tensor::from_f32([], &[limit]));
+        let m = m.constant("one", &Tensor::from_f32([], &[1.0])).node("Range", &["one", "n", "one"], &["r"], &[]);
+        m.node("Add", &["x", "r"], &["y"], &[]).bytes()
+    };
+    [f32::NAN, f32::INFINITY].iter().for_each(|&l| refused(&dir, &range(l), 3, &["n_r"]));
+}
+
+#[test]
+fn positions_that_are_none() {
+    let dir = Dir::new();
+    let index =
+        |shape: &[usize], v: i64| Tensor::from_i64(DType::I64, shape.to_vec(), &vec![v; shape.iter().product()]);
+    let m = |op: &str, at: Tensor, update: Option<&[usize]>| {
+        let m = Model::new(17).input("x", "f32[2,3]").constant("i", &at).untyped_output("y");
+        match update {
+            Some(shape) => m.constant("u", &floats(shape)).node(op, &["x", "i", "u"], &["y"], &[]).bytes(),
+            None => m.node(op, &["x", "i"], &["y"], &[]).bytes(),
+        }
+    };
+    for at in [3, -4, 1_000_000_000, i64::MIN] {
+        refused(&dir, &m("Gather", index(&[1], at), None), 3, &["n_y"]);
+        refused(&dir, &m("GatherElements", index(&[1, 1], at), None), 3, &["n_y"]);
+        refused(&dir, &m("GatherND", index(&[1, 2], at), None), 3, &["n_y"]);
+        refused(&dir, &m("GatherND", index(&[1, 1], at), None), 3, &["n_y"]);
+        refused(&dir, &m("ScatterElements", index(&[1, 1], at), Some(&[1, 1])), 3, &["n_y"]);
+        refused(&dir, &m("ScatterND", index(&[1, 1], at), Some(&[1, 3])), 3, &["n_y"]);
+    }
+}
+
+#[test]
+fn trees_that_lead_back() {
+    let dir = Dir::new();
+    let tree = |yes: &[i64], no: &[i64], modes: &[&str]| {
+        let n = yes.len();
+        let attrs: Vec<(&str, Attr)> = vec![
+            ("nodes_treeids", vec![0; n].into()),
+            ("nodes_nodeids", (0..n as i64).collect::<Vec<_>>().into()),
+            ("nodes_featureids", vec![0; n].into()),
+            ("nodes_modes", Attr::Texts(modes.iter().map(|m| m.to_string()).collect())),
+            ("nodes_values", Attr::Floats(vec![0.5; n])),
+            ("nodes_truenodeids", yes.to_vec().into()),
+            ("nodes_falsenodeids", no.to_vec().into()),
+            ("target_treeids", [0].into()),
+            ("target_nodeids", [n as i64 - 1].into()),
+            ("target_ids", [0].into()),
+            ("target_weights", Attr::Floats(vec![1.0])),
+        ];
+        let m = Model::new(17).input("x", "f32[2,4]").untyped_output("y");
+        m.node("ai.onnx.ml:TreeEnsembleRegressor", &["x"], &["y"], &attrs)
+    };
+    const DECIDE: &str = "BRANCH_LEQ";
+    accepted(&dir, &tree(&[1, 0], &[1, 0], &[DECIDE, "LEAF"]));
+    // Two nodes that no root leads to, a node and itself.
+    refused(&dir, &tree(&[1, 0, 0], &[1, 0, 0], &[DECIDE, DECIDE, "LEAF"]).bytes(), 3, &["n_y", "lead back"]);
+    refused(&dir, &tree(&[1, 1, 0], &[2, 2, 0], &[DECIDE, DECIDE, "LEAF"]).bytes(), 3, &["n_y", "to itself"]);
 }
 
 #[test]
@@ -386,6 +459,41 @@ fn functions_and_loops_end() {
     refused(&dir, &m.bytes(), 4, &["n_y", "repetitions"]);
 }
 
+#[test]
+fn sequences_end() {
+    let dir = Dir::new();
+    let m = Model::new(17).input("x", "f32[1099511627776]").constant("n", &Tensor::from_i64(DType::I64, [], &[1]));
+    let m = m.node("SplitToSequence", &["x", "n"], &["q"], &[]).node("SequenceAt", &["q", "n"], &["y"], &[]);
+    refused(&dir, &m.untyped_output("y").bytes(), 4, &["n_q", "a sequence of"]);
+    // Each is one longer than what is before it, and all of them could still be asked for.
+    let mut m = Model::new(17).input("x", "f32[1]").node("SequenceConstruct", &["x"], &["q0"], &[]);
+    for i in 0..2100 {
+        m = m.node("SequenceInsert", &[&format!("q{i}"), "x"], &[&format!("q{}", i + 1)], &[]);
+    }
+    let m = m.node("ConcatFromSequence", &["q2100"], &["y"], &[("axis", 0.into())]).untyped_output("y");
+    refused(&dir, &m.bytes(), 7, &["sequence_elements"]);
+    let m = Model::new(17).input("x", "f32[1]").node("SequenceConstruct", &["x"], &["q"], &[]);
+    let m = m.node("SequenceConstruct", &["q", "q"], &["r"], &[]).node("SequenceLength", &["r"], &["y"], &[]);
+    refused(&dir, &m.untyped_output("y").bytes(), 3, &["n_r"]);
+}
+
+/// Products of products: whatever is known when the model is compiled is not computed then at any price.
+#[test]
+fn work_ahead_has_a_limit() {
+    let dir = Dir::new();
+    let side = 250;
+    let mut m = Model::new(17).constant("c0", &floats(&[side, side])).input("x", "f32[1]");
+    for i in 0..100 {
+        m = m.node("MatMul", &[&format!("c{i}"), "c0"], &[&format!("c{}", i + 1)], &[]);
+    }
+    let m = m.node("Add", &["x", "c100"], &["y"], &[]).untyped_output("y");
+    dir.write("m.onnx", m.bytes());
+    let out = dir.tersor(&["cat", "m.onnx", "--limit", "folded_work=40000000"]);
+    let text = String::from_utf8_lossy(&out.stdout);
+    let kept = text.lines().filter(|l| l.contains("= matmul")).count();
+    assert_eq!(kept, 98, "{text}");
+}
+
 /// A chain of this many nodes, of these operators in turn. A name with `+` takes a constant, with `*` its operand twice.
 fn chain(n: usize, ops: &[&str]) -> Model {
     let mut m = Model::new(17).input("v0", "f32[4,4]");
@@ -482,6 +590,106 @@ fn small_things_work() {
     dir.write("data/output_0.pb", tensor("y", &floats(&[3])));
     let said = dir.error(3, &["verify", "m.onnx", "--inputs", "data", "--interp"]);
     assert!(said.contains('N'), "{said}");
+}
+
+/// Extents of 0 that the file itself states, so that kernels are made for them.
+#[test]
+#[cfg(feature = "mlir")]
+fn nothing_compiles_to_something() {
+    let dir = Dir::new();
+    let m = Model::new(17).input("x", "f32[0,2,8,8]").constant("w", &floats(&[2, 2, 3, 3]));
+    let conv = m.node("Conv", &["x", "w"], &["y"], &[]).output("y", "f32[0,2,6,6]");
+    let m = Model::new(17).input("x", "f32[4,0]").constant("k", &numbers(&[0]));
+    let top = m.node("TopK", &["x", "k"], &["y", "i"], &[]).output("y", "f32[4,0]");
+    for (m, shape) in [(conv, &[0, 2, 8, 8][..]), (top, &[4, 0])] {
+        dir.write("m.onnx", m.bytes()).write("data/input_0.pb", tensor("x", &floats(shape)));
+        dir.json(0, &["compile", "m.onnx", "-o", "m.tsr", "--target", "x86-64-v3"]);
+        dir.json(0, &["run", "m.tsr", "--inputs", "data", "-o", "out"]);
+    }
+}
+
+/// Results that are files, devices or memory that is full, or what is read.
+#[test]
+#[cfg(target_os = "linux")]
+fn results_that_have_no_place() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    data_set(&dir, "good", 0.0);
+    let p = "normalize,quantize{skip-small=false}";
+    dir.write("p.toml", "tersor = 1\n[[pass]]\nname = 'normalize'\n");
+    std::fs::create_dir(dir.path("folder.tir")).unwrap();
+    for (out, more) in [
+        ("m.onnx", &["-p", p, "--calib", "good"][..]),
+        ("./m.onnx", &[]),
+        ("folder.tir", &[]),
+        ("no/o.tir", &[]),
+        ("good/input_0.pb", &["-p", p, "--calib", "good/input_0.pb", "--emit", "tir"]),
+        ("p.toml", &["-p", "p.toml", "--emit", "tir"]),
+    ] {
+        let said = dir.error(8, &[&["compile", "m.onnx", "-o", out], more].concat());
+        assert!(said.contains("C0305"), "{out}: {said}");
+    }
+    dir.error(8, &["search", "m.onnx", "-p", "p.toml", "--calib", "good", "--budget", "size=0.5x", "-o", "p.toml"]);
+    for arguments in [&["cat", "m.onnx"][..], &["inspect", "m.onnx", "--json"], &["export", "m.onnx", "-o", "-"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let out = dir.command(arguments).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(8) && said.contains("standard output"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn texts_that_have_no_end() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    let fifo = std::process::Command::new("mkfifo").args([dir.path("f.toml"), dir.path("f")]).status().unwrap();
+    assert!(fifo.success());
+    std::fs::File::create(dir.path("large.toml")).unwrap().set_len(100 << 20).unwrap();
+    let start = Instant::now();
+    for (option, file) in [
+        ("--config", "/dev/zero"),
+        ("--config", "f"),
+        ("--config", "large.toml"),
+        ("--pipeline", "f.toml"),
+        ("--pipeline", "large.toml"),
+        ("--plan", "/dev/zero"),
+        ("--plan", "large.toml"),
+        ("--locked", "f"),
+        ("--locked", "large.toml"),
+    ] {
+        let said = dir.error(2, &["compile", "m.onnx", "-o", "o.tsr", option, file]);
+        assert!(["more than", "not a regular file"].iter().any(|w| said.contains(w)), "{option} {file}: {said}");
+    }
+    let p = "normalize,quantize{skip-small=false}";
+    dir.error(2, &["opt", "m.onnx", "-p", p, "--calib", "f", "-o", "o.tir"]);
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[test]
+fn targets_that_are_not_there() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    let said = dir.tersor(&["compile", "m.onnx", "-o", "o.tsr", "--target", "x86-64-v3,sm_90a"]);
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.code() == Some(6) && text.contains("no runtime for GPUs"), "{text}");
+}
+
+/// Who compiles to one file at once leaves one of the results, whole.
+#[test]
+#[cfg(feature = "mlir")]
+fn two_compile_to_one_file() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    data_set(&dir, "data", 0.0);
+    let compile = ["compile", "m.onnx", "-o", "m.tsr", "--target", "x86-64-v3", "-q"];
+    let all: Vec<_> = (0..3).map(|_| dir.command(&compile).spawn().unwrap()).collect();
+    all.into_iter().for_each(|mut c| assert!(c.wait().unwrap().success()));
+    dir.json(0, &["run", "m.tsr", "--inputs", "data", "--verify", "-o", "out"]);
+    dir.json(0, &["compile", "m.onnx", "--locked", "m.lock.toml", "-o", "again.tsr", "--cache", "off"]);
+    // What the cache holds is kept to the limits of who asks.
+    let said = dir.error(7, &["compile", "m.onnx", "-o", "o.tsr", "--target", "x86-64-v3", "--max-memory", "1"]);
+    assert!(said.contains("R0403") || said.contains("C0314"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Ops without a kernel for what they work on, as ops that have one: attention of `f64` as products around a softmax, convolutions by weights that are
-//! computed as products with [`windows`], scatters of elements that share bytes as scatters of bytes.
+//! computed as products with [`windows`], scatters of elements that share bytes as scatters of bytes, very many parts joined as some at a time.
 //!
 //! Exact. The nodes of the expansion take the op's place.
 
@@ -11,6 +11,9 @@ use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::{Attention, Binary, Cast, Compare, Extent, Iota, MatMul, Reshape, Select, Softmax};
 use tersor_ir::types::DTypeClass;
 use tersor_ir::{DType, Dim, Module, NodeId, Op, ValueId};
+
+/// Most parts that one kernel joins: it has code for each.
+const JOINED: usize = 128;
 
 /// Expands what `@main` has of such ops.
 pub fn expand(m: &mut Module) -> Result<()> {
@@ -24,6 +27,7 @@ pub fn expand(m: &mut Module) -> Result<()> {
             Op::Attention(_) => dtype(0) == DType::F64,
             Op::Conv(op) => windows::fits(f, op, node.operands[1]),
             Op::Scatter(_) => dtype(0).is_packed(),
+            Op::Concat(_) => node.operands.len() > JOINED,
             _ => false,
         }
     };
@@ -35,6 +39,7 @@ pub fn expand(m: &mut Module) -> Result<()> {
         let y = match &node.op {
             Op::Attention(op) => attention(&mut b, op, &node.operands)?,
             Op::Conv(op) => windows::product(&mut b, op, node.operands[0], node.operands[1])?,
+            op @ Op::Concat(_) => joined(&mut b, op, &node.operands)?,
             op => bytewise(&mut b, op, &node.operands)?,
         };
         f.replace_uses(node.results[0], y);
@@ -45,6 +50,15 @@ pub fn expand(m: &mut Module) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Parts joined in turns.
+fn joined(b: &mut Builder, op: &Op, operands: &[ValueId]) -> Result<ValueId> {
+    let mut parts = operands.to_vec();
+    while parts.len() > JOINED {
+        parts = parts.chunks(JOINED).map(|some| b.op(op.clone(), some)).collect::<Result<_>>()?;
+    }
+    b.op(op.clone(), &parts)
 }
 
 /// A scatter of elements that each have a byte, or more.

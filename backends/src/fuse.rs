@@ -60,9 +60,10 @@ pub fn role(op: &Op) -> Role {
 /// Fuses a function's body. Nothing is fused into regions: a function with control flow is refused before.
 pub fn fuse(f: &Func) -> Fusion {
     let constants = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_)));
-    let weights = constants.map(|(v, x)| (v, Sources::of(&x.ty))).collect();
+    let weights: HashMap<_, _> = constants.map(|(v, x)| (v, Sources::of(&x.ty))).collect();
+    let computed = weights.values().copied().fold(Sources::default(), Sources::and);
     let (groups, group_of, views, taken, coded, binds) = Default::default();
-    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, coded, weights, binds };
+    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, coded, weights, computed, binds };
     f.body().nodes.iter().for_each(|&n| fusion.weigh(n));
     f.body().nodes.iter().for_each(|&n| fusion.node(n));
     fusion.finish()
@@ -129,6 +130,8 @@ struct Fuser<'a> {
     coded: HashSet<NodeId>,
     /// Values that are computed before a run, from constants alone, and the largest of these.
     weights: HashMap<ValueId, Sources>,
+    /// All constants, and the work of computing these values.
+    computed: Sources,
     /// Nodes that bind a symbol, with the number of groups before, those that were taken into others among them.
     binds: Vec<(usize, NodeId)>,
 }
@@ -163,9 +166,11 @@ impl Fuser<'_> {
         let operands = &self.f.nodes[n].operands;
         let results = self.f.nodes[n].results.clone();
         let largest = operands.iter().map(|v| self.weights.get(v).copied()).reduce(|a, b| Some(a?.max(b?))).flatten();
-        if let Some(largest) = largest
+        if let Some(largest) = largest.map(|s| s.through(self.f, n))
             && results.iter().all(|&v| largest.compute(&self.f.values[v].ty))
+            && self.computed.after(largest).affordable()
         {
+            self.computed = self.computed.after(largest);
             self.weights.extend(results.into_iter().map(|v| (v, largest)));
         }
     }

@@ -199,7 +199,7 @@ fn internal(message: impl Into<String>) -> Diagnostic {
 
 /// The runtime's message as a diagnostic.
 pub(crate) fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
-    Diagnostic::error("B0104", e.to_string()).failure(Failure::File)
+    Diagnostic::error("B0104", e.to_string()).failure(Failure::of_exit_code(e.exit()))
 }
 
 /// The runtime's name of an element type.

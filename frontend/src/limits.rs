@@ -59,6 +59,10 @@ limits! {
     rank: 32, most 32;
     /// Elements of a result that is computed at import because all operands are constants.
     folded_elements: 1 << 16, most 1 << 28;
+    /// Multiply-adds of all results that are computed at import.
+    folded_work: 1 << 28, most usize::MAX;
+    /// Elements of all sequences together.
+    sequence_elements: 1 << 21, most u32::MAX as usize;
     /// Elements of constants that shape arithmetic looks into.
     shape_elements: 1024, most 1 << 16;
     /// The most that an extent can be which the run computes (`Range` up to a number that the data decide); 0 refuses such extents. Memory is planned for it.

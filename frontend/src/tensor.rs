@@ -127,6 +127,11 @@ impl Sources {
         {
             return Err(bad(format!("unknown key \"{}\" of external data", e.key.escape_debug())));
         }
+        let mut keys: Vec<&str> = t.external_data.iter().map(|e| e.key.as_str()).collect();
+        keys.sort_unstable();
+        if let Some(twice) = keys.windows(2).find(|w| w[0] == w[1]) {
+            return Err(bad(format!("external data with two values of \"{}\"", twice[0])));
+        }
         let location = field("location").ok_or_else(|| bad("external data without a location".into()))?;
         let number = |key: &str| match field(key) {
             None => Ok(None),

@@ -41,6 +41,23 @@ pub enum Failure {
 }
 
 impl Failure {
+    const ALL: [Failure; 10] = [
+        Failure::Gate,
+        Failure::Usage,
+        Failure::Model,
+        Failure::Unsupported,
+        Failure::Budget,
+        Failure::Target,
+        Failure::Limit,
+        Failure::File,
+        Failure::Internal,
+        Failure::Interrupted,
+    ];
+    /// What a process failed of that ended with this exit code; of a bug where it means nothing.
+    pub fn of_exit_code(code: i32) -> Failure {
+        let found = Failure::ALL.into_iter().find(|f| i32::from(f.exit_code()) == code);
+        found.unwrap_or(Failure::Internal)
+    }
     /// The exit code of a process that ends with it.
     pub const fn exit_code(self) -> u8 {
         match self {

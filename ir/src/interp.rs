@@ -63,12 +63,17 @@ const COMPUTED_BYTES: usize = 16 << 20;
 /// Floats that a byte of codes may become beyond that: with a mask, codes of two bits stand for more than four.
 const DECODED: usize = 16;
 
-/// The constants that a value is made of.
+/// Multiply-adds that may make a value of constants alone before a run, whatever it is made of, and for each element that it is made of.
+const COMPUTED_WORK: (i64, i64) = (1 << 28, 64);
+
+/// The constants that a value is made of, and what it takes to make it.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub struct Sources {
     elements: usize,
     /// Bytes of elements of a byte or less.
     codes: usize,
+    /// Multiply-adds.
+    work: i64,
 }
 
 impl Sources {
@@ -76,23 +81,39 @@ impl Sources {
     pub fn of(ty: &Type) -> Sources {
         let elements = ty.static_elements().unwrap_or(0);
         let codes = if ty.dtype.bits() <= 8 { ty.dtype.bytes(elements).unwrap_or(0) } else { 0 };
-        Sources { elements, codes }
+        Sources { elements, codes, work: 0 }
     }
-    /// The larger of both.
+    /// The larger of both, and the work of both.
     pub fn max(self, other: Sources) -> Sources {
-        Sources { elements: self.elements.max(other.elements), codes: self.codes.max(other.codes) }
+        let (elements, codes) = (self.elements.max(other.elements), self.codes.max(other.codes));
+        Sources { elements, codes, ..self.after(other) }
     }
     /// Both.
     pub fn and(self, other: Sources) -> Sources {
         let add = usize::saturating_add;
-        Sources { elements: add(self.elements, other.elements), codes: add(self.codes, other.codes) }
+        let (elements, codes) = (add(self.elements, other.elements), add(self.codes, other.codes));
+        Sources { elements, codes, ..self.after(other) }
     }
-    /// Whether a value that is made of these alone is computed before a run: where it is small, has no more elements than they have, or decodes them.
+    /// These, with the work of others done before.
+    pub fn after(self, other: Sources) -> Sources {
+        Sources { work: self.work.saturating_add(other.work), ..self }
+    }
+    /// With the work of a node more.
+    pub fn through(self, f: &Func, n: NodeId) -> Sources {
+        self.after(Sources { work: work(f, n), ..Sources::default() })
+    }
+    /// Whether it is not too much work for what it is made of.
+    pub fn affordable(self) -> bool {
+        self.work <= COMPUTED_WORK.0.saturating_add(COMPUTED_WORK.1.saturating_mul(self.elements as i64))
+    }
+    /// Whether a value that is made of these alone is computed before a run: where that is not too much work, and it is small, has no more elements than
+    /// they have, or decodes them.
     pub fn compute(self, ty: &Type) -> bool {
         let decoded = if ty.dtype.is_float() { self.codes.saturating_mul(DECODED) } else { 0 };
-        ty.static_elements().is_some_and(|n| {
-            n <= self.elements.max(decoded) || ty.dtype.bytes(n).is_some_and(|bytes| bytes <= COMPUTED_BYTES)
-        })
+        self.affordable()
+            && ty.static_elements().is_some_and(|n| {
+                n <= self.elements.max(decoded) || ty.dtype.bytes(n).is_some_and(|bytes| bytes <= COMPUTED_BYTES)
+            })
     }
 }
 
@@ -112,6 +133,14 @@ pub fn constant(consts: &Consts, f: &Func, v: ValueId) -> Option<Tensor> {
 /// Whether [`constant`] would go down to elements that are there, without computing anything.
 pub fn is_constant(consts: &Consts, f: &Func, v: ValueId) -> bool {
     expression(consts, f, v).is_some()
+}
+
+/// Multiply-adds of a node, where they are known.
+fn work(f: &Func, n: NodeId) -> i64 {
+    let node = &f.nodes[n];
+    let ins: Vec<&Type> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
+    let outs: Vec<Type> = node.results.iter().map(|&v| f.values[v].ty.clone()).collect();
+    node.op.work(&ins, &outs).madds.as_const().unwrap_or(i64::MAX)
 }
 
 fn element<'a>(consts: &'a Consts, f: &Func, v: ValueId, known: &'a HashMap<ValueId, Tensor>) -> Option<&'a Tensor> {
@@ -148,6 +177,7 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
         }
     }
     let sources = sources.into_values().fold(Sources::default(), Sources::and);
+    let sources = order.iter().fold(sources, |s, &n| s.through(f, n));
     let results = |&n: &NodeId| f.nodes[n].results.iter().all(|&v| sources.compute(&f.values[v].ty));
     order.iter().all(results).then_some(order)
 }

@@ -2,6 +2,7 @@
 
 use crate::declare::{Pass, PassSpec};
 use crate::suggest::did_you_mean;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use tersor_ir::diag::Failure;
 use tersor_ir::ops::attr::split_top;
@@ -57,6 +58,24 @@ fn usage(code: &'static str, message: impl Into<String>) -> Diagnostic {
     Diagnostic::error(code, message).failure(Failure::Usage)
 }
 
+fn too_large() -> Diagnostic {
+    usage("S0012", format!("a pipeline file of more than {MAX_BYTES} bytes"))
+}
+
+/// The text of a regular file of so many bytes at most. Of more it is [`ErrorKind::FileTooLarge`], and what is no text [`ErrorKind::InvalidData`].
+pub fn read_text(path: &Path, most: usize) -> std::io::Result<String> {
+    // Opening a pipe waits for whoever writes it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(ErrorKind::InvalidData, "not a regular file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(most as u64 + 1).read_to_string(&mut text)?;
+    match text.len() > most {
+        true => Err(std::io::Error::new(ErrorKind::FileTooLarge, format!("more than {most} bytes"))),
+        false => Ok(text),
+    }
+}
+
 impl Pipeline {
     /// Reads `a{x=1},b`.
     pub fn parse(text: &str) -> Result<Pipeline> {
@@ -75,7 +94,7 @@ impl Pipeline {
         if text.ends_with(".toml") {
             return Pipeline::read(Path::new(text));
         }
-        let word = !text.contains(['{', ',']);
+        let word = !text.is_empty() && !text.contains(['{', ',']);
         if word && let Err(d) = PassSpec::find(text.trim()) {
             let names = PRESETS.iter().map(|p| p.0).chain(crate::PASSES.iter().map(|s| s.name)).collect::<Vec<_>>();
             let message = format!("there is no preset or pass `{text}`");
@@ -85,21 +104,18 @@ impl Pipeline {
     }
     /// Reads a pipeline file.
     pub fn read(path: &Path) -> Result<Pipeline> {
-        let shown = path.display().to_string();
-        let failed =
-            |e: std::io::Error| usage("S0011", format!("cannot read the pipeline: {e}")).failure(Failure::File);
-        let file = std::fs::File::open(path).map_err(failed).map_err(|d| d.in_file(&shown))?;
-        let mut text = String::new();
-        let limit = MAX_BYTES as u64 + 1;
-        std::io::Read::read_to_string(&mut std::io::Read::take(file, limit), &mut text)
-            .map_err(failed)
-            .and_then(|_| Pipeline::parse_toml(&text))
-            .map_err(|d| d.in_file(shown))
+        let failed = |e: std::io::Error| match e.kind() {
+            ErrorKind::FileTooLarge => too_large(),
+            ErrorKind::InvalidData => usage("S0011", format!("cannot read the pipeline: {e}")),
+            _ => usage("S0011", format!("cannot read the pipeline: {e}")).failure(Failure::File),
+        };
+        let text = read_text(path, MAX_BYTES).map_err(failed);
+        text.and_then(|t| Pipeline::parse_toml(&t)).map_err(|d| d.in_file(path.display().to_string()))
     }
     /// Reads a pipeline file's text. Unknown sections and keys are errors.
     pub fn parse_toml(text: &str) -> Result<Pipeline> {
         if text.len() > MAX_BYTES {
-            return Err(usage("S0012", format!("a pipeline file of more than {MAX_BYTES} bytes")));
+            return Err(too_large());
         }
         let r = Reader { text };
         let table = DeTable::parse(text)
@@ -211,8 +227,9 @@ impl Reader<'_> {
 
     /// A pass, and whether it took the calibration's method.
     fn pass(&self, value: &Value, method: Option<&str>) -> Result<(Pass, bool)> {
-        let (mut name, mut options) = (None, vec![]);
+        let (mut name, mut options, mut places) = (None, vec![], vec![]);
         self.section(value, &[], |k, v| {
+            places.push((format!("`{k}`"), v.span().start));
             if k == "name" {
                 name = Some(self.string(v)?);
             } else {
@@ -227,7 +244,11 @@ impl Reader<'_> {
         if let Some(method) = method.filter(|_| takes && options.iter().all(|o| o.0 != "method")) {
             options.push(("method".into(), Some(method.into())));
         }
-        Ok((spec.with(&options).map_err(|d| d.at_loc(&self.loc(at)))?, takes))
+        let blamed = |d: Diagnostic| {
+            let option = places.iter().find(|(k, _)| d.message.contains(k));
+            d.at_loc(&self.loc(option.map_or(at, |p| p.1)))
+        };
+        Ok((spec.with(&options).map_err(blamed)?, takes))
     }
 
     /// An option's text; a list of selectors means any of them.
@@ -285,6 +306,7 @@ mod tests {
             message("tersor = 1\n[[pass]]\nname = 'nromalize'\n"),
             "error[S0001]: there is no pass `nromalize`\n  in   line 2:1\n  help did you mean `normalize`?"
         );
+        assert!(message("tersor = 1\n[[pass]]\nname = 'quantize'\nbitz = 4\n").contains("line 4:8"));
         assert!(message("tersor = 2\n").contains("version 2"));
         assert!(message("[[pass]]\nname = 'normalize'\n").contains("tersor = 1"));
         assert!(message("tersor = 1\n[calibration]\nsamples = -3\n").contains("line 3:11"));

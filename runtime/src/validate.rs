@@ -8,7 +8,7 @@ use crate::artifact::{Header, Manifest, Value, Variant};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::late::{extents as extents_of, late, ready};
-use crate::program::{Action, ExtentId, ExtentOp, Host, Place, Program, multiple};
+use crate::program::{Action, Extent, ExtentId, ExtentOp, Host, Place, Program, multiple};
 
 fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
     Err(Error::new(Kind::Manifest, format!("the manifest is invalid: {what}")))
@@ -167,6 +167,11 @@ fn host(m: &Manifest, h: &Host) -> Result<()> {
     h.elements.iter().try_for_each(|&n| extent(m, n))
 }
 
+/// Whether a buffer of that size has no bytes, so that nothing writes it.
+fn empty(m: &Manifest, size: ExtentId) -> bool {
+    m.extents.get(size as usize).is_some_and(|e| *e == Extent { op: ExtentOp::Constant as i32, a: 0, b: 0 })
+}
+
 fn steps(m: &Manifest, v: &Variant) -> Result<()> {
     let p = &v.program;
     let mut written = vec![false; p.buffers.len()];
@@ -215,7 +220,9 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
                 let mine = matches!(place, Some(Place::Arena(()) | Place::Output(_)));
                 need(mine, || format!("it writes buffer {}, an input or a constant", a.buffer)).map_err(named)?;
             } else {
-                let filled = written[root] || matches!(place, Some(Place::Input(_) | Place::Constant(_)));
+                let filled = empty(m, p.buffers[root].size)
+                    || written[root]
+                    || matches!(place, Some(Place::Input(_) | Place::Constant(_)));
                 need(filled, || format!("it reads buffer {} before anything is written there", a.buffer))
                     .map_err(named)?;
             }

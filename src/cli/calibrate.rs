@@ -44,7 +44,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let build = &args.build;
     let mut pipeline = build.pipeline.or("int8")?;
     let model = build.model(&pipeline)?;
-    driver::check_output(&args.out, &[&model])?;
+    build.check_outputs(&pipeline, &[&args.out])?;
     // Statistics belong to the module that the first pass to need them meets.
     let needs = pipeline.passes.iter().position(|p| matches!(p.kind, Kind::Propose(_)));
     let end = args.gram.then_some(pipeline.passes.len());

@@ -100,13 +100,13 @@ fn compile(args: &Args, out: Option<&Path>, reporter: &Reporter) -> Result<Outco
         let files = other.map_or_else(|| vec![out.clone(), driver::lock_path(&out)], |f| f.files(&out));
         return build.dry_run(&pipeline, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
     }
+    args.build.check_outputs(&file, &[&out])?;
     let mut notes = match &planned {
         Some(p) => differences(p, &build, &pipeline, args.locked.is_some())?,
         None => vec![],
     };
     let mut found = None;
     if search {
-        driver::check_output(&out, &[&model])?;
         let budget = args.search.budget(&file)?;
         let options = args.search.options(&build, &pipeline, &model, budget)?;
         let mut f = reporter.watch(|watch| driver::search(&options, watch))?;

@@ -4,26 +4,29 @@
 //! that one alone. They become arguments right behind the command's name, so that they are read and checked as if they had been typed there.
 
 use super::shared::usage;
-use crate::driver::Result;
+use crate::driver::{Result, read_text};
 use clap::{Arg, ArgAction, Command};
 use std::ffi::OsString;
 use std::path::Path;
-use tersor_ir::{Diagnostic, Failure};
+use tersor_ir::{Diagnostic, Loc};
 use tersor_passes::suggest::did_you_mean;
-use toml::{Table, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// The arguments with those of the file that they name, and remarks on keys without effect.
 pub fn expand(arguments: Vec<OsString>, all: &Command) -> Result<(Vec<OsString>, Vec<Diagnostic>)> {
     let command = arguments.get(1).and_then(|name| all.find_subcommand(name));
     let (Some(command), Some(file)) = (command, named(&arguments)) else { return Ok((arguments, vec![])) };
-    let failed = |e: std::io::Error| vec![crate::driver::file_error(Path::new(&file), "read", &e)];
     let shown = Path::new(&file).display().to_string();
-    let text = std::fs::read_to_string(&file).map_err(failed)?;
-    let table: Table =
-        text.parse().map_err(|e: toml::de::Error| vec![usage(e.message().to_string()).in_file(&*shown)])?;
-    let mut notes = vec![];
-    let added = added(&table, &arguments, command, all, &mut notes).map_err(|d| vec![d.in_file(&*shown)])?;
-    let mut out = arguments;
+    let text = read_text(Path::new(&file))?;
+    let wrong = |e: toml::de::Error| {
+        let at = e.span().map_or(0, |s| s.start);
+        vec![usage(e.message().to_string()).at_loc(&Loc::in_text(&text, at)).in_file(&*shown)]
+    };
+    let table = DeTable::parse(&text).map_err(wrong)?;
+    let file = File { text: &text, arguments: &arguments, command, all };
+    let (added, notes) = file.added(table.get_ref()).map_err(|d| vec![d.in_file(&*shown)])?;
+    let mut out = arguments.clone();
     out.splice(2..2, added);
     Ok((out, notes.into_iter().map(|d| d.in_file(&*shown)).collect()))
 }
@@ -42,50 +45,96 @@ fn named(arguments: &[OsString]) -> Option<OsString> {
     None
 }
 
-fn added(
-    table: &Table,
-    arguments: &[OsString],
-    command: &Command,
-    all: &Command,
-    notes: &mut Vec<Diagnostic>,
-) -> tersor_ir::Result<Vec<OsString>> {
-    let mut out = vec![];
-    for (key, value) in table {
-        match (value, all.find_subcommand(key)) {
-            (Value::Table(own), Some(of)) => {
-                for (key, value) in own {
-                    let option = option(of, key).ok_or_else(|| unknown(key, &[of]))?;
-                    if of.get_name() == command.get_name() && !given(option, arguments) {
-                        out.extend(written(option, value)?);
-                    }
-                }
-            }
-            _ => match option(command, key) {
-                // What a command's own table says goes before what stands at the top.
-                Some(o) if given(o, arguments) || own(table, command, key) => {}
-                Some(o) => out.extend(written(o, value)?),
-                None if all.get_subcommands().any(|c| option(c, key).is_some()) => {
-                    let message = format!("{key} has no effect on `{}`", command.get_name());
-                    notes.push(Diagnostic::note("C0004", message));
-                }
-                None => return Err(unknown(key, &all.get_subcommands().collect::<Vec<_>>())),
-            },
-        }
-    }
-    Ok(out)
+type Value<'a> = Spanned<DeValue<'a>>;
+
+struct File<'a> {
+    text: &'a str,
+    arguments: &'a [OsString],
+    command: &'a Command,
+    all: &'a Command,
 }
 
-fn own(table: &Table, command: &Command, key: &str) -> bool {
-    table.get(command.get_name()).and_then(Value::as_table).is_some_and(|t| t.contains_key(key))
+impl File<'_> {
+    /// What the file adds to the arguments, and remarks on keys without effect.
+    fn added(&self, table: &DeTable) -> tersor_ir::Result<(Vec<OsString>, Vec<Diagnostic>)> {
+        let (mut out, mut notes) = (vec![], vec![]);
+        for (key, value) in table {
+            let (name, at) = (key.get_ref().as_ref(), key.span().start);
+            match (value.get_ref(), self.all.find_subcommand(name)) {
+                (DeValue::Table(own), Some(of)) => {
+                    for (key, value) in own {
+                        let option = option(of, key.get_ref());
+                        let option = option.ok_or_else(|| self.unknown(key.span().start, key.get_ref(), &[of]))?;
+                        if of.get_name() == self.command.get_name() && !given(option, self.arguments) {
+                            out.extend(self.written(option, value)?);
+                        }
+                    }
+                }
+                _ => match option(self.command, name) {
+                    // What a command's own table says goes before what stands at the top.
+                    Some(o) if given(o, self.arguments) || self.own(table, name) => {}
+                    Some(o) => out.extend(self.written(o, value)?),
+                    None if self.all.get_subcommands().any(|c| option(c, name).is_some()) => {
+                        let message = format!("{name} has no effect on `{}`", self.command.get_name());
+                        notes.push(self.at(at, Diagnostic::note("C0004", message)));
+                    }
+                    None => return Err(self.unknown(at, name, &self.all.get_subcommands().collect::<Vec<_>>())),
+                },
+            }
+        }
+        Ok((out, notes))
+    }
+
+    fn at(&self, place: usize, d: Diagnostic) -> Diagnostic {
+        d.at_loc(&Loc::in_text(self.text, place))
+    }
+
+    fn own(&self, table: &DeTable, key: &str) -> bool {
+        let own = table.get(self.command.get_name()).and_then(|v| v.get_ref().as_table());
+        own.is_some_and(|t| t.contains_key(key))
+    }
+
+    fn unknown(&self, at: usize, key: &str, commands: &[&Command]) -> Diagnostic {
+        if key == "config" {
+            return self.at(at, usage("a configuration includes no other"));
+        }
+        let known: Vec<&str> = commands.iter().flat_map(|c| c.get_arguments()).filter_map(Arg::get_long).collect();
+        self.at(at, usage(format!("there is no option --{key}")).with_help(did_you_mean(key, &known)))
+    }
+
+    /// An option and its value as arguments.
+    fn written(&self, option: &Arg, value: &Value) -> tersor_ir::Result<Vec<OsString>> {
+        let name = option.get_long().unwrap_or_default();
+        let wrong = |what: &str| {
+            let found = self.text.get(value.span()).unwrap_or_default();
+            Err(self.at(value.span().start, usage(format!("{name} is {found}, not {what}"))))
+        };
+        let one = |text: String| OsString::from(format!("--{name}={text}"));
+        let flags = |n: usize| vec![OsString::from(format!("--{name}")); n];
+        let bare = option.get_num_args().is_some_and(|n| n.min_values() == 0);
+        Ok(match (option.get_action(), value.get_ref()) {
+            (ArgAction::Count, DeValue::Integer(n)) => match n.as_str().parse() {
+                Ok(n @ 0..=9) => flags(n),
+                _ => return wrong("a small number"),
+            },
+            (ArgAction::Count, _) => return wrong("a small number"),
+            (ArgAction::SetTrue, DeValue::Boolean(on)) => flags(usize::from(*on)),
+            (ArgAction::SetTrue, _) => return wrong("true or false"),
+            (_, DeValue::Boolean(on)) if bare => flags(usize::from(*on)),
+            (ArgAction::Append, DeValue::Array(items)) => match items.iter().map(scalar).collect::<Option<Vec<_>>>() {
+                Some(items) => items.into_iter().map(one).collect(),
+                None => return wrong("a list of texts"),
+            },
+            _ => match scalar(value) {
+                Some(text) => vec![one(text)],
+                None => return wrong("a text or a number"),
+            },
+        })
+    }
 }
 
 fn option<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|a| a.get_long() == Some(key) && key != "config")
-}
-
-fn unknown(key: &str, commands: &[&Command]) -> Diagnostic {
-    let known: Vec<&str> = commands.iter().flat_map(|c| c.get_arguments()).filter_map(Arg::get_long).collect();
-    usage(format!("there is no option --{key}")).with_help(did_you_mean(key, &known))
 }
 
 /// Whether the command line has the option.
@@ -98,46 +147,11 @@ fn given(option: &Arg, arguments: &[OsString]) -> bool {
     arguments.iter().take_while(|a| *a != "--").filter_map(|a| a.to_str()).any(has)
 }
 
-/// An option and its value as arguments.
-fn written(option: &Arg, value: &Value) -> tersor_ir::Result<Vec<OsString>> {
-    let name = option.get_long().unwrap_or_default();
-    let wrong = |what: &str| Err(usage(format!("{name} is {value}, not {what}")).failure(Failure::Usage));
-    let one = |text: String| OsString::from(format!("--{name}={text}"));
-    let flag = || OsString::from(format!("--{name}"));
-    let bare = option.get_num_args().is_some_and(|n| n.min_values() == 0);
-    Ok(match (option.get_action(), value) {
-        (ArgAction::Count, Value::Integer(n @ 0..=9)) => vec![flag(); *n as usize],
-        (ArgAction::Count, _) => return wrong("a small number"),
-        (ArgAction::SetTrue, Value::Boolean(on)) => {
-            if *on {
-                vec![flag()]
-            } else {
-                vec![]
-            }
-        }
-        (ArgAction::SetTrue, _) => return wrong("true or false"),
-        (_, Value::Boolean(on)) if bare => {
-            if *on {
-                vec![flag()]
-            } else {
-                vec![]
-            }
-        }
-        (ArgAction::Append, Value::Array(items)) => match items.iter().map(scalar).collect::<Option<Vec<_>>>() {
-            Some(items) => items.into_iter().map(one).collect(),
-            None => return wrong("a list of texts"),
-        },
-        (_, v) => match scalar(v) {
-            Some(text) => vec![one(text)],
-            None => return wrong("a text or a number"),
-        },
-    })
-}
-
 fn scalar(v: &Value) -> Option<String> {
-    match v {
-        Value::String(s) => Some(s.clone()),
-        Value::Integer(_) | Value::Float(_) => Some(v.to_string()),
+    match v.get_ref() {
+        DeValue::String(s) => Some(s.to_string()),
+        DeValue::Integer(n) => Some(n.as_str().to_string()),
+        DeValue::Float(n) => Some(n.as_str().to_string()),
         _ => None,
     }
 }

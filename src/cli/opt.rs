@@ -51,9 +51,10 @@ pub fn write(
         Form::Kernels(_) => build.for_one_target(&pipeline)?.optimize(&pipeline)?,
     };
     let files: Vec<PathBuf> = out.into_iter().flat_map(|o| form.files(o)).collect();
-    files.iter().try_for_each(|f| driver::check_output(f, &[&model]))?;
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    build.check_outputs(&pipeline, &files)?;
     if reporter.dry_run() {
-        return build.dry_run(&pipeline, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+        return build.dry_run(&pipeline, &files);
     }
     reporter.watch(|watch| {
         let (done, mut diagnostics) = match offering {

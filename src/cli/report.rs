@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -98,7 +98,7 @@ impl Reporter {
             }
         };
         if *json == Some(JsonMode::Lines) {
-            out(&format!("{document}\n"));
+            let _ = out(format!("{document}\n"));
         }
         if *quiet || json.is_some() || *progress == Progress::None {
             return;
@@ -196,21 +196,29 @@ impl Printer {
                 "data": outcome.data,
                 "diagnostics": outcome.diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
             });
-            out(&format!("{document}\n"));
-            return exit;
+            return self.written(exit, out(format!("{document}\n")));
         }
         let least = if self.globals.quiet { Severity::Warning } else { Severity::Note };
         let shown = outcome.diagnostics.iter().filter(|d| d.severity >= least);
         let text: String = shown.map(|d| format!("{}\n", self.paint(d))).collect();
         err(&text);
-        match &outcome.bytes {
+        let written = match &outcome.bytes {
             Some(bytes) => {
                 err(&clean(&outcome.text));
-                let _ = std::io::stdout().write_all(bytes);
+                out(bytes)
             }
-            None => out(&clean(&outcome.text)),
-        }
-        exit
+            None => out(clean(&outcome.text).as_bytes()),
+        };
+        self.written(exit, written)
+    }
+
+    /// The exit status once the result was written, or could not be.
+    fn written(&self, exit: u8, written: std::io::Result<()>) -> u8 {
+        // Whoever reads may have left; that is no failure of the command.
+        let Some(e) = written.err().filter(|e| e.kind() != ErrorKind::BrokenPipe) else { return exit };
+        let d = crate::driver::file_error("standard output".as_ref(), "write", &e);
+        err(&format!("{}\n", self.paint(&d)));
+        if exit == 0 { d.failure.exit_code() } else { exit }
     }
 
     fn paint(&self, d: &Diagnostic) -> String {
@@ -241,9 +249,10 @@ fn clean(text: &str) -> String {
     text.chars().map(one).collect()
 }
 
-/// Whoever reads may have left; that is no failure of the command.
-fn out(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+fn out(bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+    let mut to = std::io::stdout().lock();
+    to.write_all(bytes.as_ref())?;
+    to.flush()
 }
 
 fn err(text: &str) {

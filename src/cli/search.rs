@@ -159,7 +159,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let out = args.out.clone().unwrap_or_else(|| name.with_extension("plan.toml"));
     let others = [args.pareto.as_ref(), args.search.report.as_ref(), args.search.resume.as_ref()];
     let files: Vec<&Path> = [Some(&out)].into_iter().chain(others).flatten().map(PathBuf::as_path).collect();
-    files.iter().try_for_each(|f| driver::check_output(f, &[&model]))?;
+    args.build.check_outputs(&file, &files)?;
     let budget = args.search.budget(&file)?;
     let mut options = args.search.options(&build, &pipeline, &model, budget)?;
     if reporter.dry_run() {

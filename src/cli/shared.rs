@@ -405,10 +405,17 @@ impl BuildArgs {
             ]),
         }
     }
+    /// Refuses outputs that cannot be written, or are what is read.
+    pub fn check_outputs(&self, file: &Pipeline, outputs: &[&Path]) -> Result<()> {
+        let pipeline = self.pipeline.pipeline.as_ref().filter(|p| p.ends_with(".toml")).map(PathBuf::from);
+        let read = [Some(self.model(file)?), self.samples(file).map(|s| s.path), pipeline];
+        let read: Vec<&Path> = read.iter().flatten().map(PathBuf::as_path).collect();
+        outputs.iter().try_for_each(|o| check_output(o, &read))
+    }
     /// What would be done to write `outputs`, after a check of everything that is named.
     pub fn dry_run(&self, file: &Pipeline, outputs: &[&Path]) -> Result<Outcome> {
         let (model, targets) = (self.model(file)?, self.targets(file)?);
-        outputs.iter().try_for_each(|o| check_output(o, &[&model]))?;
+        self.check_outputs(file, outputs)?;
         let loaded = load(&model, &self.import(file)?)?;
         let names: Vec<&str> = targets.iter().map(|t| t.isa.name()).collect();
         let mut text = format!("would build  {}, {} ops, for {}\n", model.display(), loaded.ops(), names.join(", "));

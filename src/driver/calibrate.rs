@@ -35,15 +35,18 @@ impl Samples {
     }
     /// A hash of all files, for caches.
     pub fn hash(&self) -> Result<blake3::Hash> {
+        data_sets(&self.path)?;
         let mut h = blake3::Hasher::new();
-        let mut stack = vec![self.path.clone()];
-        while let Some(p) = stack.pop() {
+        let mut stack = vec![(self.path.clone(), 0)];
+        while let Some((p, depth)) = stack.pop() {
             let error = |e: std::io::Error| vec![super::file_error(&p, "read", &e)];
-            if std::fs::metadata(&p).map_err(error)?.is_dir() {
+            let meta = std::fs::metadata(&p).map_err(error)?;
+            // Data are in folders of a folder at most. Further down links may lead anywhere, also back up.
+            if meta.is_dir() && depth < 2 {
                 let mut inner: Vec<_> = std::fs::read_dir(&p).map_err(error)?.flatten().map(|e| e.path()).collect();
                 inner.sort();
-                stack.extend(inner.into_iter().rev());
-            } else {
+                stack.extend(inner.into_iter().rev().map(|p| (p, depth + 1)));
+            } else if meta.is_file() {
                 h.update(p.file_name().unwrap_or_default().as_encoded_bytes());
                 h.update(&[0]);
                 h.update_reader(std::fs::File::open(&p).map_err(error)?).map_err(error)?;

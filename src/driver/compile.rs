@@ -173,7 +173,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
     let cache = options.cache.as_ref().filter(|_| plain).zip(key(&draft, &loaded.module.name));
     let start = watch.begin("cache").map_err(one)?;
     let mut notes = loaded.notes;
-    let (built, cached) = match cache.as_ref().and_then(|(c, key)| from_cache(c, key, options)) {
+    let (built, cached) = match cache.as_ref().and_then(|(c, key)| from_cache(c, key, options, watch)) {
         Some(lock) => {
             watch.done("cached", "", start);
             (Built { lock, notes: vec![], printed: vec![] }, true)
@@ -234,9 +234,13 @@ fn key(draft: &super::Lock, name: &str) -> Option<blake3::Hash> {
     Some(h.finalize())
 }
 
-fn from_cache(cache: &Cache, key: &blake3::Hash, options: &CompileOptions) -> Option<super::Lock> {
+fn from_cache(cache: &Cache, key: &blake3::Hash, options: &CompileOptions, watch: &Watch) -> Option<super::Lock> {
     use std::io::Write;
     let (text, artifact) = cache.get(key)?;
+    if watch.max_memory().is_some() {
+        let made = tersor_runtime::Artifact::from_bytes(&artifact).ok()?;
+        fits(made.manifest(), watch).ok()?;
+    }
     let lock = super::Lock::parse(&text).ok()?;
     let mut file = tersor_runtime::atomic::AtomicFile::create(options.output).ok()?;
     file.write_all(&artifact).ok()?;
@@ -260,8 +264,18 @@ fn build(_: tersor_ir::Module, _: super::Lock, _: &CompileOptions, _: &Watch) ->
     unreachable!("refused above")
 }
 
-/// A program that no run within the limit of memory could end.
-#[cfg(feature = "mlir")]
+/// Refuses programs that no run within the limit of memory could end.
+fn fits(manifest: &tersor_runtime::artifact::Manifest, watch: &Watch) -> Result<()> {
+    let Some(most) = watch.max_memory() else { return Ok(()) };
+    let over = |v: &tersor_runtime::artifact::Variant| match tersor_runtime::plan::run_bytes(manifest, v) {
+        Ok(bytes) if bytes <= most => None,
+        Ok(bytes) => Some(too_large(&v.name, bytes, most)),
+        Err(e) => Some(super::runtime_error(e)),
+    };
+    let errors: Vec<Diagnostic> = manifest.variants.iter().filter_map(over).collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
 fn too_large(variant: &str, bytes: u64, most: u64) -> Diagnostic {
     use tersor_runtime::cli::bytes as shown;
     let message = format!("{variant}: a run takes {} at typical extents, more than {}", shown(bytes), shown(most));
@@ -295,17 +309,7 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
     let (manifest, reports) =
         compile::compile(&optimized.module, &backend, &mut writer, &mut |_| watch.check()).map_err(one)?;
     watch.check().map_err(one)?;
-    if let Some(most) = watch.max_memory() {
-        let over = |v| match tersor_runtime::plan::run_bytes(&manifest, v) {
-            Ok(bytes) if bytes <= most => None,
-            Ok(bytes) => Some(too_large(&v.name, bytes, most)),
-            Err(e) => Some(super::runtime_error(e)),
-        };
-        let errors: Vec<Diagnostic> = manifest.variants.iter().filter_map(over).collect();
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-    }
+    fits(&manifest, watch)?;
     for d in reports.iter().flat_map(|r| &r.decoded) {
         let (site, weight) = (d.site.clone(), d.weight.clone());
         let decoded = super::lock::Decoded { site, weight, encoded: d.encoded, stored: d.stored };

@@ -54,6 +54,9 @@ pub fn data_sets(path: &Path) -> Result<Vec<DataSet>> {
             return Ok(sets.into_iter().map(DataSet).collect());
         }
     }
+    if !(meta.is_dir() || meta.is_file()) {
+        return Err(vec![usage(format!("{} is neither a folder nor a regular file", path.display()))]);
+    }
     Ok(vec![DataSet(path.to_path_buf())])
 }
 

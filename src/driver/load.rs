@@ -173,6 +173,19 @@ pub fn load_watched(path: &Path, options: &ImportOptions, watch: &Watch) -> Resu
     Ok(loaded)
 }
 
+/// Most bytes of a text that is read whole: a plan or lock has a line for each site and alternative.
+const TEXT_BYTES: usize = 64 << 20;
+
+/// The text of a file that a command line names.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let failed = |e: io::Error| {
+        let d = file_error(path, "read", &e);
+        let unfit = matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge);
+        vec![if unfit { d.failure(Failure::Usage) } else { d }]
+    };
+    tersor_passes::pipeline::read_text(path, TEXT_BYTES).map_err(failed)
+}
+
 /// Writes a text that appears whole or not at all.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     write_file(path, |out| out.write_all(text.as_bytes()))

@@ -1,9 +1,10 @@
 //! `NAME.lock.toml`: what an artifact was made from and what was decided, so that it can be made again.
 
-use super::{Bindings, Result, file_error, usage};
+use super::{Bindings, Result, read_text, usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use tersor_ir::Loc;
 
 /// A lock.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -118,12 +119,15 @@ pub struct Decoded {
 impl Lock {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Lock> {
-        let text = std::fs::read_to_string(path).map_err(|e| vec![file_error(path, "read", &e)])?;
+        let text = read_text(path)?;
         Lock::parse(&text).map_err(|d| d.into_iter().map(|d| d.in_file(path.display().to_string())).collect())
     }
     /// Reads a text.
     pub fn parse(text: &str) -> Result<Lock> {
-        let lock: Lock = toml::from_str(text).map_err(|e| vec![usage(format!("not a lock file: {}", e.message()))])?;
+        let lock: Lock = toml::from_str(text).map_err(|e| {
+            let at = e.span().map_or(0, |s| s.start);
+            vec![usage(format!("not a lock file: {}", e.message())).at_loc(&Loc::in_text(text, at))]
+        })?;
         if lock.tersor != 1 {
             return Err(vec![usage(format!("a lock of version {}; this tersor reads version 1", lock.tersor))]);
         }

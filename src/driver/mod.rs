@@ -33,7 +33,7 @@ pub(crate) use emit::{export, write_onnx};
 pub use evaluate::{Compiler, Interpreter, evaluator};
 pub use explain::{Explained, KernelStep, explain, explain_artifact, reported};
 pub use load::{Bindings, Loaded, Source, import, load, load_watched, load_weights, write_module};
-pub(crate) use load::{write_file, write_text};
+pub(crate) use load::{read_text, write_file, write_text};
 pub use lock::{Decision, Lock, decisions};
 pub use metric::{METRICS, Metric, Reference, Score, labels};
 pub use optimize::{Offering, OptimizeOptions, Optimized, decide, offer, optimize, pipeline};
@@ -56,17 +56,7 @@ pub const TOOL: &str = env!("CARGO_PKG_VERSION");
 
 /// The runtime's error as a diagnostic.
 pub fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
-    let failure = match e.exit() {
-        2 => Failure::Usage,
-        3 => Failure::Model,
-        4 => Failure::Unsupported,
-        6 => Failure::Target,
-        7 => Failure::Limit,
-        8 => Failure::File,
-        130 => Failure::Interrupted,
-        _ => Failure::Internal,
-    };
-    let d = Diagnostic::error(e.code(), e.message.clone()).failure(failure);
+    let d = Diagnostic::error(e.code(), e.message.clone()).failure(Failure::of_exit_code(e.exit()));
     match e.help {
         Some(help) => d.with_help(help),
         None => d,

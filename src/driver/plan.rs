@@ -1,7 +1,7 @@
 //! Plan files: which alternative stands at each site, and what the plan was made for. Small TOML that people read and edit.
 
 use super::lock::Input;
-use super::{Bindings, Result, file_error, usage};
+use super::{Bindings, Result, read_text, usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,7 +54,7 @@ pub struct PlanFile {
 impl PlanFile {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<PlanFile> {
-        let text = std::fs::read_to_string(path).map_err(|e| vec![file_error(path, "read", &e)])?;
+        let text = read_text(path)?;
         PlanFile::parse(&text).map_err(|d| d.into_iter().map(|d| d.in_file(path.display().to_string())).collect())
     }
     /// Reads a text.

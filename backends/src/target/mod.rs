@@ -119,9 +119,9 @@ fn not_native(cpu: &Features) -> Diagnostic {
 fn unknown(name: &str) -> Diagnostic {
     let known = MACHINES.iter().flat_map(|m| [m.isa.name()].into_iter().chain(m.aliases.iter().copied()));
     let known: Vec<&str> = known.chain(["x86-64", "native"]).collect();
-    Diagnostic::error("B0130", format!("unknown target `{name}`"))
-        .failure(Failure::Target)
-        .with_help(format!("targets are {}", known.join(", ")))
+    let d = Diagnostic::error("B0130", format!("unknown target `{name}`")).failure(Failure::Target);
+    let d = if name.starts_with("sm_") { d.with_note("there is no runtime for GPUs yet") } else { d };
+    d.with_help(format!("targets are {}", known.join(", ")))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::{DimBinding, Form, Given, Importer, MAP, Meaning, SYMBOL_OF_NODE, cle
 use crate::proto::{self, Extent, GraphProto, Kind};
 use crate::tensor;
 use std::collections::{BTreeSet, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::SymbolInfo;
@@ -113,7 +114,7 @@ impl Importer<'_> {
                 };
                 let dims = |_| dims.as_ref().map(|d| d.iter().map(own).collect());
                 let element = |j| self.tensor(&format!("{}.{j}", i.name), number, dims(j));
-                Ok(formed(Form::Sequence((0..n).map(element).collect::<Result<_>>()?)))
+                Ok(formed(Form::Sequence(Rc::new((0..n).map(element).collect::<Result<_>>()?))))
             }
             _ => {
                 let given = length.map_or("none".into(), |n| n.to_string());

@@ -29,6 +29,7 @@ use order::order;
 use ranges::Range;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
@@ -243,7 +244,8 @@ struct Meaning {
 #[derive(Clone, Debug)]
 enum Form {
     Tensor,
-    Sequence(Vec<Meaning>),
+    /// Tensors, shared with what else is called so.
+    Sequence(Rc<Vec<Meaning>>),
     /// A map: its keys, and their values; or maps of the same keys, whose values have an axis before that of the keys.
     Map(Box<[Meaning; 2]>),
     /// An optional without an element; one with an element is the element.
@@ -256,7 +258,8 @@ impl Meaning {
         match self.form {
             Form::Tensor => vec![(name.into(), self)],
             Form::Sequence(all) => {
-                all.into_iter().enumerate().flat_map(|(i, m)| m.tensors(&format!("{name}.{i}"))).collect()
+                let each = Rc::unwrap_or_clone(all).into_iter().enumerate();
+                each.flat_map(|(i, m)| m.tensors(&format!("{name}.{i}"))).collect()
             }
             Form::Map(parts) => MAP.into_iter().zip(*parts).map(|(part, m)| (format!("{name}.{part}"), m)).collect(),
             Form::Nothing => vec![],
@@ -304,6 +307,10 @@ struct Importer<'a> {
     ranges: HashMap<ValueId, Range>,
     /// Rows that were rounded to codes and decoded, by region, source and group.
     rounded: HashMap<(RegionId, ValueId, u32), ValueId>,
+    /// Multiply-adds of what was computed here so far.
+    folded: usize,
+    /// Elements of all sequences so far.
+    sequenced: usize,
     /// Extents as numbers, by region.
     numbers: HashMap<(RegionId, Dim), ValueId>,
     /// Scales of rows of codes, by region and the value that they stand for.
@@ -353,6 +360,8 @@ impl Importer<'_> {
             inlined: Inlined::default(),
             draws: 0,
             ranges: HashMap::new(),
+            folded: 0,
+            sequenced: 0,
             rounded: HashMap::new(),
             numbers: HashMap::new(),
             scales: HashMap::new(),
@@ -474,7 +483,7 @@ impl Importer<'_> {
                 for name in node.output.iter().skip(results.len()).filter(|n| !n.is_empty()) {
                     self.absent.insert(name.clone(), loc_of(node));
                 }
-                for (name, m) in node.output.iter().zip(results) {
+                for (name, m) in node.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
                     let known = m.known.or_else(|| self.known_constant(m.value?));
                     self.scope.insert(name.clone(), Meaning { known, ..m });
                 }

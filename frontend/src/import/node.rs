@@ -327,6 +327,11 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     pub fn float(&self, name: &str, default: f64) -> f64 {
         self.attribute(name, AttributeKind::FLOAT).map_or(default, |a| f64::from(a.f))
     }
+    /// The element type that a number of a file stands for.
+    pub fn element_type(&self, number: i64) -> Result<DType> {
+        let found = i32::try_from(number).ok().and_then(crate::tensor::dtype);
+        found.ok_or_else(|| self.unsupported(format!("element type {number}")))
+    }
     /// A list of integers.
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
         self.attribute(name, AttributeKind::INTS).map(|a| a.ints.clone())
@@ -337,13 +342,18 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
     }
     /// A list of strings.
     pub fn strings(&self, name: &str) -> Option<Vec<String>> {
-        let text = |s: &Vec<u8>| String::from_utf8_lossy(s).into_owned();
-        self.attribute(name, AttributeKind::STRINGS).map(|a| a.strings.iter().map(text).collect())
+        let all = |a: &AttributeProto| a.strings.iter().map(|s| self.text(name, s)).collect();
+        self.attribute(name, AttributeKind::STRINGS).map(all)
     }
     /// A string.
     pub fn string(&self, name: &str, default: &str) -> String {
-        let text = |a: &AttributeProto| String::from_utf8_lossy(&a.s).into_owned();
-        self.attribute(name, AttributeKind::STRING).map_or(default.into(), text)
+        self.attribute(name, AttributeKind::STRING).map_or(default.into(), |a| self.text(name, &a.s))
+    }
+    fn text(&self, name: &str, bytes: &[u8]) -> String {
+        if std::str::from_utf8(bytes).is_err() {
+            self.faults.borrow_mut().push(self.invalid(format!("attribute {name} is not UTF-8")));
+        }
+        String::from_utf8_lossy(bytes).into_owned()
     }
     /// A tensor.
     pub fn tensor(&mut self, name: &str) -> Result<Option<Tensor>> {

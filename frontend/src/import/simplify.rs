@@ -73,6 +73,12 @@ impl Importer<'_> {
         if results.iter().any(|t| t.static_elements().is_none_or(|n| n > self.options.limits.folded_elements)) {
             return Ok(None);
         }
+        let work = op.work(&types, &results).madds.as_const().and_then(|w| usize::try_from(w).ok());
+        let all = self.folded.saturating_add(work.unwrap_or(usize::MAX));
+        if all > self.options.limits.folded_work {
+            return Ok(None);
+        }
+        self.folded = all;
         let y = op.eval(&x.iter().collect::<Vec<_>>(), &Default::default())?;
         let name = self.b.name.clone();
         Ok(Some(y.iter().map(|t| self.b.constant(&name, t)).collect()))

@@ -103,6 +103,8 @@ pub fn read_file(path: &Path) -> Result<(String, Tensor)> {
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path).and_then(|d| d.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
     let mut entries = entries.map_err(|e| Error::io(path, &e))?;
+    // Reading a pipe waits for whoever writes it.
+    entries.retain(|p| p.is_file() || p.is_dir());
     entries.sort();
     Ok(entries)
 }

@@ -1,7 +1,7 @@
 //! The committed list of what is expected of each case.
 
 use super::{Case, Status, Verdict};
-use crate::driver::{Result, file_error, usage};
+use crate::driver::{Result, read_text, usage};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -53,7 +53,7 @@ impl Expected {
     }
     /// Reads a list. A line that is not a name and a status is an error that gives its number.
     pub fn read(path: &Path) -> Result<Expected> {
-        let text = std::fs::read_to_string(path).map_err(|e| vec![file_error(path, "read", &e)])?;
+        let text = read_text(path)?;
         let status = |word: &str| Status::ALL.into_iter().find(|s| s.name() == word);
         let mut out = BTreeMap::new();
         for (n, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {

@@ -104,7 +104,11 @@ fn sides(cx: &NodeCx, axes: &str, directions: &str, n: usize) -> Result<Vec<(i64
         let v = cx.ints(name).unwrap_or_else(|| vec![0; n]);
         if v.len() == n { Ok(v) } else { Err(cx.invalid(format!("{} {name} for {n}", v.len()))) }
     };
-    Ok(list(axes)?.into_iter().zip(list(directions)?.into_iter().map(|d| d == 1)).collect())
+    let back = |d: i64| match d {
+        0 | 1 => Ok(d == 1),
+        _ => Err(cx.invalid(format!("{directions} {d}, expected 0 or 1"))),
+    };
+    list(axes)?.into_iter().zip(list(directions)?).map(|(axis, d)| Ok((axis, back(d)?))).collect()
 }
 
 fn scan_once(cx: &mut NodeCx, body: &GraphProto, mut state: Vec<Meaning>, xs: &[ValueId]) -> Result<Vec<Meaning>> {

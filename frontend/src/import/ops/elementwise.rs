@@ -153,8 +153,7 @@ fn cast(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         let number = NAMES.iter().position(|n| n.eq_ignore_ascii_case(&name));
         number.and_then(|n| dtype(n as i32)).ok_or_else(|| cx.unsupported(format!("element type {name}")))?
     } else {
-        let number = cx.int("to", 0);
-        dtype(number as i32).ok_or_else(|| cx.unsupported(format!("element type {number}")))?
+        cx.element_type(cx.int("to", 0))?
     };
     let from = cx.ty(x).dtype;
     if from == DType::Str || to == DType::Str {

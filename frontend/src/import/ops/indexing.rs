@@ -23,6 +23,16 @@ fn times(cx: &mut NodeCx, x: ValueId, d: &Dim) -> Result<ValueId> {
     }
 }
 
+/// Refuses constant positions that are none of an axis of this extent.
+pub(super) fn inside(cx: &NodeCx, index: ValueId, extent: &Dim) -> Result<()> {
+    if let (Some(n), Some(t)) = (extent.as_const(), cx.constant_of(index))
+        && let Some(p) = (0..t.len()).map(|i| t.get_i64(i)).find(|p| !(-n..n).contains(p))
+    {
+        return Err(cx.invalid(format!("index {p} of an axis of {n}")));
+    }
+    Ok(())
+}
+
 /// Negative positions count from the end of an axis of this extent.
 pub(super) fn wrap(cx: &mut NodeCx, index: ValueId, extent: &Dim) -> Result<ValueId> {
     let index = cx.cast(index, DType::I64)?;
@@ -38,6 +48,7 @@ pub(super) fn element_numbers(cx: &mut NodeCx, x: ValueId, index: ValueId, axis:
     if t.rank() != ti.rank() {
         return Err(cx.invalid(format!("positions of {ti} in {t}")));
     }
+    inside(cx, index, t.shape.get(axis).unwrap_or(&Dim::Const(1)))?;
     if t.rank() == 1 {
         // Ops that take numbers of elements count negative ones from the end.
         return Ok(index);
@@ -76,7 +87,9 @@ fn row_numbers(cx: &mut NodeCx, shape: &[Dim], index: ValueId, batch: usize) -> 
     let rank = ti.rank() - 1;
     if (batch, depth) == (0, 1) {
         // Ops that take numbers of rows count negative ones from the end.
-        return Ok((cx.element(index, rank, 0.into())?, 1));
+        let at = cx.element(index, rank, 0.into())?;
+        inside(cx, at, &shape[0])?;
+        return Ok((at, 1));
     }
     let mut sum: Option<ValueId> = None;
     for a in 0..batch + depth {
@@ -84,6 +97,7 @@ fn row_numbers(cx: &mut NodeCx, shape: &[Dim], index: ValueId, batch: usize) -> 
             cx.positions(&shape[a], a, rank, DType::I64)?
         } else {
             let p = cx.element(index, rank, Dim::from((a - batch) as i64))?;
+            inside(cx, p, &shape[a])?;
             wrap(cx, p, &shape[a])?
         };
         let p = times(cx, p, &product(&shape[a + 1..batch + depth]))?;

@@ -138,7 +138,7 @@ fn slice(k: &[Known]) -> Option<Known> {
     let end = if step > 0 { end.clamp(0, n) } else { end.clamp(-1, n - 1) };
     while if step > 0 { i < end } else { i > end } {
         items.push(k[0].items.get(i as usize)?.clone());
-        i += step;
+        i = i.saturating_add(step);
     }
     Some(Known { dtype: k[0].dtype, shape: vec![items.len()], items })
 }
@@ -202,7 +202,7 @@ fn constant(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     } else if let Some(v) = cx.strings("value_strings") {
         string::tensor([v.len()], &v)?
     } else {
-        return Err(cx.unsupported("a value of no type that is known"));
+        return Err(cx.invalid("no value"));
     };
     Ok(vec![cx.constant_meaning(&t)])
 }
@@ -230,7 +230,10 @@ fn range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let scalars: Option<Vec<Dim>> = (0..3).map(|i| cx.known(i).and_then(|k| k.items.first().cloned())).collect();
     let (start, step, len, dtype) = match scalars.as_deref() {
         Some([start, limit, step]) => {
-            let s = step.as_const().filter(|&s| s != 0).ok_or_else(|| cx.unsupported("a step that is not a number"))?;
+            let s = step.as_const().ok_or_else(|| cx.unsupported("a step that is not a number"))?;
+            if s == 0 {
+                return Err(cx.invalid("a step of 0"));
+            }
             let span = if s > 0 { limit.clone() - start.clone() } else { start.clone() - limit.clone() };
             let len = span.ceil_div(s.abs());
             let len = if len.as_const().is_some_and(|n| n < 0) { 0.into() } else { len };
@@ -266,7 +269,10 @@ fn other_range(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let steps = cx.unary(UnaryKind::Ceil, steps)?;
     let steps = cx.with_scalar(BinaryKind::Max, steps, 0.0)?;
     if let [Some(n), Some(first), Some(each)] = [steps, start, step].map(|v| cx.constant_of(v).map(|t| t.get_f64(0))) {
-        if n.is_nan() || n > f64::from(1 << 24) {
+        if !n.is_finite() {
+            return Err(cx.invalid(format!("{n} elements")));
+        }
+        if n > f64::from(1 << 24) {
             return Err(cx.unsupported(format!("{n} elements")));
         }
         let all: Vec<f64> = (0..n as usize).map(|i| first + i as f64 * each).collect();

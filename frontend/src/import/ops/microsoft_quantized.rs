@@ -3,7 +3,7 @@
 use super::Topic;
 use super::microsoft_attention::heads_of_projection;
 use super::nn::{conv_bias, convolve, pooled};
-use super::quantized::{along, centred, dynamic_codes};
+use super::quantized::{along, centred, dynamic_codes, scale};
 use crate::import::Meaning;
 use crate::import::build::done;
 use crate::import::node::NodeCx;
@@ -15,29 +15,33 @@ use tersor_ir::ops::unary::UnaryKind::Sigmoid;
 use tersor_ir::ops::{DecodeAffine, MatMul, Quant, Softmax};
 use tersor_ir::{DType, Dim, ValueId};
 
-/// Input `i` as a scalar.
-fn single(cx: &mut NodeCx, i: usize) -> Result<ValueId> {
-    let v = cx.input(i)?;
+/// A scale or a zero point as a scalar.
+fn single(cx: &mut NodeCx, i: usize, v: ValueId) -> Result<ValueId> {
     if cx.ty(v).elements() != Dim::Const(1) {
         return Err(cx.unsupported(format!("a scale or a zero point of {} at input {i}", cx.ty(v))));
     }
     cx.reshape(v, vec![])
 }
 
+fn single_scale(cx: &mut NodeCx, i: usize) -> Result<ValueId> {
+    let v = scale(cx, i)?;
+    single(cx, i, v)
+}
+
 /// The numbers of the codes at input `i`, whose scale and zero point follow.
 fn decoded(cx: &mut NodeCx, i: usize) -> Result<ValueId> {
-    let mut operands = vec![cx.input(i)?, single(cx, i + 1)?];
-    if cx.optional(i + 2)?.is_some() {
-        operands.push(single(cx, i + 2)?);
+    let mut operands = vec![cx.input(i)?, single_scale(cx, i + 1)?];
+    if let Some(zero) = cx.optional(i + 2)? {
+        operands.push(single(cx, i + 2, zero)?);
     }
     cx.op(DecodeAffine { axis: 0, group: 0 }, &operands)
 }
 
 /// Codes of `y` by the scale at input `i` and the zero point after it.
 fn coded(cx: &mut NodeCx, y: ValueId, i: usize, like: DType) -> Result<Vec<Meaning>> {
-    let (mut operands, mut to) = (vec![y, single(cx, i)?], like);
-    if cx.optional(i + 1)?.is_some() {
-        let zero = single(cx, i + 1)?;
+    let (mut operands, mut to) = (vec![y, single_scale(cx, i)?], like);
+    if let Some(zero) = cx.optional(i + 1)? {
+        let zero = single(cx, i + 1, zero)?;
         to = cx.ty(zero).dtype;
         operands.push(zero);
     }
@@ -115,7 +119,7 @@ fn attention(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         return Err(cx.unsupported("rotary positions"));
     }
     let (a, b) = (centred(cx, 0, 6, 1)?.0, centred(cx, 1, 7, 1)?.0);
-    let scales = [cx.input(3)?, cx.input(4)?];
+    let scales = [scale(cx, 3)?, scale(cx, 4)?];
     let qkv = scaled(cx, a, b, scales, 2)?;
     heads_of_projection(cx, qkv, 5, 8, None)
 }
@@ -160,7 +164,7 @@ fn matmul_to_float(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (a, b) = (cx.input(0)?, cx.input(1)?);
     let (row, column) = (cx.ty(a).rank().saturating_sub(2), cx.ty(b).rank().saturating_sub(1));
     let (a, b) = (centred(cx, 0, 4, row)?.0, centred(cx, 1, 5, column)?.0);
-    let scales = [cx.input(2)?, cx.input(3)?];
+    let scales = [scale(cx, 2)?, scale(cx, 3)?];
     done(scaled(cx, a, b, scales, 6)?)
 }
 
@@ -168,10 +172,10 @@ fn dynamic_matmul(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, b) = (cx.input(0)?, cx.input(1)?);
     let column = cx.ty(b).rank().saturating_sub(1);
     let b = centred(cx, 1, 3, column)?.0;
-    let [q, scale, zero] = dynamic_codes(cx, x)?;
+    let [q, of_a, zero] = dynamic_codes(cx, x)?;
     let (q, zero) = (cx.cast(q, DType::I32)?, cx.cast(zero, DType::I32)?);
     let a = cx.binary(BinaryKind::Sub, q, zero)?;
-    let scales = [scale, cx.input(2)?];
+    let scales = [of_a, scale(cx, 2)?];
     done(scaled(cx, a, b, scales, 4)?)
 }
 
@@ -184,7 +188,7 @@ fn gemm(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     if let Some(c) = cx.optional(6)? {
         sum = cx.binary(Add, sum, c)?;
     }
-    let (of_a, of_b) = (single(cx, 1)?, cx.input(4)?);
+    let (of_a, of_b) = (single_scale(cx, 1)?, scale(cx, 4)?);
     let of_b = along(cx, of_b, 1, 2)?;
     let scale = cx.binary(Mul, of_a, of_b)?;
     let scale = cx.with_scalar(Mul, scale, cx.float("alpha", 1.0))?;

@@ -46,11 +46,35 @@ fn leaf(at: usize) -> Branch {
 }
 
 impl Ensemble {
+    fn is_leaf(&self, n: usize) -> bool {
+        self.nodes[n].yes == n && self.nodes[n].no == n
+    }
+
+    /// Refuses decisions that lead back to where they came from, be it where no root leads.
+    fn acyclic(&self, cx: &NodeCx) -> Result<()> {
+        let next = |n: usize| [self.nodes[n].yes, self.nodes[n].no].into_iter().filter(move |_| !self.is_leaf(n));
+        let mut before = vec![0; self.nodes.len()];
+        (0..self.nodes.len()).flat_map(next).for_each(|n| before[n] += 1);
+        let mut ready: Vec<usize> = (0..before.len()).filter(|&n| before[n] == 0).collect();
+        while let Some(n) = ready.pop() {
+            for to in next(n) {
+                before[to] -= 1;
+                if before[to] == 0 {
+                    ready.push(to);
+                }
+            }
+        }
+        match before.iter().position(|&b| b > 0) {
+            Some(n) => Err(cx.invalid(format!("decisions lead back to node {n}"))),
+            None => Ok(()),
+        }
+    }
+
     /// The most decisions from a root to a leaf.
     fn levels(&self, cx: &NodeCx) -> Result<usize> {
         let (mut at, mut depth) = (self.roots.clone(), 0);
         loop {
-            at.retain(|&n| self.nodes[n].yes != n || self.nodes[n].no != n);
+            at.retain(|&n| !self.is_leaf(n));
             if at.is_empty() {
                 return Ok(depth);
             }
@@ -163,6 +187,7 @@ impl Ensemble {
 
     /// `[N, targets]`: what the leaves add, taken together over all trees.
     fn scores(&self, cx: &mut NodeCx, x: ValueId, targets: usize, dtype: DType, kind: ReduceKind) -> Result<ValueId> {
+        self.acyclic(cx)?;
         let n = self.nodes.len();
         if n.checked_mul(targets).is_none_or(|e| e > ENTRIES) {
             return Err(cx.unsupported(format!("{n} nodes with weights of {targets} targets")));
@@ -180,6 +205,11 @@ impl Ensemble {
         let each = cx.op(Gather { axis: 0 }, &[weights, at])?;
         cx.reduce(kind, each, &[1], false)
     }
+}
+
+/// A node that decides leads to others.
+fn apart(cx: &NodeCx, n: usize, yes: usize, no: usize) -> Result<()> {
+    if yes == n || no == n { Err(cx.invalid(format!("node {n} leads to itself"))) } else { Ok(()) }
 }
 
 fn modes(cx: &NodeCx, name: &str) -> Result<Option<CompareKind>> {
@@ -234,6 +264,7 @@ fn ensemble(cx: &mut NodeCx, of: &str) -> Result<Ensemble> {
         };
         let feature = usize::try_from(features[i]).map_err(|_| cx.invalid("a negative feature"))?;
         let (yes, no) = (find(cx, trees[i], yes[i])?, find(cx, trees[i], no[i])?);
+        apart(cx, i, yes, no)?;
         (inner[yes], inner[no]) = (true, true);
         let missing = missing.get(i) == Some(&1);
         nodes.push(Branch { feature, test: Test::Compare(kind, splits[i]), missing, yes, no });
@@ -372,13 +403,9 @@ fn tree_ensemble(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
                 Test::Compare(kind.ok_or_else(|| cx.invalid(format!("the mode {m}")))?, splits[i])
             }
         };
-        nodes.push(Branch {
-            feature: features[i],
-            test,
-            missing: missing.get(i) == Some(&1),
-            yes: to(cx, yes[i], yes_leaf[i] != 0)?,
-            no: to(cx, no[i], no_leaf[i] != 0)?,
-        });
+        let (yes, no) = (to(cx, yes[i], yes_leaf[i] != 0)?, to(cx, no[i], no_leaf[i] != 0)?);
+        apart(cx, i, yes, no)?;
+        nodes.push(Branch { feature: features[i], test, missing: missing.get(i) == Some(&1), yes, no });
     }
     nodes.extend((n..n + leaves).map(leaf));
     if roots.is_empty() || roots.iter().any(|&r| r >= n) {

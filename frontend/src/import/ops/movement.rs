@@ -146,7 +146,7 @@ fn slice_axis(cx: &mut NodeCx, x: ValueId, axis: usize, start: &Dim, end: &Dim, 
         let high = extent.clone() - 1.into();
         let (s, e) = (place(start, -1, high.clone()), place(end, -1, high));
         let (s, e) = s.zip(e).ok_or_else(|| cx.unsupported("positions"))?;
-        (s.clone(), (s - e).ceil_div(-step))
+        (s.clone(), (s - e).ceil_div(step.saturating_neg()))
     };
     let len = if len.as_const().is_some_and(|n| n < 0) || cx.is_bound(&len) { len.max(0.into()) } else { len };
     let start = if len == Dim::Const(0) { Dim::from(0) } else { start };
@@ -173,6 +173,7 @@ fn slice(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
         return Err(cx.invalid("starts, ends, axes and steps differ in number"));
     }
+    cx.axes(&axes, rank)?;
     for i in 0..starts.len() {
         let axis = cx.axis(axes[i], rank)?;
         x = slice_axis(cx, x, axis, &starts[i], &ends[i], steps[i])?;
@@ -193,6 +194,7 @@ fn computed_slices(cx: &mut NodeCx, mut x: ValueId) -> Result<Vec<Meaning>> {
     if n != Dim::from(axes.len()) || steps.len() != axes.len() || steps.contains(&0) {
         return Err(cx.invalid("starts, ends, axes and steps differ in number, or a step is 0"));
     }
+    cx.axes(&axes, rank)?;
     for (i, (&axis, &step)) in axes.iter().zip(&steps).enumerate() {
         let axis = cx.axis(axis, rank)?;
         let (start, end) = (cx.element(starts, 0, i.into())?, cx.element(ends, 0, i.into())?);
@@ -266,11 +268,7 @@ fn computed_parts(cx: &mut NodeCx, x: ValueId, axis: usize) -> Result<Vec<Meanin
 fn gather(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, i) = (cx.input(0)?, cx.input(1)?);
     let axis = cx.axis(cx.int("axis", 0), cx.ty(x).rank())?;
-    if let (Some(n), Some(t)) = (cx.ty(x).shape[axis].as_const(), cx.constant(1)?)
-        && let Some(p) = (0..t.len()).map(|i| t.get_i64(i)).find(|p| !(-n..n).contains(p))
-    {
-        return Err(cx.invalid(format!("index {p} of an axis of {n}")));
-    }
+    super::indexing::inside(cx, i, &cx.ty(x).shape[axis])?;
     // One constant position is a slice.
     if let (Some(k), Some(n)) = (cx.known(1), cx.ty(x).shape[axis].as_const())
         && let Some([p]) = k.numbers().as_deref()

@@ -38,12 +38,13 @@ fn axis_and_block(cx: &mut NodeCx, rank: usize) -> Result<(usize, u32)> {
     Ok((axis, block))
 }
 
-fn check_scale(cx: &mut NodeCx) -> Result<()> {
-    match cx.constant(1)? {
+/// Input `i`, a scale: positive and finite where it is constant.
+pub(super) fn scale(cx: &mut NodeCx, i: usize) -> Result<ValueId> {
+    match cx.constant(i)? {
         Some(t) if t.to_f64().iter().any(|s| !(s.is_finite() && *s > 0.0)) => {
-            Err(cx.invalid("a scale that is not positive and finite"))
+            Err(cx.invalid(format!("input {i}, a scale that is not positive and finite")))
         }
-        _ => Ok(()),
+        _ => cx.input(i),
     }
 }
 
@@ -51,8 +52,7 @@ fn quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let x = cx.input(0)?;
     let rank = cx.ty(x).rank();
     let (axis, block) = axis_and_block(cx, rank)?;
-    check_scale(cx)?;
-    let scale = cx.input(1)?;
+    let scale = scale(cx, 1)?;
     let float = element(cx, "precision")?.unwrap_or(cx.ty(x).dtype);
     let s = spread(cx, scale, axis, block, x)?;
     let mut operands = vec![cx.cast(x, float)?, cx.cast(s, float)?];
@@ -82,7 +82,7 @@ fn quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 fn element(cx: &NodeCx, attr: &str) -> Result<Option<DType>> {
     match cx.int(attr, 0) {
         0 => Ok(None),
-        n => crate::tensor::dtype(n as i32).map(Some).ok_or_else(|| cx.unsupported(format!("element type {n}"))),
+        n => cx.element_type(n).map(Some),
     }
 }
 
@@ -126,8 +126,7 @@ fn dequantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let q = cx.input(0)?;
     let rank = cx.ty(q).rank();
     let (axis, group) = axis_and_block(cx, rank)?;
-    check_scale(cx)?;
-    let scale = cx.input(1)?;
+    let scale = scale(cx, 1)?;
     let (named, powers) = (element(cx, "output_dtype")?, cx.ty(scale).dtype == DType::F8E8M0);
     if powers && named.is_none() {
         return Err(cx.invalid("a scale of type f8e8m0 without output_dtype"));
@@ -214,12 +213,12 @@ fn dynamic_quantize(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 /// The exact integer product as floats, then codes of it. Scales of the operands are inputs 1 and 4, scale and zero point of the result 6 and 7.
 fn requantize(cx: &mut NodeCx, sum: ValueId, axes: [usize; 2]) -> Result<Vec<Meaning>> {
     let rank = cx.ty(sum).rank();
-    let (a, b) = (cx.input(1)?, cx.input(4)?);
+    let (a, b, to_scale) = (scale(cx, 1)?, scale(cx, 4)?, scale(cx, 6)?);
     let (a, b) = (along(cx, a, axes[0], rank)?, along(cx, b, axes[1], rank)?);
-    let scale = cx.binary(Mul, a, b)?;
-    let (to_scale, zero) = (cx.input(6)?, cx.input(7)?);
-    let y = cx.cast(sum, cx.ty(scale).dtype)?;
-    let y = cx.binary(Mul, y, scale)?;
+    let product = cx.binary(Mul, a, b)?;
+    let zero = cx.input(7)?;
+    let y = cx.cast(sum, cx.ty(product).dtype)?;
+    let y = cx.binary(Mul, y, product)?;
     let (to_scale, zero) = (along(cx, to_scale, axes[1], rank)?, along(cx, zero, axes[1], rank)?);
     let to = cx.ty(zero).dtype;
     Ok(vec![value(cx.op(Quant { to, narrow: false }, &[y, to_scale, zero])?)])

@@ -58,7 +58,11 @@ fn layer(cx: &mut NodeCx, kind: Cell) -> Result<Vec<Meaning>> {
 fn layer_of(cx: &mut NodeCx, kind: Cell, [mut x, w, r]: [ValueId; 3]) -> Result<Vec<Meaning>> {
     let (bias, lengths, h0) = (cx.optional(3)?, cx.optional(4)?, cx.optional(5)?);
     let (c0, peephole) = if kind == Cell::Lstm { (cx.optional(6)?, cx.optional(7)?) } else { (None, None) };
-    let batch_first = cx.int("layout", 0) == 1;
+    let batch_first = match cx.int("layout", 0) {
+        0 => false,
+        1 => true,
+        other => return Err(cx.invalid(format!("layout {other}"))),
+    };
     let (tw, tr) = (cx.ty(w), cx.ty(r));
     if cx.ty(x).rank() != 3 || tw.rank() != 3 || tr.rank() != 3 {
         return Err(cx.invalid(format!("operands {}, {tw} and {tr}, expected three axes each", cx.ty(x))));

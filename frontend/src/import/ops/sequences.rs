@@ -3,6 +3,7 @@
 use super::Topic;
 use crate::import::node::{NodeCx, formed, value};
 use crate::import::{Form, Meaning};
+use std::rc::Rc;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::{Reshape, Slice};
 use tersor_ir::{DType, Dim, Tensor};
@@ -11,18 +12,33 @@ use tersor_ir::{DType, Dim, Tensor};
 const ELEMENTS: usize = 1 << 16;
 
 /// The elements of an input that is a sequence.
-fn elements(cx: &mut NodeCx, i: usize) -> Result<Vec<Meaning>> {
+fn elements(cx: &mut NodeCx, i: usize) -> Result<Rc<Vec<Meaning>>> {
     match cx.meaning(i)?.form {
         Form::Sequence(all) => Ok(all),
         _ => Err(cx.invalid(format!("input {i} is not a sequence"))),
     }
 }
 
-fn sequence(cx: &NodeCx, all: Vec<Meaning>) -> Result<Vec<Meaning>> {
-    if all.len() > ELEMENTS {
-        return Err(cx.unsupported(format!("a sequence of more than {ELEMENTS} elements")));
+/// Refuses a sequence of that many elements if it is too long.
+fn bounded(cx: &NodeCx, elements: usize) -> Result<()> {
+    if elements > ELEMENTS {
+        return Err(cx.unsupported(format!("a sequence of {elements} elements, {ELEMENTS} are the most")));
     }
-    Ok(vec![formed(Form::Sequence(all))])
+    Ok(())
+}
+
+fn sequence(cx: &mut NodeCx, all: Vec<Meaning>) -> Result<Vec<Meaning>> {
+    bounded(cx, all.len())?;
+    if !all.iter().all(|m| matches!(m.form, Form::Tensor)) {
+        return Err(cx.invalid("an element of a sequence is no tensor"));
+    }
+    cx.importer.sequenced += all.len();
+    let (made, limits) = (cx.importer.sequenced, &cx.importer.options.limits);
+    if made > limits.sequence_elements {
+        let what = format!("sequences come to {made} elements");
+        return Err(limits.exceeded("O0007", "sequence_elements", what));
+    }
+    Ok(vec![formed(Form::Sequence(Rc::new(all)))])
 }
 
 /// The position that input `i` says, counted from the end of `n` elements if negative; `default` where there is no such input. `last` is the largest.
@@ -42,7 +58,8 @@ fn construct(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 fn insert(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let (mut all, new) = (elements(cx, 0)?, cx.meaning(1)?);
+    let (all, new) = (elements(cx, 0)?, cx.meaning(1)?);
+    let mut all = Rc::unwrap_or_clone(all);
     let n = all.len();
     let at = position(cx, 2, n, Some(n), Some(n))?;
     all.insert(at, new);
@@ -50,7 +67,7 @@ fn insert(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 fn erase(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let mut all = elements(cx, 0)?;
+    let mut all = Rc::unwrap_or_clone(elements(cx, 0)?);
     let last = all.len().checked_sub(1);
     let at = position(cx, 1, all.len(), last, last)?;
     all.remove(at);
@@ -58,9 +75,9 @@ fn erase(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 fn at(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let mut all = elements(cx, 0)?;
+    let all = elements(cx, 0)?;
     let at = position(cx, 1, all.len(), all.len().checked_sub(1), None)?;
-    Ok(vec![all.swap_remove(at)])
+    Ok(vec![all[at].clone()])
 }
 
 fn length(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -88,6 +105,7 @@ fn split(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             let each = each.map_or(Some(1), |n| n.first().copied()).filter(|&n| n > 0);
             let each = each.ok_or_else(|| cx.invalid("parts must have a positive extent"))?;
             let extent = cx.fixed(&t.shape[axis], "parts of a sequence")? as i64;
+            bounded(cx, usize::try_from(extent / each).unwrap_or(usize::MAX))?;
             (0..extent).step_by(each as usize).map(|start| each.min(extent - start)).collect()
         }
     };
@@ -126,7 +144,8 @@ fn map(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         results.iter_mut().zip(cx.inline(body, arguments)?).for_each(|(all, m)| all.push(m));
     }
-    Ok(results.into_iter().map(|all| formed(Form::Sequence(all))).collect())
+    let sequences = results.into_iter().map(|all| sequence(cx, all));
+    Ok(sequences.collect::<Result<Vec<_>>>()?.concat())
 }
 
 fn optional(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
