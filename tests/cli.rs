@@ -202,7 +202,7 @@ fn exports_to_onnx() {
 #[test]
 fn exports_artifacts() {
     let dir = with_model();
-    dir.write("m.onnx", support::wide(&dir).bytes());
+    dir.write("m.onnx", wide(&dir).bytes());
     let passes = "normalize,quantize{acts=none, skip-small=false}";
     dir.json(0, &["compile", "m.onnx", "-p", passes, "--target", "native", "-o", "a.tsr"]);
     dir.json(0, &["opt", "m.onnx", "-p", passes, "-o", "a.tir"]);

@@ -2,7 +2,6 @@
 //!
 //! `cargo bench -p tersor-backends -- [part of a name]`
 
-use std::collections::HashMap;
 use tersor_backends::cpu;
 use tersor_backends::emit::emulate::{Buffer, Call};
 use tersor_backends::emit::{Kernel, KernelBuilder, Scalar};
@@ -146,7 +145,7 @@ fn stored(name: String, op: Op, types: [Type; 2], how: Stored, isa: Isa) -> Benc
     let anchor = maker(y).expect("a node's result");
     let nodes = maker(x).into_iter().chain([anchor]).collect();
     let group = Group { anchor: Some(anchor), nodes, inputs, outputs: vec![y] };
-    let views = HashMap::new();
+    let views = Default::default();
     let cx = GroupCx::new(&m, &f, &group, isa, &views);
     let launch = cpu::build(&cx).unwrap_or_else(|d| panic!("{d}"));
     let Launch { kernel, args, grid, scratch, .. } = launch;

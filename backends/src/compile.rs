@@ -63,18 +63,20 @@ pub struct VariantReport {
 
 /// Compiles `@main` into `writer`. The returned manifest completes the artifact: `writer.save(manifest)`.
 pub fn compile<W: Write + Seek>(
-    m: &Module,
+    m: Module,
     options: &Options,
     writer: &mut ArtifactWriter<W>,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<(Manifest, Vec<VariantReport>)> {
+    let tir = print_with(&m, PrintOptions { statistics: false, locations: false });
+    let (name, pipeline) = (m.name.clone(), m.pipeline.join(","));
     let (interface, lowered) = lower(m, &options.isas, writer, &mut |done, all| progress(Progress::Lower(done, all)))?;
     let Interface { inputs, outputs, symbols, extents, strings } = interface;
     let mut manifest = Manifest {
         tool: options.tool.clone(),
-        name: m.name.clone(),
+        name,
         source: options.source.clone(),
-        pipeline: m.pipeline.join(","),
+        pipeline,
         plan: options.plan.clone(),
         inputs,
         outputs,
@@ -108,7 +110,6 @@ pub fn compile<W: Write + Seek>(
         });
         manifest.variants.push(variant);
     }
-    let tir = print_with(m, PrintOptions { statistics: false, locations: false });
     writer.section("tir", tir.as_bytes()).map_err(runtime_error)?;
     Ok((manifest, reports))
 }
@@ -116,7 +117,7 @@ pub fn compile<W: Write + Seek>(
 /// The kernels of a module for one instruction set as text or object. `progress` as for [`compile`].
 pub fn kernels(m: &Module, isa: Isa, code: Code, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Vec<u8>> {
     let mut nowhere = ArtifactWriter::new(std::io::empty()).map_err(runtime_error)?;
-    let (_, lowered) = lower(m, &[isa], &mut nowhere, &mut |done, all| progress(Progress::Lower(done, all)))?;
+    let (_, lowered) = lower(m.clone(), &[isa], &mut nowhere, &mut |done, all| progress(Progress::Lower(done, all)))?;
     let kernels: Vec<_> = lowered.into_iter().flat_map(|l| l.kernels).collect();
     progress(Progress::Codegen(isa, kernels.len()))?;
     mlir::emit(&kernels, isa, code).map_err(|e| mlir_error(isa, &e))

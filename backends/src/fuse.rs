@@ -9,7 +9,8 @@
 
 use crate::kernel::{Group, View};
 use crate::strings;
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
+use smallvec::SmallVec;
 use tersor_ir::interp::{Sources, folds};
 use tersor_ir::module::Def;
 use tersor_ir::{DType, Dim, EntityId, Func, NodeId, Op, ValueId};
@@ -62,16 +63,18 @@ pub fn fuse(f: &Func) -> Fusion {
     let constants = f.values.iter().filter(|(_, v)| matches!(v.def, Def::Const(_)));
     let weights: HashMap<_, _> = constants.map(|(v, x)| (v, Sources::of(&x.ty))).collect();
     let computed = weights.values().copied().fold(Sources::default(), Sources::and);
-    let (groups, group_of, views, taken, coded, binds) = Default::default();
-    let mut fusion = Fuser { f, uses: readers(f), groups, group_of, views, taken, coded, weights, computed, binds };
+    let (groups, group_of, views, viewed, taken, coded, binds) = Default::default();
+    let (uses, returned) = (readers(f), f.body().results.iter().copied().collect());
+    let mut fusion =
+        Fuser { f, uses, returned, groups, group_of, views, viewed, taken, coded, weights, computed, binds };
     f.body().nodes.iter().for_each(|&n| fusion.weigh(n));
     f.body().nodes.iter().for_each(|&n| fusion.node(n));
     fusion.finish()
 }
 
 /// The nodes that read each value.
-fn readers(f: &Func) -> Vec<Vec<NodeId>> {
-    let mut r = vec![vec![]; f.values.len()];
+fn readers(f: &Func) -> Vec<SmallVec<[NodeId; 2]>> {
+    let mut r = vec![SmallVec::new(); f.values.len()];
     for n in f.live_nodes() {
         for v in &f.nodes[n].operands {
             r[v.index()].push(n);
@@ -120,10 +123,13 @@ pub fn is_rows(view: &View, shape: &[Dim]) -> bool {
 
 struct Fuser<'a> {
     f: &'a Func,
-    uses: Vec<Vec<NodeId>>,
+    uses: Vec<SmallVec<[NodeId; 2]>>,
+    returned: HashSet<ValueId>,
     groups: Vec<Option<Group>>,
     group_of: HashMap<NodeId, usize>,
     views: HashMap<ValueId, View>,
+    /// Values that views look at.
+    viewed: HashSet<ValueId>,
     /// Views that an attention group writes itself.
     taken: HashSet<NodeId>,
     /// Decodings of rows that products make themselves, each of them again.
@@ -147,7 +153,7 @@ impl Fuser<'_> {
         self.views.get(&v).cloned().unwrap_or_else(|| View::dense(v, &self.f.values[v].ty))
     }
     fn returned(&self, v: ValueId) -> bool {
-        self.f.body().results.contains(&v)
+        self.returned.contains(&v)
     }
     /// The group that makes a value's buffer.
     fn maker(&self, v: ValueId) -> Option<usize> {
@@ -268,6 +274,7 @@ impl Fuser<'_> {
         if !dense && !self.uses[y.index()].iter().all(|&r| self.follows(r, y, &view, MAX_VIEWS)) {
             return false;
         }
+        self.viewed.insert(view.root);
         self.views.insert(y, view);
         true
     }
@@ -367,8 +374,7 @@ impl Fuser<'_> {
             let free = group.nodes.iter().flat_map(|&p| &self.uses[self.f.nodes[p].results[0].index()]);
             let open = |r: &NodeId| !self.group_of.contains_key(r) && self.op(*r).binds().is_none();
             let unread = free.filter(|r| self.group_of.get(r) != Some(&g)).all(open);
-            let unviewed =
-                group.nodes.iter().all(|&p| !self.views.values().any(|w| w.root == self.f.nodes[p].results[0]));
+            let unviewed = group.nodes.iter().all(|&p| !self.viewed.contains(&self.f.nodes[p].results[0]));
             let whole = !group.nodes.iter().any(|&p| self.packs(p));
             group.anchor.is_none() && elementwise && same && unread && unviewed && whole && !self.views.contains_key(&x)
         });
@@ -407,24 +413,26 @@ impl Fuser<'_> {
         }
     }
 
-    fn finish(self) -> Fusion {
-        let Fuser { f, uses, groups, views, .. } = &self;
-        let (mut out, mut binds, mut next) = (vec![], vec![], self.binds.iter().peekable());
-        for (at, group) in groups.iter().enumerate() {
+    fn finish(mut self) -> Fusion {
+        let (mut out, mut binds, groups) = (vec![], vec![], std::mem::take(&mut self.groups));
+        let Fuser { f, uses, .. } = &self;
+        let mut next = self.binds.iter().peekable();
+        // The last group that each node was found in: a node may be in several.
+        let mut inside = vec![usize::MAX; f.nodes.len()];
+        for (at, group) in groups.into_iter().enumerate() {
             binds.extend(std::iter::from_fn(|| next.next_if(|b| b.0 <= at)).map(|b| (out.len(), b.1)));
-            let Some(group) = group else { continue };
-            let inside: HashSet<NodeId> = group.nodes.iter().copied().collect();
-            let mut g = group.clone();
+            let Some(mut g) = group else { continue };
+            g.nodes.iter().for_each(|n| inside[n.index()] = at);
             for &n in &g.nodes {
                 for &v in &f.nodes[n].operands {
-                    let made_here = matches!(f.values[v].def, Def::Node(d, _) if inside.contains(&d));
+                    let made_here = matches!(f.values[v].def, Def::Node(d, _) if inside[d.index()] == at);
                     if !made_here && !g.inputs.contains(&v) {
                         g.inputs.push(v);
                     }
                 }
                 for &v in f.nodes[n].results.iter().filter(|_| !self.coded.contains(&n)) {
                     // A reader that is a view, or in another group, needs the value in memory.
-                    let read = uses[v.index()].iter().any(|r| !inside.contains(r));
+                    let read = uses[v.index()].iter().any(|r| inside[r.index()] != at);
                     if read || self.returned(v) {
                         g.outputs.push(v);
                     }
@@ -435,7 +443,7 @@ impl Fuser<'_> {
             }
         }
         binds.extend(next.map(|b| (out.len(), b.1)));
-        Fusion { groups: out, views: views.clone(), binds }
+        Fusion { groups: out, binds, views: self.views }
     }
 }
 

@@ -4,11 +4,12 @@
 //! constants in the kernel, the others become its `dims`; the same code serves both.
 
 use crate::emit::{Kernel, KernelBuilder, Val};
+use foldhash::HashMap;
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use tersor_ir::module::NodeId;
-use tersor_ir::{Def, Dim, Func, Module, Tensor, Type, ValueId, interp};
+use tersor_ir::{DType, Def, Dim, Func, Module, Tensor, Type, ValueId, interp};
 
 /// An instruction set that one variant of an artifact is for.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -83,6 +84,24 @@ pub struct Group {
     pub outputs: Vec<ValueId>,
 }
 
+/// Constants of a loop whose numbers its kernel holds. Where there are more it reads them, so that long runs of like steps share a kernel.
+const NUMBERS: usize = 8;
+
+impl Group {
+    /// The number that all elements of a constant are, where the group's kernel holds it and does not read it.
+    pub fn number(&self, m: &Module, f: &Func, v: ValueId) -> Option<f64> {
+        let c = &m.consts[f.def_const(v)?];
+        let constants = || self.inputs.iter().filter(|&&v| f.def_const(v).is_some());
+        let held = self.anchor.is_some() || constants().nth(NUMBERS).is_none();
+        c.splat().filter(|&x| held && is_exact(c.ty.dtype, x))
+    }
+}
+
+/// Whether a number is the element itself.
+pub fn is_exact(dtype: DType, x: f64) -> bool {
+    dtype.is_float() || x.abs() < 2f64.powi(53)
+}
+
 /// A tensor in memory: an affine view of a buffer, in elements.
 #[derive(Clone, PartialEq, Debug)]
 pub struct View {
@@ -152,6 +171,10 @@ impl<'a> GroupCx<'a> {
     /// Whether a value depends on constants alone whose elements are there.
     pub fn is_constant(&self, v: ValueId) -> bool {
         interp::is_constant(&self.m.consts, self.f, v)
+    }
+    /// The number that a constant's elements are, where the kernel holds it.
+    pub fn number(&self, v: ValueId) -> Option<f64> {
+        self.group.number(self.m, self.f, v)
     }
     /// Whether a value is made inside the group.
     pub fn inside(&self, v: ValueId) -> bool {
@@ -236,7 +259,13 @@ impl LaunchBuilder {
     /// An empty kernel.
     pub fn new(name: impl Into<String>) -> LaunchBuilder {
         let kernel = KernelBuilder::new(name);
-        LaunchBuilder { kernel, args: vec![], pointers: HashMap::new(), dims: vec![], dim_values: HashMap::new() }
+        LaunchBuilder {
+            kernel,
+            args: vec![],
+            pointers: HashMap::default(),
+            dims: vec![],
+            dim_values: HashMap::default(),
+        }
     }
     /// The pointer of a buffer to read; the same for the same value.
     pub fn read(&mut self, v: ValueId) -> Val {

@@ -3,7 +3,7 @@
 //! Exact. The function is rebuilt node by node; each value may exist channels first, channels last, or both, and is transposed at most once. Constants that
 //! meet a channels-last value are transposed here.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use tersor_ir::diag::Result;
 use tersor_ir::module::{Builder, Def};
 use tersor_ir::ops::{Broadcast, Concat, Gather, Pad, Reduce, Reshape, Slice, Transpose};
@@ -12,7 +12,7 @@ use tersor_ir::{Dim, Func, Module, NodeId, Op, ValueId};
 /// Rewrites `@main` to channels-last convolutions and pools. A module without any stays as it is.
 pub fn channels_last(m: &mut Module) -> Result<()> {
     let main = m.main()?;
-    let old = m.funcs[main].clone();
+    let old = &m.funcs[main];
     let needs = |n: &NodeId| match &old.nodes[*n].op {
         Op::Conv(c) => !c.channels_last,
         Op::Pool(p) => !p.channels_last,
@@ -21,16 +21,17 @@ pub fn channels_last(m: &mut Module) -> Result<()> {
     if !old.live_nodes().iter().any(needs) || old.nodes.values().any(|n| !n.regions.is_empty()) {
         return Ok(());
     }
+    let old = old.clone();
     let mut func = Func::new(old.name.clone());
     func.inputs = old.inputs.clone();
     func.outputs = old.outputs.clone();
     let body = func.body_id();
-    let mut first = HashMap::new();
+    let mut first = HashMap::default();
     for &p in &old.body().params {
         let v = func.add_param(body, &old.values[p].name, old.values[p].ty.clone());
         first.insert(p, v);
     }
-    let mut r = Rebuild { old: &old, b: Builder::new(&mut m.consts, &mut func), first, last: HashMap::new() };
+    let mut r = Rebuild { old: &old, b: Builder::new(&mut m.consts, &mut func), first, last: HashMap::default() };
     for &n in &old.body().nodes {
         r.node(n)?;
     }

@@ -6,13 +6,14 @@ use crate::fuse::{Fusion, fuse};
 use crate::kernel::{Group, GroupCx, Isa, Launch, Operand, encoded_bytes};
 use crate::signature::Signature;
 use crate::{complex, cpu, emit, expand, layout, strings};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::{Seek, Write};
 use std::sync::Arc;
 use tersor_host::Function;
 use tersor_ir::diag::Result;
 use tersor_ir::dim::Atom;
-use tersor_ir::{DType, Def, Diagnostic, Dim, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId, interp};
+use tersor_ir::{DType, Def, Diagnostic, Dim, EntityId, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId, interp};
 use tersor_runtime::ArtifactWriter;
 use tersor_runtime::artifact::{Constant, Manifest, Symbol, Value, Variant};
 use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Host, Need, Place, Program, Step};
@@ -60,7 +61,7 @@ pub struct Interface {
 
 /// Lowers `@main` for each of `isas`; constants go to `writer`. `step` is told of each group that is done and how many there are; it may end the work.
 pub fn lower<W: Write + Seek>(
-    m: &Module,
+    m: Module,
     isas: &[Isa],
     writer: &mut ArtifactWriter<W>,
     step: &mut dyn FnMut(usize, usize) -> Result<()>,
@@ -71,7 +72,8 @@ pub fn lower<W: Write + Seek>(
         return Err(d);
     }
     let fusion = fuse(f);
-    let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion)).collect();
+    let (known, mut seen) = (known(f, &fusion), HashMap::default());
+    let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion, &known)).collect();
     for (i, group) in fusion.groups.iter().enumerate() {
         programs.iter_mut().try_for_each(|p| p.binds(i, &mut table, writer))?;
         if let Some((n, function)) = function(f, group)? {
@@ -79,8 +81,12 @@ pub fn lower<W: Write + Seek>(
             step(i + 1, fusion.groups.len())?;
             continue;
         }
+        let like = Signature::of(&m, f, group, &fusion, &known).map(|(signature, values)| {
+            let next = seen.len();
+            (*seen.entry(signature).or_insert(next), values)
+        });
         for p in &mut programs {
-            p.group(group, &mut table, writer)?;
+            p.group(group, like.as_ref(), &mut table, writer)?;
         }
         step(i + 1, fusion.groups.len())?;
     }
@@ -91,11 +97,11 @@ pub fn lower<W: Write + Seek>(
 }
 
 /// A module in the form that groups are made of, and the table with what its signature names.
-fn prepare(m: &Module) -> Result<(Module, Table)> {
-    let mut m = m.clone();
+fn prepare(mut m: Module) -> Result<(Module, Table)> {
     expand::expand(&mut m)?;
     layout::channels_last(&mut m)?;
-    let mut table = Table { interface: Interface::default(), symbols: HashMap::new() };
+    let mut table =
+        Table { interface: Interface::default(), symbols: HashMap::default(), constants: HashMap::default() };
     table.symbols(&m)?;
     table.signature(&m.funcs[m.main()?])?;
     table.interface.strings = strings::handles(&mut m)?;
@@ -103,8 +109,8 @@ fn prepare(m: &Module) -> Result<(Module, Table)> {
     Ok((m, table))
 }
 
-/// Everything of `@main` that has no code on an instruction set.
-pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
+/// Everything of `@main` that has no code on some instruction set, one after the other.
+pub fn refused(m: Module, isas: &[Isa]) -> Vec<Diagnostic> {
     let ((m, mut table), main) = match prepare(m).and_then(|p| p.0.main().map(|main| (p, main))) {
         Ok(prepared) => prepared,
         Err(d) => return vec![d],
@@ -114,43 +120,41 @@ pub fn refused(m: &Module, isa: Isa) -> Vec<Diagnostic> {
     if !control.is_empty() {
         return control;
     }
-    let (mut out, mut built) = (vec![], HashSet::new());
+    let (mut out, mut built) = (vec![vec![]; isas.len()], HashSet::default());
     let fusion = fuse(f);
-    let grouped = grouped(&fusion);
+    let known = known(f, &fusion);
     for group in fusion.groups.iter().filter(|g| !matches!(function(f, g), Ok(Some(_)))) {
-        let signature = Signature::of(f, group, &fusion, |v| known(f, &fusion, &grouped, v)).map(|s| s.0);
+        let signature = Signature::of(&m, f, group, &fusion, &known).map(|s| s.0);
         if signature.as_ref().is_some_and(|s| built.contains(s)) {
             continue;
         }
         let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
-        let launch = cpu::build(&GroupCx::new(&m, f, group, isa, &fusion.views));
-        let extents = |l: Launch| l.dims.iter().chain([&l.grid]).try_for_each(|d| table.extent(d).map(drop));
-        match launch.and_then(extents) {
-            Ok(()) => built.extend(signature),
-            Err(d) => out.push(d.at_loc(&node.loc)),
+        let mut all = true;
+        for (&isa, out) in isas.iter().zip(&mut out) {
+            let launch = cpu::build(&GroupCx::new(&m, f, group, isa, &fusion.views));
+            let extents = |l: Launch| l.dims.iter().chain([&l.grid]).try_for_each(|d| table.extent(d).map(drop));
+            if let Err(d) = launch.and_then(extents) {
+                out.push(d.at_loc(&node.loc));
+                all = false;
+            }
         }
+        built.extend(signature.filter(|_| all));
     }
-    out
+    out.concat()
 }
 
-/// The nodes of all kernels.
-fn grouped(fusion: &Fusion) -> HashSet<NodeId> {
-    fusion.groups.iter().flat_map(|g| g.nodes.iter().copied()).collect()
-}
-
-/// Whether a value is known before a run.
-fn known(f: &Func, fusion: &Fusion, grouped: &HashSet<NodeId>, v: ValueId) -> bool {
-    match f.values[v].def {
-        Def::Const(_) => true,
-        Def::Node(n, _) => !grouped.contains(&n) && !fusion.views.contains_key(&v),
-        Def::Param(..) => false,
-    }
+/// Which values are known before a run: constants, and what no kernel makes and is no view.
+fn known(f: &Func, fusion: &Fusion) -> Vec<bool> {
+    let mut known: Vec<bool> = f.values.values().map(|v| !matches!(v.def, Def::Param(..))).collect();
+    let made = fusion.groups.iter().flat_map(|g| &g.nodes).flat_map(|&n| &f.nodes[n].results);
+    made.chain(fusion.views.keys()).for_each(|v| known[v.index()] = false);
+    known
 }
 
 /// The constants that `@main` reads on an instruction set, as they are packed for its kernels.
 pub fn packed(m: &Module, isa: Isa) -> Result<Vec<(Constant, Vec<u8>)>> {
     let mut writer = ArtifactWriter::in_memory();
-    lower(m, &[isa], &mut writer, &mut |_, _| Ok(()))?;
+    lower(m.clone(), &[isa], &mut writer, &mut |_, _| Ok(()))?;
     Ok(writer.into_constants())
 }
 
@@ -158,7 +162,7 @@ pub fn packed(m: &Module, isa: Isa) -> Result<Vec<(Constant, Vec<u8>)>> {
 pub fn arena(m: &Module, isa: Isa) -> Result<u64> {
     let mut writer = ArtifactWriter::in_memory();
     let (Interface { inputs, outputs, symbols, extents, .. }, lowered) =
-        lower(m, &[isa], &mut writer, &mut |_, _| Ok(()))?;
+        lower(m.clone(), &[isa], &mut writer, &mut |_, _| Ok(()))?;
     let manifest = Manifest { inputs, outputs, symbols, extents: extents.into_entries(), ..Manifest::default() };
     let program = lowered.into_iter().next().map(|l| l.program).unwrap_or_default();
     let at = tersor_runtime::plan::at_hints(&manifest, &Variant { program, ..Variant::default() });
@@ -211,9 +215,30 @@ pub fn runtime_dtype(d: DType) -> Result<tersor_runtime::DType> {
 struct Table {
     interface: Interface,
     symbols: HashMap<Arc<str>, u32>,
+    /// The constants that are stored as they are, by value.
+    constants: HashMap<ValueId, u32>,
 }
 
 impl Table {
+    /// The artifact's constant with the elements of a value.
+    fn constant<W: Write + Seek>(
+        &mut self,
+        m: &Module,
+        f: &Func,
+        v: ValueId,
+        writer: &mut ArtifactWriter<W>,
+    ) -> Result<u32> {
+        if let Some(&c) = self.constants.get(&v) {
+            return Ok(c);
+        }
+        let name = &f.values[v].name;
+        let missing = || Diagnostic::error("B0106", format!("the elements of {name} are not there"));
+        let t = interp::constant(&m.consts, f, v).ok_or_else(missing)?;
+        let c = writer.constant(name, "", t.bytes()).map_err(runtime_error)?;
+        self.constants.insert(v, c);
+        Ok(c)
+    }
+
     /// Declares the symbols that inputs bind, then those that nodes bind.
     fn symbols(&mut self, m: &Module) -> Result<()> {
         let f = &m.funcs[m.main()?];
@@ -265,7 +290,7 @@ impl Table {
 
     /// What extents must be, each once.
     fn needs(&mut self, f: &Func) -> Result<Vec<Need>> {
-        let (mut needs, mut seen) = (vec![], HashSet::new());
+        let (mut needs, mut seen) = (vec![], HashSet::default());
         for node in f.body().nodes.iter().map(|&n| &f.nodes[n]) {
             for need in node.needs(f) {
                 let extent = self.extent(&need)?;
@@ -320,41 +345,47 @@ struct Lowering<'a> {
     m: &'a Module,
     f: &'a Func,
     fusion: &'a Fusion,
-    /// Nodes that some step runs; the others depend on constants alone.
-    grouped: HashSet<NodeId>,
+    /// By value, whether it is known before a run.
+    known: &'a [bool],
     program: Program,
     kernels: Vec<emit::Kernel>,
     /// Kernels by their text under a common name.
     by_text: HashMap<String, u32>,
-    /// Calls of groups so far, with the position among a group's values of each operand that is one.
-    seen: HashMap<Signature, (Call, Vec<Option<usize>>)>,
+    /// Calls of groups so far, by the number of their signature, with the position among a group's values of each operand that is one.
+    seen: HashMap<usize, (Call, Vec<Option<usize>>)>,
     buffers: HashMap<ValueId, u32>,
     packed: HashMap<u32, u32>,
+    /// The first result of the function that each buffer is.
+    results: HashMap<ValueId, usize>,
     /// For each result of the function: whether a step writes it in place.
     in_place: Vec<bool>,
     decoded: BTreeMap<ValueId, Decoded>,
 }
 
 impl<'a> Lowering<'a> {
-    fn new(isa: Isa, m: &'a Module, f: &'a Func, fusion: &'a Fusion) -> Self {
+    fn new(isa: Isa, m: &'a Module, f: &'a Func, fusion: &'a Fusion, known: &'a [bool]) -> Self {
         let in_place = vec![false; f.body().results.len()];
-        let (program, kernels, by_text) = (Program::default(), vec![], HashMap::new());
-        let grouped = grouped(fusion);
-        Lowering {
+        let (program, kernels, by_text) = (Program::default(), vec![], HashMap::default());
+        let mut lowering = Lowering {
             isa,
             m,
             f,
             fusion,
-            grouped,
+            known,
             program,
             kernels,
             by_text,
-            seen: HashMap::new(),
-            buffers: HashMap::new(),
-            packed: HashMap::new(),
+            seen: HashMap::default(),
+            buffers: HashMap::default(),
+            packed: HashMap::default(),
+            results: HashMap::default(),
             in_place,
             decoded: BTreeMap::new(),
+        };
+        for (i, &r) in f.body().results.iter().enumerate() {
+            lowering.results.entry(lowering.root(r)).or_insert(i);
         }
+        lowering
     }
 
     /// Notes that an encoded weight is stored decoded.
@@ -386,10 +417,9 @@ impl<'a> Lowering<'a> {
         let size = table.bytes(&value.ty)?;
         let place = match value.def {
             Def::Param(_, i) => Place::Input(i),
-            Def::Const(_) => self.constant(v, writer)?,
-            Def::Node(n, _) if !self.grouped.contains(&n) => self.constant(v, writer)?,
-            Def::Node(..) => match self.f.body().results.iter().position(|&r| self.root(r) == v) {
-                Some(i) => {
+            _ if self.known[v.index()] => Place::Constant(table.constant(self.m, self.f, v, writer)?),
+            _ => match self.results.get(&v) {
+                Some(&i) => {
                     self.in_place[i] = true;
                     Place::Output(i as u32)
                 }
@@ -401,23 +431,17 @@ impl<'a> Lowering<'a> {
         Ok(b)
     }
 
-    fn constant<W: Write + Seek>(&self, v: ValueId, writer: &mut ArtifactWriter<W>) -> Result<Place> {
-        let missing = || Diagnostic::error("B0106", format!("the elements of {} are not there", self.f.values[v].name));
-        let t = interp::constant(&self.m.consts, self.f, v).ok_or_else(missing)?;
-        Ok(Place::Constant(writer.constant(&self.f.values[v].name, "", t.bytes()).map_err(runtime_error)?))
-    }
-
     /// Appends the step of a group.
     fn group<W: Write + Seek>(
         &mut self,
         group: &Group,
+        like: Option<&(usize, Vec<ValueId>)>,
         table: &mut Table,
         writer: &mut ArtifactWriter<W>,
     ) -> Result<()> {
         let node = &self.f.nodes[group.anchor.unwrap_or(group.nodes[0])];
         let name = name_of(&node.loc, &node.op);
-        let signature = Signature::of(self.f, group, self.fusion, |v| self.known(v));
-        if let Some((signature, values)) = &signature
+        if let Some((signature, values)) = like
             && let Some((call, places)) = self.seen.get(signature)
         {
             let (mut call, places) = (call.clone(), places.clone());
@@ -437,18 +461,13 @@ impl<'a> Lowering<'a> {
             Operand::Read(v) | Operand::Write(v) => values.iter().position(|x| x == v),
             Operand::Packed { .. } => None,
         };
-        let signature = signature.map(|(s, values)| (s, launch.args.iter().map(|o| place(&values, o)).collect()));
+        let places = like.map(|(s, values)| (*s, launch.args.iter().map(|o| place(values, o)).collect()));
         let call = self.call(launch, &name, &site, table, writer)?;
-        if let Some((signature, places)) = signature {
+        if let Some((signature, places)) = places {
             self.seen.insert(signature, (call.clone(), places));
         }
         self.program.steps.push(Step::call(name, call));
         Ok(())
-    }
-
-    /// Whether a value depends on constants alone.
-    fn known(&self, v: ValueId) -> bool {
-        known(self.f, self.fusion, &self.grouped, v)
     }
 
     /// A launch with its operands in buffers.
@@ -466,7 +485,7 @@ impl<'a> Lowering<'a> {
             list.push(match a {
                 Operand::Read(v) => {
                     let v = self.root(v);
-                    if matches!(self.f.values[v].def, Def::Node(n, _) if !self.grouped.contains(&n)) {
+                    if matches!(self.f.values[v].def, Def::Node(..)) && self.known[v.index()] {
                         self.decodes(v, site);
                     }
                     Arg::read(self.buffer(v, table, writer)?)

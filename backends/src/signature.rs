@@ -2,8 +2,8 @@
 
 use crate::fuse::Fusion;
 use crate::kernel::Group;
-use std::collections::HashMap;
-use tersor_ir::{Func, Op, Type, ValueId};
+use foldhash::HashMap;
+use tersor_ir::{Def, EntityId, Func, Module, Op, Type, ValueId};
 
 /// Ops, types, and which operand is which: two groups with one signature have the same kernel, over buffers of their own.
 #[derive(PartialEq, Eq, Hash, Debug)]
@@ -19,8 +19,10 @@ pub struct Signature {
 
 #[derive(PartialEq, Eq, Hash, Debug)]
 enum Use {
-    /// A value by position.
+    /// A value by position; a constant that a loop reads as well.
     Value(usize),
+    /// A constant by the number that a loop holds.
+    Number(u64, Type),
     /// A value that is known before a run: its elements may be part of the kernel, so it stands for itself.
     Known(ValueId),
     End,
@@ -29,12 +31,13 @@ enum Use {
 impl Signature {
     /// Of a group, with the values that it reads and writes in order; `known` says which are known before a run. `None` where a value is a view, whose strides decide too.
     pub fn of(
+        m: &Module,
         f: &Func,
         group: &Group,
         fusion: &Fusion,
-        known: impl Fn(ValueId) -> bool,
+        known: &[bool],
     ) -> Option<(Signature, Vec<ValueId>)> {
-        let (mut values, mut positions) = (vec![], HashMap::new());
+        let (mut values, mut positions) = (vec![], HashMap::default());
         let (mut ops, mut uses) = (Vec::with_capacity(group.nodes.len()), vec![]);
         for &n in &group.nodes {
             let node = &f.nodes[n];
@@ -43,13 +46,19 @@ impl Signature {
                 if fusion.views.contains_key(&v) {
                     return None;
                 }
-                uses.push(if known(v) {
-                    Use::Known(v)
-                } else {
+                let mut value = || {
                     Use::Value(*positions.entry(v).or_insert_with(|| {
                         values.push(v);
                         values.len() - 1
                     }))
+                };
+                uses.push(match (f.values[v].def, group.anchor) {
+                    (Def::Const(_), None) => match group.number(m, f, v) {
+                        Some(x) => Use::Number(x.to_bits(), f.values[v].ty.clone()),
+                        None => value(),
+                    },
+                    _ if known[v.index()] => Use::Known(v),
+                    _ => value(),
                 });
             }
             uses.push(Use::End);

@@ -12,8 +12,10 @@ use crate::entity_id;
 use crate::loc::Loc;
 use crate::ops::Op;
 use crate::types::Type;
+use foldhash::HashMap;
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 entity_id!(
@@ -152,7 +154,7 @@ impl Module {
     }
     /// Bytes of all constants that some function uses, each content once.
     pub fn constant_bytes(&self) -> usize {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = foldhash::HashSet::default();
         let used = self.funcs.values().flat_map(|f| f.live_constants());
         used.filter(|&c| seen.insert(self.consts[c].hash())).map(|c| self.consts[c].byte_len()).sum()
     }
@@ -200,8 +202,8 @@ impl Func {
             regions,
             inputs: vec![],
             outputs: vec![],
-            names: HashMap::new(),
-            constants: HashMap::new(),
+            names: HashMap::default(),
+            constants: HashMap::default(),
         }
     }
     /// The body's id.
@@ -221,13 +223,16 @@ impl Func {
     pub fn fresh_name(&mut self, base: &str) -> Arc<str> {
         let base: Arc<str> = if base.is_empty() { "v".into() } else { base.into() };
         let mut name = base.clone();
-        while self.names.contains_key(&name) {
+        loop {
+            if let Entry::Vacant(free) = self.names.entry(name) {
+                let name = free.key().clone();
+                free.insert(1);
+                return name;
+            }
             let n = self.names.get_mut(&base).expect("base was taken");
             *n += 1;
             name = format!("{base}.{n}").into();
         }
-        self.names.insert(name.clone(), 1);
-        name
     }
     /// Gives a value another name, made unique if it is taken.
     pub fn rename(&mut self, v: ValueId, name: &str) {
@@ -277,11 +282,12 @@ impl Func {
     }
     /// Adds a node at the end of a region; infers its result types.
     pub fn add_node(&mut self, region: RegionId, op: Op, operands: &[ValueId], name: &str, loc: Loc) -> Result<NodeId> {
-        let types: Vec<&Type> = operands.iter().map(|&v| &self.values[v].ty).collect();
+        let types = operands.iter().map(|&v| &self.values[v].ty).collect::<SmallVec<[&Type; 4]>>();
         let result_types = op.infer(&types).map_err(|d| {
             let names: Vec<_> = operands.iter().map(|&v| format!("%{}", self.values[v].name)).collect();
             d.at_loc(&loc).at_op(format!("%{name} = {} {}", op.mnemonic(), names.join(", ")))
         })?;
+        drop(types);
         let id =
             self.nodes.push(Node { op, operands: operands.into(), results: SmallVec::new(), regions: vec![], loc });
         for (i, ty) in result_types.into_iter().enumerate() {
@@ -318,7 +324,7 @@ impl Func {
     }
     /// Constants that nodes or results use, in order of first use.
     pub fn live_constants(&self) -> Vec<ConstId> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = foldhash::HashSet::default();
         let operands = self.live_nodes().into_iter().flat_map(|n| self.nodes[n].operands.to_vec());
         let results = self.regions.values().flat_map(|r| r.results.clone());
         operands.chain(results).filter_map(|v| self.def_const(v)).filter(|c| seen.insert(*c)).collect()
@@ -336,7 +342,7 @@ impl Func {
     }
     /// Replaces every use of `from` by `to`.
     pub fn replace_uses(&mut self, from: ValueId, to: ValueId) {
-        self.replace_all(&HashMap::from([(from, to)]));
+        self.replace_all(&HashMap::from_iter([(from, to)]));
     }
     /// Replaces every use of a key by its value; what values stand for is not looked up again.
     pub fn replace_all(&mut self, by: &HashMap<ValueId, ValueId>) {
@@ -410,8 +416,8 @@ impl<'m> Builder<'m> {
     /// Appends an op and returns all its results.
     pub fn ops(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<SmallVec<[ValueId; 1]>> {
         let op = op.into();
-        let name = if self.name.is_empty() { op.mnemonic().to_string() } else { self.name.clone() };
-        let n = self.func.add_node(self.region, op, operands, &name, self.loc.clone())?;
+        let name = if self.name.is_empty() { op.mnemonic() } else { &self.name };
+        let n = self.func.add_node(self.region, op, operands, name, self.loc.clone())?;
         Ok(self.func.nodes[n].results.clone())
     }
     /// A new constant with the tensor's elements, as a value.

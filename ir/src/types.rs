@@ -140,7 +140,8 @@ impl Type {
     }
     /// Number of elements, when all extents are known.
     pub fn static_elements(&self) -> Option<usize> {
-        self.static_shape()?.iter().try_fold(1usize, |a, &b| a.checked_mul(b))
+        let extent = |d: &Dim| usize::try_from(d.as_const()?).ok();
+        self.shape.iter().try_fold(1usize, |n, d| n.checked_mul(extent(d)?))
     }
 }
 

@@ -6,12 +6,14 @@ use crate::entity::EntityId;
 use crate::module::{Def, Func, Module, Node, RegionId, ValueId};
 use crate::ops::Op;
 use crate::text::print_node;
-use std::collections::{BTreeMap, HashSet};
+use foldhash::HashSet;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
 
 /// All errors of a module; none for a sound one.
 pub fn verify(m: &Module) -> Vec<Diagnostic> {
     let mut errors = vec![];
-    let mut names = HashSet::new();
+    let mut names = HashSet::default();
     for c in m.consts.values() {
         if !names.insert(&c.name) {
             errors.push(Diagnostic::error("T0501", format!("two constants are named @{}", c.name)).at_loc(&c.loc));
@@ -24,7 +26,7 @@ pub fn verify(m: &Module) -> Vec<Diagnostic> {
         let bound = f.live_nodes().into_iter().filter_map(|n| f.nodes[n].op.binds());
         let symbols = bound.map(|s| (&**s, false)).collect();
         let defined = vec![false; f.values.len()];
-        let mut v = Verifier { m, f, errors: &mut errors, defined, sites: HashSet::new(), symbols };
+        let mut v = Verifier { m, f, errors: &mut errors, defined, sites: HashSet::default(), symbols };
         v.names();
         v.region(f.body_id());
     }
@@ -48,7 +50,8 @@ impl<'a> Verifier<'a> {
     }
 
     fn names(&mut self) {
-        let (f, mut seen) = (self.f, HashSet::new());
+        let f = self.f;
+        let mut seen = HashSet::with_capacity_and_hasher(f.values.len(), Default::default());
         for v in f.values.values() {
             if !matches!(v.def, Def::Const(_)) && !seen.insert(&v.name) {
                 self.error(Diagnostic::error("T0502", format!("two values are named %{}", v.name)));
@@ -117,12 +120,11 @@ impl<'a> Verifier<'a> {
             self.symbols(r, node);
             let usable = node.operands.iter().filter(|&&v| self.usable(v)).count() == node.operands.len();
             if usable {
-                let types: Vec<_> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
+                let types: SmallVec<[_; 4]> = node.operands.iter().map(|&v| &f.values[v].ty).collect();
                 match node.op.infer(&types) {
                     Err(d) => self.error(d.at_loc(&node.loc).at_op(print_node(f, n))),
                     Ok(t) => {
-                        let now: Vec<_> = node.results.iter().map(|&v| f.values[v].ty.clone()).collect();
-                        if t != now {
+                        if !t.iter().eq(node.results.iter().map(|&v| &f.values[v].ty)) {
                             let d = Diagnostic::error(
                                 "T0506",
                                 format!("{}: result types are not the inferred ones", node.op.mnemonic()),
@@ -133,7 +135,7 @@ impl<'a> Verifier<'a> {
                 }
             }
             if let Op::Choice(c) = &node.op {
-                let mut unique = HashSet::new();
+                let mut unique = HashSet::default();
                 if !self.sites.insert(&c.site) || !c.names.iter().all(|n| unique.insert(n)) {
                     self.error(
                         Diagnostic::error(

@@ -2,7 +2,7 @@
 //! `Σ (q - z) (w + v) = q·w + v Σq - z Σ(w + v)` (Jacob et al., 2018, section 2.3). Sums of integers are exact.
 
 use crate::propose::{ConstNames, Editor};
-use std::collections::HashMap;
+use foldhash::HashMap;
 use tersor_ir::ops::attr::Real;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::pad::PadMode;
@@ -303,7 +303,7 @@ pub fn integers(consts: &mut Consts, f: &mut Func, names: &mut ConstNames) -> Re
     if count == 0 {
         return Ok(0);
     }
-    let mut stands_for = HashMap::new();
+    let mut stands_for = HashMap::default();
     for region in f.regions.iter().map(|(r, _)| r).collect::<Vec<_>>() {
         let mut order = vec![];
         for n in std::mem::take(&mut f.regions[region].nodes) {

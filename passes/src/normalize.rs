@@ -7,7 +7,9 @@ use crate::declare::Rewrite;
 use crate::integers::integers;
 use crate::manager::PassCx;
 use crate::propose::ConstNames;
-use std::collections::{HashMap, HashSet};
+use foldhash::fast::FixedState;
+use foldhash::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use tersor_ir::constant::{Constant, ContentHash};
 use tersor_ir::dim::Bindings;
 use tersor_ir::ops::binary::BinaryKind;
@@ -54,8 +56,8 @@ impl Rewrite for Normalize {
                 f,
                 names: &mut names,
                 contents: &mut contents,
-                stands_for: HashMap::new(),
-                seen: HashMap::new(),
+                stands_for: HashMap::default(),
+                seen: HashMap::default(),
                 uses,
                 steps: &mut steps,
                 counts: Counts::default(),
@@ -89,7 +91,7 @@ impl Contents {
             return id;
         };
         if let Same::One(first) = *same {
-            *same = Same::Many(HashMap::from([(consts[first].hash(), first)]));
+            *same = Same::Many(HashMap::from_iter([(consts[first].hash(), first)]));
         }
         let Same::Many(by_hash) = same else { unreachable!("made above") };
         *by_hash.entry(consts[id].hash()).or_insert(id)
@@ -103,8 +105,6 @@ struct Counts {
     removed: u64,
 }
 
-type Key = (Op, Vec<ValueId>);
-
 struct Walk<'m> {
     consts: &'m mut Consts,
     f: &'m mut Func,
@@ -112,8 +112,8 @@ struct Walk<'m> {
     contents: &'m mut Contents,
     /// Values that another value now stands for; never one that is itself replaced.
     stands_for: HashMap<ValueId, ValueId>,
-    /// Ops seen so far in this and the surrounding regions.
-    seen: HashMap<Key, NodeId>,
+    /// Ops seen so far in this and the surrounding regions, by the hash of op and operands.
+    seen: HashMap<u64, NodeId>,
     uses: Vec<u32>,
     steps: &'m mut i64,
     counts: Counts,
@@ -131,8 +131,8 @@ struct Frame {
     /// Nodes to come, the next last.
     rest: Vec<NodeId>,
     region: RegionId,
-    /// Keys to forget at its end.
-    keys: Vec<Key>,
+    /// Ops to forget at its end, by hash.
+    keys: Vec<u64>,
 }
 
 impl Walk<'_> {
@@ -175,8 +175,8 @@ impl Walk<'_> {
                     self.f.regions[region].nodes.push(n);
                     let inner = self.f.nodes[n].regions.clone();
                     if inner.is_empty() {
-                        let key = (self.f.nodes[n].op.clone(), self.f.nodes[n].operands.to_vec());
-                        self.seen.insert(key.clone(), n);
+                        let key = self.key(n);
+                        self.seen.insert(key, n);
                         stack.last_mut().expect("the frame").keys.push(key);
                     }
                     for r in inner.into_iter().rev() {
@@ -198,6 +198,11 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    fn key(&self, n: NodeId) -> u64 {
+        let node = &self.f.nodes[n];
+        FixedState::default().hash_one((&node.op, &node.operands))
     }
 
     fn enter(&mut self, region: RegionId) -> Frame {
@@ -236,8 +241,12 @@ impl Walk<'_> {
             // All results now stand for constants.
             return Ok(Fate::Becomes(self.resolve(self.f.nodes[n].results[0])));
         }
-        let key = (self.f.nodes[n].op.clone(), self.f.nodes[n].operands.to_vec());
-        if let Some(&earlier) = self.seen.get(&key).filter(|_| !matches!(key.0, Op::Choice(_))) {
+        let node = &self.f.nodes[n];
+        let same = |earlier: &&NodeId| {
+            let earlier = &self.f.nodes[**earlier];
+            earlier.op == node.op && earlier.operands == node.operands && !matches!(node.op, Op::Choice(_))
+        };
+        if let Some(&earlier) = self.seen.get(&self.key(n)).filter(same) {
             self.counts.joined += 1;
             for i in 1..self.f.nodes[n].results.len() {
                 self.replace(self.f.nodes[n].results[i], self.f.nodes[earlier].results[i]);

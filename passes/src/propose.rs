@@ -2,7 +2,7 @@
 
 use crate::manager::PassCx;
 use crate::patches::Tap;
-use std::collections::HashSet;
+use foldhash::HashSet;
 use std::sync::Arc;
 use tersor_ir::constant::Constant;
 use tersor_ir::{ConstId, Consts, Func, FuncId, Loc, Module, NodeId, Op, RegionId, Result, Tensor, Type, ValueId};

@@ -7,6 +7,7 @@ use crate::artifact::{Manifest, Variant};
 use crate::error::{Error, Kind, Result};
 use crate::program::{Buffer, Place, Program};
 use crate::range;
+use std::collections::BTreeSet;
 
 const ALIGN: u64 = 64;
 
@@ -63,14 +64,14 @@ pub fn place(lives: &[Live]) -> Option<Placement> {
 /// Places buffers one after the other, each in the tightest gap between those it lives with.
 fn in_order(lives: &[Live], sizes: &[u64], ids: &[usize]) -> (Vec<u64>, u64) {
     let mut offsets = vec![0; lives.len()];
-    let mut placed: Vec<(u64, usize)> = Vec::with_capacity(ids.len());
-    let mut peak = 0;
+    let mut placed = Placed::new(lives);
+    let (mut peak, mut beside) = (0, vec![]);
     for &i in ids {
+        beside.clear();
+        placed.beside(i, |j| beside.push((offsets[j], j)));
+        beside.sort_unstable();
         let (mut free_from, mut best) = (0, None);
-        for &(offset, j) in &placed {
-            if lives[j].first > lives[i].last || lives[j].last < lives[i].first {
-                continue;
-            }
+        for &(offset, j) in &beside {
             if offset > free_from {
                 let gap = offset - free_from;
                 if gap >= sizes[i] && best.is_none_or(|(g, _)| gap < g) {
@@ -82,10 +83,53 @@ fn in_order(lives: &[Live], sizes: &[u64], ids: &[usize]) -> (Vec<u64>, u64) {
         let offset = best.map_or(free_from, |(_, o)| o);
         offsets[i] = offset;
         peak = peak.max(offset + sizes[i]);
-        let at = placed.partition_point(|&p| p < (offset, i));
-        placed.insert(at, (offset, i));
+        placed.insert(i);
     }
     (offsets, peak)
+}
+
+/// Buffers that have a place, found by the steps at which they live.
+struct Placed<'a> {
+    lives: &'a [Live],
+    /// First steps with their buffers.
+    starts: BTreeSet<(u32, usize)>,
+    /// A segment tree over steps, the root at 1: each life as the fewest nodes that make it up.
+    tree: Vec<Vec<usize>>,
+}
+
+impl Placed<'_> {
+    fn new(lives: &[Live]) -> Placed<'_> {
+        let steps = lives.iter().map(|l| l.last as usize + 1).max().unwrap_or(0);
+        Placed { lives, starts: BTreeSet::new(), tree: vec![vec![]; 2 * steps] }
+    }
+
+    fn insert(&mut self, i: usize) {
+        let (life, steps) = (self.lives[i], self.tree.len() / 2);
+        self.starts.insert((life.first, i));
+        let (mut from, mut to) = (life.first as usize + steps, life.last as usize + steps + 1);
+        while from < to {
+            if from % 2 == 1 {
+                self.tree[from].push(i);
+                from += 1;
+            }
+            if to % 2 == 1 {
+                to -= 1;
+                self.tree[to].push(i);
+            }
+            (from, to) = (from / 2, to / 2);
+        }
+    }
+
+    /// Calls `f` with all that live at some step with buffer `i`: at its first step, or from a later one on.
+    fn beside(&self, i: usize, mut f: impl FnMut(usize)) {
+        let Live { first, last, .. } = self.lives[i];
+        let mut at = first as usize + self.tree.len() / 2;
+        while at > 0 {
+            self.tree[at].iter().for_each(|&j| f(j));
+            at /= 2;
+        }
+        self.starts.range((first, usize::MAX)..=(last, usize::MAX)).for_each(|s| f(s.1));
+    }
 }
 
 fn lower_bound(lives: &[Live], sizes: &[u64]) -> u64 {

@@ -4,6 +4,7 @@ use super::{Loaded, OptimizeOptions, Result, Source, Watch, runtime_error};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use tersor_backends::kernel::Isa;
 use tersor_backends::lower;
 use tersor_backends::target::Machine;
 use tersor_frontend::ImportOptions;
@@ -151,10 +152,9 @@ fn supported(module: Module, targets: &[&'static Machine], watch: &Watch) -> Res
         Err(errors) => return about(errors),
     };
     let mut found: Vec<Diagnostic> = optimized.warnings().collect();
-    for t in targets {
-        watch.check().map_err(|d| vec![d])?;
-        found.extend(lower::refused(&optimized.module, t.isa));
-    }
+    watch.check().map_err(|d| vec![d])?;
+    let isas: Vec<Isa> = targets.iter().map(|t| t.isa).collect();
+    found.extend(lower::refused(optimized.module, &isas));
     about(found)
 }
 

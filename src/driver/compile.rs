@@ -61,6 +61,7 @@ pub struct Compiled {
 /// What a compilation that was not cached gives beside its files.
 struct Built {
     lock: super::Lock,
+    arena: Vec<(String, u64, u64)>,
     notes: Vec<Diagnostic>,
     printed: Vec<(String, String)>,
 }
@@ -176,7 +177,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
     let (built, cached) = match cache.as_ref().and_then(|(c, key)| from_cache(c, key, options, watch)) {
         Some(lock) => {
             watch.done("cached", "", start);
-            (Built { lock, notes: vec![], printed: vec![] }, true)
+            (Built { lock, arena: arenas(options.output)?, notes: vec![], printed: vec![] }, true)
         }
         None => {
             let built = build(loaded.module, draft, options, watch)?;
@@ -188,7 +189,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
             (built, false)
         }
     };
-    let Built { lock, notes: more, printed } = built;
+    let Built { lock, arena, notes: more, printed } = built;
     notes.extend(more);
     notes.extend(without_effect(&lock.decoded));
     if let Some(l) = options.locked.as_ref().filter(|l| l.artifact != lock.artifact) {
@@ -196,7 +197,6 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
         let d = d.with_note(format!("locked {}, made {}", l.artifact.hash, lock.artifact.hash));
         return Err(vec![d.failure(Failure::Gate)]);
     }
-    let arena = arenas(options.output)?;
     let bytes = lock.artifact.bytes.unwrap_or_default();
     let path = options.output.to_path_buf();
     Ok(Compiled { artifact: path, lock_path: lock_path(options.output), lock, cached, bytes, arena, notes, printed })
@@ -249,6 +249,7 @@ fn from_cache(cache: &Cache, key: &blake3::Hash, options: &CompileOptions, watch
     Some(lock)
 }
 
+/// What each variant of an artifact needs at typical extents, and the least possible.
 fn arenas(path: &Path) -> Result<Vec<(String, u64, u64)>> {
     let artifact = tersor_runtime::Artifact::open(path).map_err(|e| vec![super::runtime_error(e)])?;
     let m = artifact.manifest();
@@ -307,7 +308,7 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
     };
     let mut writer = ArtifactWriter::create(options.output).map_err(runtime)?;
     let (manifest, reports) =
-        compile::compile(&optimized.module, &backend, &mut writer, &mut |_| watch.check()).map_err(one)?;
+        compile::compile(optimized.module, &backend, &mut writer, &mut |_| watch.check()).map_err(one)?;
     watch.check().map_err(one)?;
     fits(&manifest, watch)?;
     for d in reports.iter().flat_map(|r| &r.decoded) {
@@ -330,8 +331,9 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
     writer.save(manifest).map_err(runtime)?;
     lock.artifact = hash_file(options.output)?;
     super::load::write_text(&lock_path(options.output), &lock.text())?;
-    let mut built = Built { lock, notes: vec![], printed: vec![] };
-    built.notes.extend(optimized.warnings());
+    let arena = reports.iter().map(|r| (r.isa.name().into(), r.arena.0, r.arena.1)).collect();
+    let mut built =
+        Built { lock, arena, notes: super::optimize::warnings(&optimized.steps).collect(), printed: vec![] };
     for s in optimized.steps {
         built.printed.extend(s.text.map(|t| (s.pass, t)));
     }

@@ -16,8 +16,8 @@ fn run(m: &Module, inputs: &[Tensor], threads: usize) -> Vec<Tensor> {
         plan: String::new(),
         stop: Default::default(),
     };
-    let (manifest, _) =
-        compile(m, &options, &mut writer, &mut |_| Ok(())).unwrap_or_else(|d| panic!("{d}\n{}", text::print(m)));
+    let (manifest, _) = compile(m.clone(), &options, &mut writer, &mut |_| Ok(()))
+        .unwrap_or_else(|d| panic!("{d}\n{}", text::print(m)));
     let model = Model::from_bytes(&writer.into_bytes(manifest).unwrap(), &LoadOptions::default()).unwrap();
     let views: Vec<(String, tersor_runtime::Tensor)> =
         model.inputs().iter().zip(inputs).map(|(v, t)| (v.name.clone(), runtime_tensor(t))).collect();

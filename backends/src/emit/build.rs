@@ -3,7 +3,8 @@
 use super::intrinsic::Intrinsic;
 use super::op::{Arg, Block, Constant, Flavor, Inst, Kernel, Memory, MemoryKind, Op};
 use super::types::{Scalar, Ty, Val};
-use std::collections::{BTreeSet, HashMap};
+use foldhash::HashMap;
+use std::collections::BTreeSet;
 
 /// Builds one kernel. Operand types are checked as instructions are added; a mismatch is a bug of the caller and panics.
 pub struct KernelBuilder {
@@ -47,7 +48,14 @@ impl KernelBuilder {
             values: 3,
         };
         let (constants, constant_of) = Default::default();
-        Self { kernel, blocks: vec![Block::default()], constants, constant_of, sparing: false, stored: HashMap::new() }
+        Self {
+            kernel,
+            blocks: vec![Block::default()],
+            constants,
+            constant_of,
+            sparing: false,
+            stored: HashMap::default(),
+        }
     }
 
     /// The kernel, its body complete.

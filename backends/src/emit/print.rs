@@ -6,7 +6,8 @@
 use super::intrinsic::Intrinsic;
 use super::op::{Bin, Block, Cmp, Constant, Convert, Flavor, Inst, Kernel, MemoryKind, Op, Un};
 use super::types::{Scalar, Ty, Val};
-use std::collections::{BTreeSet, HashMap};
+use foldhash::HashMap;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// A module of all `kernels`, whose names must differ.
@@ -71,7 +72,7 @@ fn types(vals: &[Val]) -> String {
 
 impl<'k> Printer<'k> {
     fn new(kernel: &'k Kernel) -> Self {
-        let mut names = HashMap::new();
+        let mut names = HashMap::default();
         let clean = |s: &str| s.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
         for arg in &kernel.args {
             names.insert(arg.val.id, format!("{}_p", clean(&arg.name)));

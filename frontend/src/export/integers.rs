@@ -3,7 +3,7 @@
 //! A module computes such a product as `cast(product(q, w)) * s`, where `s` is the product of both scales, and a zero point of `q` is a constant that is added later.
 
 use super::Exporter;
-use std::collections::HashMap;
+use foldhash::HashMap;
 use tersor_ir::diag::Result;
 use tersor_ir::module::Builder;
 use tersor_ir::ops::binary::BinaryKind;
@@ -44,7 +44,7 @@ struct Uses<'m> {
 
 impl<'m> Uses<'m> {
     fn new(f: &'m Func, consts: &'m Consts) -> Uses<'m> {
-        let mut readers = HashMap::new();
+        let mut readers = HashMap::default();
         for n in f.live_nodes() {
             readers.extend(f.nodes[n].operands.iter().map(|&v| (v, n)));
         }
@@ -229,7 +229,7 @@ pub(super) fn dequantized(m: &Module) -> Result<Module> {
     let uses = Uses::new(&m.funcs[main], &m.consts);
     let Module { consts, funcs, .. } = &mut out;
     let f = &mut funcs[main];
-    let mut stands_for = HashMap::new();
+    let mut stands_for = HashMap::default();
     for region in f.regions.iter().map(|(r, _)| r).collect::<Vec<_>>() {
         let mut order = vec![];
         for n in std::mem::take(&mut f.regions[region].nodes) {

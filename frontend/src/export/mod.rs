@@ -150,7 +150,7 @@ struct Exporter<'m> {
     /// Ops that others have inside in their ONNX form.
     inside: HashSet<NodeId>,
     /// Products of codes that are rounded to codes, by the op that rounds.
-    linears: HashMap<NodeId, integers::Linear>,
+    linears: foldhash::HashMap<NodeId, integers::Linear>,
     /// Extents that are values already.
     dims: HashMap<Dim, String>,
     /// The version that what was written so far needs.
@@ -175,7 +175,7 @@ impl<'m> Exporter<'m> {
             folded: HashMap::new(),
             taken: f.inputs.iter().chain(&f.outputs).map(|n| n.to_string()).collect(),
             inside: recurrent::inside(f),
-            linears: HashMap::new(),
+            linears: Default::default(),
             dims: HashMap::new(),
             opset: Cell::new(OPSET),
             notes: vec![],

@@ -4,7 +4,7 @@ use super::{Importer, loc_of};
 use crate::limits::Limits;
 use crate::proto::{self, Extent, GraphProto, ModelProto, ValueInfoProto};
 use crate::tensor;
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 use tersor_ir::diag::Result;
 use tersor_ir::{DType, Diagnostic, Failure, Tensor, ValueId};
 
@@ -14,7 +14,7 @@ pub(super) const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 /// The version of `ai.onnx` that the model asks for.
 pub(super) fn header(model: &ModelProto, limits: &Limits) -> Result<i64, Vec<Diagnostic>> {
     let mut errors = vec![];
-    let mut versions = HashMap::new();
+    let mut versions = HashMap::default();
     for o in &model.opset_import {
         let domain = if o.domain.is_empty() { "ai.onnx" } else { &o.domain };
         if versions.insert(domain, o.version).is_some_and(|v| v != o.version) {
@@ -54,11 +54,11 @@ pub(super) fn names(g: &GraphProto, limits: &Limits) -> Vec<Diagnostic> {
             errors.push(Diagnostic::error("O0020", format!("two {what} are named \"{}\"", short(name))));
         }
     };
-    let mut made = HashSet::new();
+    let mut made = HashSet::default();
     for i in proto::initializers(g) {
         check(i.name(), made.insert(i.name()), "initializers");
     }
-    let (mut inputs, mut outputs) = (HashSet::new(), HashSet::new());
+    let (mut inputs, mut outputs) = (HashSet::default(), HashSet::default());
     for i in &g.input {
         check(&i.name, inputs.insert(i.name.as_str()), "inputs");
     }

@@ -4,7 +4,7 @@ use super::check::short;
 use super::loc_of;
 use crate::proto::{GraphProto, ModelProto, NodeProto, initializers};
 use crate::tensor::Sources;
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 use tersor_ir::{DType, Diagnostic, Tensor};
 
 /// Equal constants of fewer bytes are not worth a word.
@@ -35,7 +35,7 @@ pub(super) fn lint(model: &ModelProto, sources: &mut Sources) -> Vec<Diagnostic>
 
 /// The names that nodes and outputs read, those of nested graphs among them.
 fn reads(g: &GraphProto) -> HashSet<&str> {
-    let (mut out, mut graphs) = (HashSet::new(), vec![g]);
+    let (mut out, mut graphs) = (HashSet::default(), vec![g]);
     while let Some(g) = graphs.pop() {
         out.extend(g.output.iter().map(|o| o.name.as_str()));
         for n in &g.node {
@@ -56,7 +56,7 @@ fn names(g: &GraphProto, out: &mut Vec<Diagnostic>) {
     let nodes = g.node.iter().flat_map(|n| std::iter::once(&n.name).chain(&n.output)).map(String::as_str);
     let all = values.chain(initializers(g).map(|i| i.name())).chain(nodes);
     let strange = |n: &&str| n.chars().any(char::is_control) || n.split(['/', '\\']).any(|part| part == "..");
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::default();
     for name in all.filter(strange).filter(|n| seen.insert(*n)) {
         let message = format!("the name \"{}\" holds control characters or leads out of a folder", short(name));
         out.push(
@@ -81,7 +81,7 @@ fn unread(g: &GraphProto, read: &HashSet<&str>, out: &mut Vec<Diagnostic>) {
 
 /// Constants that are there twice, or that are slow to compute with. Those that cannot be read are the import's to report.
 fn weights(g: &GraphProto, sources: &mut Sources, out: &mut Vec<Diagnostic>) {
-    let mut first: HashMap<(DType, Vec<usize>, blake3::Hash), &str> = HashMap::new();
+    let mut first: HashMap<(DType, Vec<usize>, blake3::Hash), &str> = HashMap::default();
     for i in initializers(g) {
         let (Ok(tensor), name) = (sources.initializer(i), i.name()) else { continue };
         if let Some((tiny, all)) = denormals(&tensor) {

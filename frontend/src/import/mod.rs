@@ -21,13 +21,14 @@ use crate::tensor::{self, Sources};
 use crate::wire;
 use check::OPSETS;
 use extents::Aliases;
+use foldhash::{HashMap, HashSet};
 use functions::Functions;
 pub use known::Known;
 use node::NodeCx;
 pub use ops::operators;
 use order::order;
 use ranges::Range;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -189,7 +190,7 @@ impl File {
         let opset = check::header(&model, &limits)?;
         let (source_hash, file_bytes) = (blake3::hash(&file).to_hex().to_string(), file.len());
         let (raw, strict) = (skeleton.raw, options.strict_files);
-        let sources = Sources { file, raw, dir, mapped: HashMap::new(), strict, limits };
+        let sources = Sources { file, raw, dir, mapped: Default::default(), strict, limits };
         Ok(File { model, opset, sources, source_hash, file_bytes })
     }
 
@@ -346,25 +347,25 @@ impl Importer<'_> {
             b: Builder::new(consts, &mut func),
             symbols,
             order: vec![],
-            params: HashMap::new(),
+            params: HashMap::default(),
             opset,
             sources,
             options,
             rounds,
-            scope: HashMap::new(),
+            scope: HashMap::default(),
             named: vec![],
-            absent: HashMap::new(),
-            declared: HashMap::new(),
-            broken: HashSet::new(),
+            absent: HashMap::default(),
+            declared: HashMap::default(),
+            broken: HashSet::default(),
             selected: vec![],
             inlined: Inlined::default(),
             draws: 0,
-            ranges: HashMap::new(),
+            ranges: HashMap::default(),
             folded: 0,
             sequenced: 0,
-            rounded: HashMap::new(),
-            numbers: HashMap::new(),
-            scales: HashMap::new(),
+            rounded: HashMap::default(),
+            numbers: HashMap::default(),
+            scales: HashMap::default(),
             functions,
             calls: vec![],
             errors: vec![],
@@ -414,7 +415,7 @@ impl Importer<'_> {
         }
         let here = |o: &str| self.scope.contains_key(o);
         let made: HashSet<&str> = match g.output.iter().all(|o| here(&o.name)) {
-            true => HashSet::new(),
+            true => HashSet::default(),
             false => g.node.iter().flat_map(|n| &n.output).map(String::as_str).collect(),
         };
         let mut results = vec![];

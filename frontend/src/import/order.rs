@@ -2,13 +2,13 @@
 
 use super::{loc_of, node_name};
 use crate::proto::{GraphProto, NodeProto};
-use std::collections::HashMap;
+use foldhash::HashMap;
 use tersor_ir::Diagnostic;
 
 /// The nodes in an order in which operands come first (the file's own, if it is one), and what is wrong: undefined inputs, which are taken to be defined
 /// elsewhere, and cycles, whose nodes and those behind them are left out.
 pub(super) fn order(g: &GraphProto, defined: impl Fn(&str) -> bool) -> (Vec<&NodeProto>, Vec<Diagnostic>) {
-    let mut maker: HashMap<&str, usize> = HashMap::new();
+    let mut maker: HashMap<&str, usize> = HashMap::default();
     for (i, n) in g.node.iter().enumerate() {
         n.output.iter().filter(|o| !o.is_empty()).for_each(|o| {
             maker.insert(o, i);

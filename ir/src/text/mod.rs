@@ -10,6 +10,7 @@ mod print;
 
 pub use parse::{parse, parse_dim, parse_type};
 pub use print::{PrintOptions, print, print_node, print_with};
+use std::borrow::Cow;
 
 /// Whether a name stands in text without quotes.
 fn is_plain(name: &str) -> bool {
@@ -29,8 +30,8 @@ pub fn unquote(text: &str) -> Result<String, String> {
 }
 
 /// A name as text, quoted and escaped where it must be.
-pub fn quote_name(name: &str) -> String {
-    if is_plain(name) { name.to_string() } else { format!("\"{}\"", name.escape_default()) }
+pub fn quote_name(name: &str) -> Cow<'_, str> {
+    if is_plain(name) { name.into() } else { format!("\"{}\"", name.escape_default()).into() }
 }
 
 /// Reads what [`quote_name`] wrote.

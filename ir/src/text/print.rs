@@ -127,9 +127,17 @@ fn figures(v: f64) -> String {
     format!("{v:.digits$}")
 }
 
-fn value(f: &Func, v: ValueId) -> String {
-    let sigil = if f.def_const(v).is_some() { '@' } else { '%' };
-    format!("{sigil}{}", quote_name(&f.values[v].name))
+/// Values after `before`, with commas between.
+fn values(out: &mut String, before: &str, f: &Func, values: &[ValueId]) {
+    for (i, &v) in values.iter().enumerate() {
+        out.push_str(if i > 0 { ", " } else { before });
+        value(out, f, v);
+    }
+}
+
+fn value(out: &mut String, f: &Func, v: ValueId) {
+    out.push(if f.def_const(v).is_some() { '@' } else { '%' });
+    out.push_str(&quote_name(&f.values[v].name));
 }
 
 fn signature(f: &Func, names: &[Arc<str>], values: &[ValueId], out: &mut String) {
@@ -164,13 +172,21 @@ fn print_func(out: &mut String, f: &Func, options: PrintOptions) {
 fn print_region(out: &mut String, f: &Func, region: RegionId, depth: usize, options: PrintOptions) {
     let indent = "  ".repeat(depth);
     let r = &f.regions[region];
-    let lines: Vec<String> = r.nodes.iter().map(|&n| print_node(f, n)).collect();
+    let (mut lines, mut ends) = (String::new(), vec![]);
+    for &n in &r.nodes {
+        node(&mut lines, f, n);
+        ends.push(lines.len());
+    }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let lines: Vec<&str> = starts.zip(&ends).map(|(start, &end)| &lines[start..end]).collect();
     // Types line up within a region, as far as lines are short.
     let width = lines.iter().map(|l| l.chars().count()).filter(|&w| w <= 72).max().unwrap_or(0);
     for (&n, line) in r.nodes.iter().zip(lines) {
         let node = &f.nodes[n];
-        let types: Vec<String> = node.results.iter().map(|&v| f.values[v].ty.to_string()).collect();
-        let _ = write!(out, "{indent}{line:width$} : {}", types.join(", "));
+        let _ = write!(out, "{indent}{line:width$} ");
+        for (i, &v) in node.results.iter().enumerate() {
+            let _ = write!(out, "{}{}", if i > 0 { ", " } else { ": " }, f.values[v].ty);
+        }
         if options.locations && node.loc != Loc::Unknown {
             let _ = write!(out, "   // loc {}", node.loc);
         }
@@ -181,31 +197,38 @@ fn print_region(out: &mut String, f: &Func, region: RegionId, depth: usize, opti
         }
         out.push('\n');
     }
-    let results: Vec<String> = r.results.iter().map(|&v| value(f, v)).collect();
-    let _ = writeln!(out, "{indent}return {}", results.join(", "));
+    let _ = write!(out, "{indent}return ");
+    values(out, "", f, &r.results);
+    out.push('\n');
 }
 
 /// One node without its result types: `%y = matmul %a, %b {trans_b}`.
 pub fn print_node(f: &Func, n: NodeId) -> String {
-    let node = &f.nodes[n];
-    let results: Vec<String> = node.results.iter().map(|&v| value(f, v)).collect();
-    let mut out = format!("{} = {}", results.join(", "), node.op.mnemonic());
-    if let Op::Choice(c) = &node.op {
-        let arms = c.names.iter().zip(&node.operands).map(|(n, &v)| format!("{}: {}", quote_name(n), value(f, v)));
-        let _ = write!(out, " @{} {{{}}}", quote_name(&c.site), arms.collect::<Vec<_>>().join(", "));
-        return out;
-    }
-    for (i, &v) in node.operands.iter().enumerate() {
-        let _ = write!(out, "{}{}", if i > 0 { ", " } else { " " }, value(f, v));
-    }
-    let attrs: Vec<String> = node
-        .op
-        .print_attrs()
-        .into_iter()
-        .map(|(n, v)| if v == "true" { n.into() } else { format!("{n}={v}") })
-        .collect();
-    if !attrs.is_empty() {
-        let _ = write!(out, " {{{}}}", attrs.join(", "));
-    }
+    let mut out = String::new();
+    node(&mut out, f, n);
     out
+}
+
+fn node(out: &mut String, f: &Func, n: NodeId) {
+    let node = &f.nodes[n];
+    values(out, "", f, &node.results);
+    let _ = write!(out, " = {}", node.op.mnemonic());
+    if let Op::Choice(c) = &node.op {
+        let _ = write!(out, " @{} {{", quote_name(&c.site));
+        for (i, (name, &v)) in c.names.iter().zip(&node.operands).enumerate() {
+            let _ = write!(out, "{}{}: ", if i > 0 { ", " } else { "" }, quote_name(name));
+            value(out, f, v);
+        }
+        out.push('}');
+        return;
+    }
+    values(out, " ", f, &node.operands);
+    let attrs = node.op.print_attrs();
+    for (i, (name, v)) in attrs.iter().enumerate() {
+        out.push_str(if i > 0 { ", " } else { " {" });
+        let _ = if v == "true" { write!(out, "{name}") } else { write!(out, "{name}={v}") };
+    }
+    if !attrs.is_empty() {
+        out.push('}');
+    }
 }

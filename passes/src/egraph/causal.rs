@@ -3,7 +3,7 @@
 //! A mask `[.., S, T]` is causal with the offset `d` when it holds 0 where `t <= s + d` and hides the rest, with `d` not negative, so that every position sees something.
 //! One of truth values says so where it is true.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use tersor_ir::constant::ConstData;
 use tersor_ir::{Constant, Consts, DType, Dim, Func, Op, Type, ValueId};
 
@@ -62,7 +62,7 @@ pub fn of_op(op: &Op, x: &Type, offset: &Dim, splats: &[Option<f64>], y: &Type) 
 
 /// The causal masks among a function's values, constants aside.
 pub fn masks(f: &Func, consts: &Consts) -> Masks {
-    let mut out = Masks::new();
+    let mut out = Masks::default();
     for &n in &f.body().nodes {
         let node = &f.nodes[n];
         let (Op::Slice(_) | Op::Reshape(_) | Op::Select(_), [x, rest @ ..], [y]) =

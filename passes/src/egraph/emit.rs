@@ -6,7 +6,9 @@
 
 use super::node::Node;
 use super::region::Plan;
-use std::collections::{HashMap, HashSet, VecDeque};
+use foldhash::{HashMap, HashSet};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
 use tersor_ir::module::Builder;
 use tersor_ir::{Def, Func, Loc, NodeId, Op, Result, ValueId};
 
@@ -30,9 +32,10 @@ pub fn value(old: &Func, v: ValueId, b: &mut Builder, new: &HashMap<ValueId, Val
 pub fn copy(old: &Func, nodes: &[NodeId], b: &mut Builder, new: &mut HashMap<ValueId, ValueId>) -> Result<()> {
     for &n in nodes {
         let node = &old.nodes[n];
-        let operands: Vec<ValueId> = node.operands.iter().map(|&v| value(old, v, b, new)).collect();
+        let operands: SmallVec<[ValueId; 4]> = node.operands.iter().map(|&v| value(old, v, b, new)).collect();
         b.loc = node.loc.clone();
-        b.name = old.values[node.results[0]].name.to_string();
+        b.name.clear();
+        b.name.push_str(&old.values[node.results[0]].name);
         let results = b.ops(node.op.clone(), &operands)?;
         new.extend(node.results.iter().copied().zip(results));
     }
@@ -98,7 +101,7 @@ impl<'a> Namer<'a> {
                 near[c] = near[c].or(near[i]);
             }
         }
-        let mut namer = Namer { old, made, origin, near, lent: HashMap::new(), taken: HashSet::new() };
+        let mut namer = Namer { old, made, origin, near, lent: HashMap::default(), taken: HashSet::default() };
         let positions: HashMap<ValueId, usize> = plan.values.iter().map(|&(i, v)| (v, i)).collect();
         for (i, (node, _)) in plan.nodes.iter().enumerate() {
             let (Node::Op(op, _), Some(v)) = (node, namer.near[i]) else { continue };
@@ -126,7 +129,7 @@ impl<'a> Namer<'a> {
 
     /// The nearest anchor of the kind of `op` among what made `v`, if its value is gone.
     fn replaced(&self, v: ValueId, op: &Op, kept: &HashMap<ValueId, usize>) -> Option<ValueId> {
-        let (mut queue, mut seen) = (VecDeque::from([v]), HashSet::new());
+        let (mut queue, mut seen) = (VecDeque::from([v]), HashSet::default());
         while let Some(v) = queue.pop_front() {
             if !self.made.contains_key(&v) || !seen.insert(v) || seen.len() > NEAR {
                 continue;

@@ -16,13 +16,14 @@ use crate::declare::Rewrite;
 use crate::manager::PassCx;
 use egg::Id;
 use extract::Costs;
+use foldhash::HashMap;
 use pattern::Pattern;
 use region::Region;
 use replay::{Form, Outcome};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use tersor_ir::module::Builder;
-use tersor_ir::{Def, Diagnostic, Func, Module, NodeId, Result, ValueId};
+use tersor_ir::{Def, Diagnostic, EntityId, Func, Module, Result, ValueId};
 
 pass! {
     /// Rewrites with exact rules in an e-graph and takes the program of least cost on the target.
@@ -52,49 +53,50 @@ impl Rewrite for Saturate {
         let hints = m.hints();
         let mut fired: BTreeMap<&str, u64> = BTreeMap::new();
         for id in m.funcs.keys() {
-            let old = m.funcs[id].clone();
+            let Module { consts, funcs, .. } = &mut *m;
+            let old = &funcs[id];
             let mut func = Func::new(old.name.clone());
             (func.inputs, func.outputs) = (old.inputs.clone(), old.outputs.clone());
             let body = func.body_id();
             if old.nodes.values().any(|n| !n.regions.is_empty()) {
                 continue;
             }
-            let mut new: HashMap<ValueId, ValueId> = HashMap::new();
+            let mut new: HashMap<ValueId, ValueId> = HashMap::default();
             for &p in &old.body().params {
                 new.insert(p, func.add_param(body, &old.values[p].name, old.values[p].ty.clone()));
             }
-            let last = last_reads(&old);
-            let masks = causal::masks(&old, &m.consts);
-            let mut known: HashMap<Form, Outcome> = HashMap::new();
-            for range in regions(&old) {
+            let last = last_reads(old);
+            let masks = causal::masks(old, consts);
+            let mut known: HashMap<Form, Outcome> = HashMap::default();
+            for range in regions(old) {
                 cx.check_interrupt()?;
                 let nodes = &old.body().nodes[range.clone()];
-                let outs = outputs(&old, &range, &last);
-                let (form, values) = replay::form(&old, nodes, &outs, &m.consts, &masks);
+                let outs = outputs(old, &range, &last);
+                let (form, values) = replay::form(old, nodes, &outs, consts, &masks);
                 let outcome = if let Some(like) = known.get(&form) {
                     cx.count("replayed", 1);
-                    like.replay(&old, &values)
+                    like.replay(old, &values)
                 } else {
-                    let mut region = Region::new(&old, nodes, std::mem::take(&mut m.consts), &masks);
+                    let mut region = Region::new(old, nodes, std::mem::take(consts), &masks);
                     let costs = Costs { target: cx.target, hints: &hints };
                     let outcome = self.search(&mut region, &rules, &costs, &outs, cx);
-                    m.consts = std::mem::take(&mut region.g.analysis.consts);
+                    *consts = std::mem::take(&mut region.g.analysis.consts);
                     let outcome = outcome?;
                     known.entry(form).or_insert(Outcome { values, ..outcome }).clone()
                 };
                 cx.count("regions", outcome.plan.is_some().into());
                 outcome.fired.iter().for_each(|(rule, times)| *fired.entry(rule).or_default() += times);
-                let mut b = Builder::new(&mut m.consts, &mut func);
+                let mut b = Builder::new(consts, &mut func);
                 match &outcome.plan {
-                    Some(plan) => emit::emit(&old, nodes, plan, &mut b, &mut new)?,
-                    None => emit::copy(&old, nodes, &mut b, &mut new)?,
+                    Some(plan) => emit::emit(old, nodes, plan, &mut b, &mut new)?,
+                    None => emit::copy(old, nodes, &mut b, &mut new)?,
                 }
             }
-            let mut b = Builder::new(&mut m.consts, &mut func);
-            let results = old.body().results.iter().map(|&v| emit::value(&old, v, &mut b, &new)).collect();
+            let mut b = Builder::new(consts, &mut func);
+            let results = old.body().results.iter().map(|&v| emit::value(old, v, &mut b, &new)).collect();
             func.body_mut().results = results;
             func.remove_dead();
-            m.funcs[id] = func;
+            funcs[id] = func;
         }
         cx.count("rewrites", fired.values().sum());
         for (rule, times) in fired {
@@ -136,18 +138,19 @@ impl Saturate {
 /// itself, so that what has extents over the symbol stays behind it.
 fn regions(f: &Func) -> Vec<Range<usize>> {
     let nodes = &f.body().nodes;
-    let position: HashMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, &n)| (n, i)).collect();
-    // crossing[i]: values made before node i and read at or after it.
-    let mut last_use = vec![0; nodes.len()];
+    // Where what a node makes is read last.
+    let mut last_use = vec![0; f.nodes.len()];
     for (i, &n) in nodes.iter().enumerate() {
         for &v in &f.nodes[n].operands {
             if let Def::Node(d, _) = f.values[v].def {
-                last_use[position[&d]] = i;
+                last_use[d.index()] = i;
             }
         }
     }
+    // crossing[i]: values made before node i and read at or after it.
     let mut change = vec![0i64; nodes.len() + 1];
-    for (i, &last) in last_use.iter().enumerate() {
+    for (i, n) in nodes.iter().enumerate() {
+        let last = last_use[n.index()];
         if last > i {
             change[i + 1] += 1;
             change[last + 1] -= 1;
@@ -179,17 +182,20 @@ fn regions(f: &Func) -> Vec<Range<usize>> {
     out
 }
 
-/// Where each value is read last; what the function returns, at the end.
-fn last_reads(f: &Func) -> HashMap<ValueId, usize> {
-    let nodes = &f.body().nodes;
-    let reads = nodes.iter().enumerate().flat_map(|(i, &n)| f.nodes[n].operands.iter().map(move |&v| (v, i)));
-    reads.chain(f.body().results.iter().map(|&v| (v, nodes.len()))).collect()
+/// Where each value is read last; what the function returns, at the end; 0 for what nothing reads.
+fn last_reads(f: &Func) -> Vec<usize> {
+    let (nodes, mut last) = (&f.body().nodes, vec![0; f.values.len()]);
+    for (i, &n) in nodes.iter().enumerate() {
+        f.nodes[n].operands.iter().for_each(|v| last[v.index()] = i);
+    }
+    f.body().results.iter().for_each(|v| last[v.index()] = nodes.len());
+    last
 }
 
 /// Values that the nodes make and later ones read, or the function returns, in order.
-fn outputs(f: &Func, range: &Range<usize>, last: &HashMap<ValueId, usize>) -> Vec<ValueId> {
+fn outputs(f: &Func, range: &Range<usize>, last: &[usize]) -> Vec<ValueId> {
     let made = f.body().nodes[range.clone()].iter().flat_map(|&n| f.nodes[n].results.iter().copied());
-    made.filter(|v| last.get(v).is_some_and(|&i| i >= range.end)).collect()
+    made.filter(|v| last[v.index()] >= range.end).collect()
 }
 
 #[cfg(test)]

@@ -3,14 +3,16 @@
 use super::causal::{self, Masks};
 use super::node::Node;
 use super::region::Plan;
-use std::collections::{BTreeMap, HashMap};
+use foldhash::HashMap;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
 use tersor_ir::{ConstId, Constant, Consts, Def, Dim, Func, NodeId, Op, Type, ValueId};
 
 /// All that rules and costs see of a region.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Form {
     /// Ops with their operands; values are numbered in the order in which they turn up, leaves and results alike.
-    nodes: Vec<(Op, Vec<usize>)>,
+    nodes: Vec<(Op, SmallVec<[usize; 4]>)>,
     leaves: Vec<(usize, Leaf)>,
     outputs: Vec<usize>,
 }
@@ -37,7 +39,7 @@ pub struct Outcome {
 
 /// The form of a region, and its values by number.
 pub fn form(f: &Func, nodes: &[NodeId], outputs: &[ValueId], consts: &Consts, masks: &Masks) -> (Form, Vec<ValueId>) {
-    let (mut numbers, mut values) = (HashMap::<ValueId, usize>::new(), vec![]);
+    let (mut numbers, mut values) = (HashMap::<ValueId, usize>::default(), vec![]);
     let mut form = Form { nodes: vec![], leaves: vec![], outputs: vec![] };
     let mut number = |v: ValueId| {
         let next = numbers.len();
@@ -49,7 +51,7 @@ pub fn form(f: &Func, nodes: &[NodeId], outputs: &[ValueId], consts: &Consts, ma
     };
     for &n in nodes {
         let node = &f.nodes[n];
-        let mut operands = vec![];
+        let mut operands = SmallVec::new();
         for &v in &node.operands {
             let (n, new) = number(v);
             operands.push(n);

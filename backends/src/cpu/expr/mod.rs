@@ -14,9 +14,9 @@ mod random;
 use super::element;
 use crate::emit::{KernelBuilder, Scalar, Ty, Val};
 use crate::fuse::{Role, role};
-use crate::kernel::{GroupCx, LaunchBuilder, View};
+use crate::kernel::{GroupCx, LaunchBuilder, View, is_exact};
+use foldhash::{HashMap, HashSet};
 use index::{Coord, Pos, Span};
-use std::collections::{HashMap, HashSet};
 use tersor_ir::diag::Result;
 use tersor_ir::{DType, Def, Diagnostic, Dim, Failure, Node, Op, ValueId};
 
@@ -92,7 +92,7 @@ impl<'a> Fused<'a> {
 
     /// The values of `roots` at a point, in registers (see [`element::register`]); `known` values are taken as they are.
     pub fn emit(&self, b: &mut LaunchBuilder, known: &[(ValueId, Val)], at: &Point, roots: &[ValueId]) -> Vec<Val> {
-        let mut e = Emit { fused: self, b, lanes: at.lanes, known, count: None, memo: HashMap::new() };
+        let mut e = Emit { fused: self, b, lanes: at.lanes, known, count: None, memo: HashMap::default() };
         e.set_count(at.count);
         let pos = e.pos(at);
         let mut at_root = |&v: &ValueId| {
@@ -121,7 +121,7 @@ impl<'a> Fused<'a> {
     /// Stores a register value of an output at a point.
     pub fn store(&self, b: &mut LaunchBuilder, v: ValueId, y: Val, at: &Point) {
         let ty = self.cx.ty(v);
-        let mut e = Emit { fused: self, b, lanes: at.lanes, known: &[], count: None, memo: HashMap::new() };
+        let mut e = Emit { fused: self, b, lanes: at.lanes, known: &[], count: None, memo: HashMap::default() };
         let pos = e.pos(at);
         let address = pos.address(e.b, &View::dense(v, ty), &ty.shape, at.lanes);
         let y = element::to_store(b, ty.dtype, y);
@@ -341,13 +341,10 @@ impl Emit<'_, '_> {
     fn known_number(&mut self, v: ValueId) -> Option<Val> {
         let cx = self.fused.cx;
         let ty = cx.ty(v);
-        let exact = |x: f64| ty.dtype.is_float() || x.abs() < 2f64.powi(53);
         let number = match cx.f.values[v].def {
-            Def::Param(..) => None,
-            Def::Const(c) => cx.m.consts[c].splat(),
             Def::Node(..) if ty.static_elements() == Some(1) => cx.constant(v).map(|t| t.get_f64(0)),
-            Def::Node(..) => None,
+            _ => cx.number(v),
         };
-        number.filter(|&x| exact(x)).map(|x| element::immediate(self.b, ty.dtype, x))
+        number.filter(|&x| is_exact(ty.dtype, x)).map(|x| element::immediate(self.b, ty.dtype, x))
     }
 }
