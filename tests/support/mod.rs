@@ -3,8 +3,9 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 use tersor_frontend::testing::Model;
-use tersor_ir::Tensor;
+use tersor_ir::{DType, Tensor};
 
 pub struct Dir(tempfile::TempDir);
 
@@ -112,6 +113,7 @@ pub fn mlp() -> Model {
 }
 
 /// A folder `name` with `input_0.pb` and `output_0.pb`, the latter off by `off` in one element.
+#[allow(dead_code)]
 pub fn data_set(dir: &Dir, name: &str, off: f32) {
     let x = Tensor::from_f32([2, 3], &[1.0, 2.0, 3.0, -1.0, 0.5, 0.0]);
     let y = Tensor::from_f32([2, 2], &[0.0, 6.25 + off, 0.0, 3.5]);
@@ -135,4 +137,20 @@ pub fn wide(dir: &Dir) -> Model {
         .node("MatMul", &["x", "w"], &["m"], &[])
         .node("Relu", &["m"], &["r"], &[])
         .node("MatMul", &["r", "v"], &["y"], &[])
+}
+
+/// What any of this may take, far from what it should: a debug program on a busy machine is slow.
+#[allow(dead_code)]
+pub const SOON: Duration = Duration::from_secs(120);
+
+/// Ones.
+#[allow(dead_code)]
+pub fn floats(shape: &[usize]) -> Tensor {
+    Tensor::from_f32(shape, &vec![1.0; shape.iter().product()])
+}
+
+/// A list of integers.
+#[allow(dead_code)]
+pub fn numbers(v: &[i64]) -> Tensor {
+    Tensor::from_i64(DType::I64, [v.len()], v)
 }
