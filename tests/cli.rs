@@ -212,6 +212,9 @@ fn exports_artifacts() {
     dir.json(0, &["opt", "m.onnx", "-p", passes, "-o", "b.onnx"]);
     assert_eq!(std::fs::read(dir.path("a.onnx")).unwrap(), std::fs::read(dir.path("b.onnx")).unwrap());
     says(&dir.error(2, &["export", "a.tsr", "--from", "b.onnx", "-o", "c.onnx"]), &["another model"]);
+    says(&dir.error(8, &["export", "a.tsr", "--from", "m.onnx", "-o", "m.onnx"]), &["would be overwritten"]);
+    let d = dir.json(0, &["export", "a.tir", "--from", "m.onnx", "-o", "c.onnx"]);
+    says(&d["diagnostics"].to_string(), &["--from had no effect"]);
 }
 
 #[test]

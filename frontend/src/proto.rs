@@ -80,8 +80,8 @@ pub struct Kind {
     pub keys: Option<i32>,
 }
 
-/// What a declared value is, and its tensors' element type number and extents; no extents when the rank is not declared. The tensors of a map are its values. `None`
-/// for what has no tensors, for sequences of sequences of them, and for maps of anything but scalars.
+/// What a declared value is, and its tensors' element type number and extents; no extents when the rank is not declared. The tensors of a map are its values,
+/// which the import takes for scalars. `None` for what has no tensors, for sequences of sequences of them, and for maps of maps or sequences.
 pub fn tensors(v: &ValueInfoProto) -> Option<(Kind, i32, Option<Vec<Extent>>)> {
     let (mut kind, mut ty) = (Kind::default(), v.type_.as_ref()?);
     let t = loop {

@@ -197,14 +197,15 @@ impl Dim {
     }
     /// Whether this is 0 or more whatever the symbols are, as far as signs tell.
     pub fn is_never_negative(&self) -> bool {
-        self.terms().iter().all(|(m, c)| {
-            *c >= 0
-                && m.iter().all(|a| match a {
-                    Atom::Symbol(_) => true,
-                    Atom::FloorDiv(x, _) => x.is_never_negative(),
-                    Atom::Max(x, y) => x.is_never_negative() || y.is_never_negative(),
-                })
-        })
+        let atom = |a: &Atom| match a {
+            Atom::Symbol(_) => true,
+            Atom::FloorDiv(x, _) => x.is_never_negative(),
+            Atom::Max(x, y) => x.is_never_negative() || y.is_never_negative(),
+        };
+        match self {
+            Dim::Const(c) => *c >= 0,
+            Dim::Poly(terms) => terms.iter().all(|(m, c)| *c >= 0 && m.iter().all(atom)),
+        }
     }
     /// Calls `f` with every symbol's name.
     pub fn symbols(&self, f: &mut dyn FnMut(&Arc<str>)) {

@@ -117,7 +117,7 @@ pub struct Node {
 impl Node {
     /// Extents that must not be negative once symbols have values, and may be: what the op needs, where its results have elements.
     pub fn needs(&self, f: &Func) -> Vec<Dim> {
-        let ins: Vec<&Type> = self.operands.iter().map(|&v| &f.values[v].ty).collect();
+        let ins: SmallVec<[&Type; 4]> = self.operands.iter().map(|&v| &f.values[v].ty).collect();
         let mut needs = self.op.needs(&ins);
         needs.retain(|d| !d.is_never_negative());
         if !needs.is_empty() {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::artifact::{Manifest, Symbol};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
-use crate::late::late;
 use crate::load::{KernelFn, Loaded, Model};
 use crate::memory::Aligned;
 use crate::plan::{Placement, plan_lives};
@@ -197,9 +196,8 @@ impl Bound {
         let inputs = m.inputs.iter().map(shape).collect::<Result<Vec<_>>>()?;
         let outputs = m.outputs.iter().map(shape).collect::<Result<Vec<_>>>()?;
         let sizes = sizes(loaded, &values, &inputs, &outputs)?;
-        let late = late(&m.extents, &m.symbols);
-        let needs = loaded.variant().program.needs.iter().filter(|n| !late[n.extent as usize]);
-        needs.into_iter().try_for_each(|n| values.meet(n))?;
+        let needs = &loaded.variant().program.needs;
+        loaded.early_needs.iter().try_for_each(|&n| values.meet(&needs[n as usize]))?;
         let mut bound = Bound {
             input_shapes: inputs.into_iter().map(|(s, _)| s).collect(),
             output_shapes: outputs.into_iter().map(|(s, _)| s).collect(),

@@ -63,6 +63,12 @@ pub struct Due {
     pub needs: Vec<u32>,
 }
 
+/// The needs that inputs decide.
+pub fn early_needs(m: &Manifest, p: &Program) -> Vec<u32> {
+    let late = late(&m.extents, &m.symbols);
+    p.needs.iter().zip(0..).filter(|(n, _)| !late[n.extent as usize]).map(|(_, i)| i).collect()
+}
+
 /// What each binding step decides, in the order of these steps.
 pub fn due(m: &Manifest, p: &Program) -> Vec<Due> {
     let ready = ready(m, p);

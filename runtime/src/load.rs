@@ -10,7 +10,7 @@ use crate::artifact::{Manifest, Value, Variant};
 use crate::cpu::Features;
 use crate::error::{Error, Kind, Result};
 use crate::execute::Session;
-use crate::late::{Due, due};
+use crate::late::{Due, due, early_needs};
 use crate::plan::lifetimes;
 use crate::program::{Action, ExtentOp, Host, Step};
 use crate::reader::Artifact;
@@ -39,6 +39,8 @@ pub(crate) struct Loaded {
     pub lifetimes: Vec<Option<(u32, u32)>>,
     /// What binding steps decide, in the order of these steps.
     pub due: Vec<Due>,
+    /// The program's needs that inputs decide.
+    pub early_needs: Vec<u32>,
     /// The functions of the program's steps, where they have one.
     pub functions: Vec<Option<Prepared>>,
     /// The strings of constants.
@@ -68,10 +70,11 @@ impl Model {
         let code = executable(artifact.section_at(v.code))?;
         let lifetimes = lifetimes(&v.program);
         let due = due(artifact.manifest(), &v.program);
+        let early_needs = early_needs(artifact.manifest(), &v.program);
         let functions = v.program.steps.iter().map(function).collect::<Result<_>>()?;
         let mut strings = Strings::new();
         artifact.manifest().strings.iter().try_for_each(|s| strings.intern(s).map(drop))?;
-        Ok(Model(Arc::new(Loaded { artifact, variant, code, lifetimes, due, functions, strings })))
+        Ok(Model(Arc::new(Loaded { artifact, variant, code, lifetimes, due, early_needs, functions, strings })))
     }
 
     pub fn artifact(&self) -> &Artifact {

@@ -229,7 +229,7 @@ fn as_planned(build: &BuildArgs, plan: &PlanFile) -> BuildArgs {
 /// How what there is now differs from what the plan was made for: warnings, or errors where the plan is to be made again exactly.
 fn differences(plan: &PlanFile, build: &BuildArgs, pipeline: &Pipeline, strict: bool) -> Result<Vec<Diagnostic>> {
     let loaded = driver::load(&build.model(pipeline)?, &build.import(pipeline)?)?;
-    let hash = build.samples(pipeline).map(|s| s.hash()).transpose()?.map(|h| format!("blake3:{}", h.to_hex()));
+    let hash = build.samples(pipeline).map(|s| s.digest()).transpose()?;
     let found = plan.differences(&driver::source_hash(&loaded)?, hash.as_deref());
     if !strict || found.is_empty() {
         return Ok(found);

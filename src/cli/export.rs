@@ -1,11 +1,11 @@
 //! `export`: a module as an ONNX model for other runtimes.
 
 use super::report::Reporter;
-use super::shared::{BuildArgs, CalibArgs, ShapeArgs, load_model, stdout_is_free, usage};
+use super::shared::{BuildArgs, CalibArgs, ShapeArgs, load_model, no_effect, stdout_is_free, usage};
 use super::{Globals, Outcome};
 use crate::driver::{self, Lock, Result, Source};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tersor_frontend::ExportForm;
 use tersor_ir::text::diff::diff;
 use tersor_ir::{Diagnostic, Failure, Module};
@@ -66,16 +66,24 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let d = usage(format!("{}: models are exported to an .onnx file", args.output.display()));
         return Err(vec![d.with_help("`tersor compile` writes other forms")]);
     }
+    let read = [Some(&args.model), args.from.as_ref(), args.calib.calib.as_ref()];
+    let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
     if to_stdout {
         stdout_is_free(reporter)?;
     } else {
-        driver::check_output(&args.output, &[&args.model])?;
+        driver::check_output(&args.output, &read)?;
     }
     let mut diagnostics = vec![];
     let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
     let module = match loaded.source {
         Source::Artifact => remade(args, &loaded.module, reporter)?,
-        _ => loaded.module,
+        _ => {
+            let given = [("--from", args.from.is_some()), ("--calib", args.calib.calib.is_some())];
+            let idle = given.into_iter().filter(|g| g.1);
+            diagnostics
+                .extend(idle.map(|(option, _)| no_effect(option, "only the weights of artifacts are made again")));
+            loaded.module
+        }
     };
     let form = match args.form {
         Form::Plain => ExportForm::Plain,
@@ -89,7 +97,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let d = usage("the model's weights need a file of their own, which standard output has no room for");
         return Err(vec![d.with_help("name a file with -o")]);
     }
-    data.iter().try_for_each(|d| driver::check_output(d, &[&args.model]))?;
+    data.iter().try_for_each(|d| driver::check_output(d, &read))?;
     let files: Vec<String> =
         [Some(&args.output), data.as_ref()].into_iter().flatten().map(|p| p.display().to_string()).collect();
     let document = json!({ "output": args.output, "files": files, "bytes": written.model.len() });
@@ -122,8 +130,7 @@ fn remade(args: &Args, artifact: &Module, reporter: &Reporter) -> Result<Module>
     let (import, options) = (build.import(&pipeline)?, build.optimize(&pipeline)?);
     let module = reporter.watch(|watch| -> Result<Module> {
         let loaded = driver::load_watched(from, &import, watch)?;
-        let data = options.samples.as_ref().map(|s| s.hash()).transpose()?;
-        let data = data.map(|h| format!("blake3:{}", h.to_hex()));
+        let data = options.samples.as_ref().map(|s| s.digest()).transpose()?;
         lock.agrees(&driver::source_hash(&loaded)?, data.as_deref())?;
         Ok(driver::optimize(loaded.module, &pipeline, &options, watch)?.module)
     })?;

@@ -33,6 +33,10 @@ impl Samples {
     pub fn is_statistics(&self) -> bool {
         self.path.extension().is_some_and(|e| e == STATISTICS)
     }
+    /// [`hash`](Self::hash) as locks and plans write it, `blake3:hex`.
+    pub fn digest(&self) -> Result<String> {
+        Ok(format!("blake3:{}", self.hash()?.to_hex()))
+    }
     /// A hash of all files, for caches.
     pub fn hash(&self) -> Result<blake3::Hash> {
         data_sets(&self.path)?;

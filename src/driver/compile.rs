@@ -147,7 +147,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
         return Err(vec![d.with_help("compile the model that it was made from")]);
     }
     let hash = source_hash(&loaded)?;
-    let calibration = options.samples.as_ref().map(Samples::hash).transpose()?;
+    let calibration = options.samples.as_ref().map(Samples::digest).transpose()?;
     let draft = super::Lock {
         tersor: 1,
         tool: super::TOOL.into(),
@@ -160,7 +160,7 @@ pub fn compile(options: &CompileOptions, watch: &Watch) -> Result<Compiled> {
             bytes: if let Source::Onnx(i) = &loaded.source { Some(i.file_bytes as u64) } else { None },
         },
         bindings: options.bindings.clone(),
-        calibration: calibration.map(|h| Input { hash: format!("blake3:{}", h.to_hex()), bytes: None }),
+        calibration: calibration.map(|hash| Input { hash, bytes: None }),
         plan: if let Decide::Plan(p) = &options.run.decide { Some(p.picks.clone()) } else { None },
         artifact: Input::default(),
         decisions: vec![],

@@ -152,9 +152,8 @@ pub(super) fn handy(d: &Dim) -> bool {
 /// Raises the hints of `open` symbols until no value of `f` has a negative extent at them and no op lacks elements: what is compiled is planned there. Those that
 /// no doubling helps stay.
 pub(super) fn raise_hints(f: &Func, symbols: &mut BTreeMap<Arc<str>, SymbolInfo>, open: impl Fn(&str) -> bool) {
-    let needs = f.nodes.values().flat_map(|n| n.needs(f));
-    let all: HashSet<Dim> = f.values.values().flat_map(|v| v.ty.shape.iter().cloned()).chain(needs).collect();
-    let involved: Vec<Dim> = all.into_iter().filter(|d| !d.is_never_negative()).collect();
+    let extents = f.values.values().flat_map(|v| v.ty.shape.iter()).filter(|d| !d.is_never_negative()).cloned();
+    let involved: HashSet<Dim> = extents.chain(f.nodes.values().flat_map(|n| n.needs(f))).collect();
     let mut hints: Bindings = symbols.iter().map(|(s, i)| (s.clone(), i.hint)).collect();
     for _ in 0..20 {
         let mut low = BTreeSet::new();

@@ -84,15 +84,14 @@ impl Importer<'_> {
             bad("is neither a tensor, nor a map of scalars, nor a sequence or an optional of tensors")
                 .failure(Failure::Unsupported)
         })?;
-        match kind.keys {
-            Some(keys) if kind == (Kind { keys: Some(keys), ..Kind::default() }) => {
-                let entries = || Some(vec![Extent::Param(format!("{}.entries", i.name))]);
-                let [key, value] = MAP.map(|part| format!("{}.{part}", i.name));
-                let parts = [self.tensor(&key, keys, entries())?, self.tensor(&value, number, entries())?];
-                return Ok(formed(Form::Map(Box::new(parts))));
+        if let Some(keys) = kind.keys {
+            if kind.sequence || kind.optional {
+                return Err(bad("is a sequence or an optional of maps").failure(Failure::Unsupported));
             }
-            Some(_) => return Err(bad("is a sequence or an optional of maps").failure(Failure::Unsupported)),
-            None => {}
+            let entries = || Some(vec![Extent::Param(format!("{}.entries", i.name))]);
+            let [key, value] = MAP.map(|part| format!("{}.{part}", i.name));
+            let parts = [self.tensor(&key, keys, entries())?, self.tensor(&value, number, entries())?];
+            return Ok(formed(Form::Map(Box::new(parts))));
         }
         if kind == Kind::default() {
             return self.tensor(&i.name, number, dims);

@@ -87,10 +87,11 @@ impl Meaning for Pad {
         let x = x[0];
         let shape: Vec<usize> =
             x.shape().iter().enumerate().map(|(i, d)| d + (self.lo[i] + self.hi[i]) as usize).collect();
-        for (axis, _) in shape.iter().enumerate().filter(|(a, n)| x.shape()[*a] == 0 && **n > 0) {
-            if self.mode != PadMode::Constant && !shape.contains(&0) {
-                return Err(empty(axis));
-            }
+        if self.mode != PadMode::Constant
+            && !shape.contains(&0)
+            && let Some(axis) = x.shape().iter().position(|&n| n == 0)
+        {
+            return Err(empty(axis));
         }
         let s = strides(x.shape());
         let (value, mut from) = (Tensor::scalar(x.dtype(), self.value.0), vec![]);

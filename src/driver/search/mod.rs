@@ -161,7 +161,7 @@ pub fn search(o: &SearchOptions, watch: &Watch) -> Result<Found> {
     o.budget.known(names).map_err(one)?;
     let mut meter = Meter::new(plans, &data, &o.metric, labels, o, watch)?;
     watch.done("prepare", meter.describe(), start);
-    let calibration = o.samples.as_ref().map(Samples::hash).transpose()?.map(|h| format!("blake3:{}", h.to_hex()));
+    let calibration = o.samples.as_ref().map(Samples::digest).transpose()?;
     let mut journal = Journal::open(o, &model, calibration.as_deref(), &data)?;
     let table = table::measure(&mut meter, o, &mut journal, &mut notes)?;
     meter.table = table.clone();
