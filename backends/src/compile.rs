@@ -7,7 +7,6 @@ use crate::target::Machine;
 use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 use tersor_ir::diag::Result;
 use tersor_ir::text::{PrintOptions, print_with};
 use tersor_ir::{Diagnostic, Failure, Module};
@@ -33,15 +32,6 @@ pub struct Options {
     pub stop: Arc<AtomicBool>,
 }
 
-/// How far a compilation is.
-#[derive(Copy, Clone, Debug)]
-pub enum Progress {
-    /// Steps lowered, of all.
-    Lower(usize, usize),
-    /// An instruction set whose code is generated next, and its kernels.
-    Codegen(Isa, usize),
-}
-
 /// What became of each variant.
 #[derive(Clone, Debug)]
 pub struct VariantReport {
@@ -51,8 +41,6 @@ pub struct VariantReport {
     pub steps: usize,
     /// Different kernels, with the number of steps that call each.
     pub kernels: Vec<(String, usize)>,
-    /// Time that code generation took.
-    pub time: Duration,
     /// Bytes of code and its read-only data.
     pub code: usize,
     /// Arena bytes when every symbol has its hint, and the least that any placement needs.
@@ -61,16 +49,16 @@ pub struct VariantReport {
     pub decoded: Vec<Decoded>,
 }
 
-/// Compiles `@main` into `writer`. The returned manifest completes the artifact: `writer.save(manifest)`.
+/// Compiles `@main` into `writer`. The returned manifest completes the artifact: `writer.save(manifest)`. `step` is called between parts of the work, and may end it.
 pub fn compile<W: Write + Seek>(
     m: Module,
     options: &Options,
     writer: &mut ArtifactWriter<W>,
-    progress: &mut dyn FnMut(Progress) -> Result<()>,
+    step: &mut dyn FnMut() -> Result<()>,
 ) -> Result<(Manifest, Vec<VariantReport>)> {
     let tir = print_with(&m, PrintOptions { statistics: false, locations: false });
     let (name, pipeline) = (m.name.clone(), m.pipeline.join(","));
-    let (interface, lowered) = lower(m, &options.isas, writer, &mut |done, all| progress(Progress::Lower(done, all)))?;
+    let (interface, lowered) = lower(m, &options.isas, writer, step)?;
     let Interface { inputs, outputs, symbols, extents, strings } = interface;
     let mut manifest = Manifest {
         tool: options.tool.clone(),
@@ -87,13 +75,16 @@ pub fn compile<W: Write + Seek>(
         sections: vec![],
         strings,
     };
+    let programs: Vec<_> = lowered.iter().map(|l| (l.isa, l.kernels.as_slice())).collect();
+    let images = mlir::compile(&programs, options.threads, &options.stop).map_err(|e| mlir_error(&e))?;
     let mut reports = vec![];
-    for l in lowered {
-        progress(Progress::Codegen(l.isa, l.kernels.len()))?;
-        let start = Instant::now();
-        let image =
-            mlir::compile(&l.kernels, l.isa, options.threads, &options.stop).map_err(|e| mlir_error(l.isa, &e))?;
-        let code = writer.section(&format!("code.{}", l.isa.name()), &image.bytes).map_err(runtime_error)?;
+    for (i, (l, image)) in lowered.into_iter().zip(&images).enumerate() {
+        step()?;
+        // Programs with one image have one section.
+        let code = match images[..i].iter().position(|earlier| earlier.bytes == image.bytes) {
+            Some(earlier) => manifest.variants[earlier].code,
+            None => writer.section(&format!("code.{}", l.isa.name()), &image.bytes).map_err(runtime_error)?,
+        };
         let kernels: Vec<Kernel> =
             image.entries.iter().map(|e| Kernel { name: e.name.clone(), offset: e.offset }).collect();
         let features = Machine::of(l.isa).features.concat().iter().map(|f| f.to_string()).collect();
@@ -103,7 +94,6 @@ pub fn compile<W: Write + Seek>(
             isa: l.isa,
             steps: variant.program.steps.len(),
             kernels: calls(&variant),
-            time: start.elapsed(),
             code: image.bytes.len(),
             arena: (at.peak, at.lower_bound),
             decoded: l.decoded,
@@ -114,13 +104,13 @@ pub fn compile<W: Write + Seek>(
     Ok((manifest, reports))
 }
 
-/// The kernels of a module for one instruction set as text or object. `progress` as for [`compile`].
-pub fn kernels(m: &Module, isa: Isa, code: Code, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Vec<u8>> {
+/// The kernels of a module for one instruction set as text or object. `step` as for [`compile`].
+pub fn kernels(m: &Module, isa: Isa, code: Code, step: &mut dyn FnMut() -> Result<()>) -> Result<Vec<u8>> {
     let mut nowhere = ArtifactWriter::new(std::io::empty()).map_err(runtime_error)?;
-    let (_, lowered) = lower(m.clone(), &[isa], &mut nowhere, &mut |done, all| progress(Progress::Lower(done, all)))?;
+    let (_, lowered) = lower(m.clone(), &[isa], &mut nowhere, step)?;
     let kernels: Vec<_> = lowered.into_iter().flat_map(|l| l.kernels).collect();
-    progress(Progress::Codegen(isa, kernels.len()))?;
-    mlir::emit(&kernels, isa, code).map_err(|e| mlir_error(isa, &e))
+    step()?;
+    mlir::emit(&kernels, isa, code).map_err(|e| mlir_error(&e))
 }
 
 /// Kernels and the number of steps that call each.
@@ -134,10 +124,10 @@ fn calls(v: &Variant) -> Vec<(String, usize)> {
     out
 }
 
-fn mlir_error(isa: Isa, e: &mlir::Error) -> Diagnostic {
+fn mlir_error(e: &mlir::Error) -> Diagnostic {
     match e {
         mlir::Error::Interrupted => Diagnostic::error("B0121", e.to_string()).failure(Failure::Interrupted),
-        _ => Diagnostic::error("B0120", format!("{}: {e}", isa.name())).failure(Failure::Internal),
+        _ => Diagnostic::error("B0120", e.to_string()).failure(Failure::Internal),
     }
 }
 

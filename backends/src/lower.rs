@@ -59,12 +59,12 @@ pub struct Interface {
     pub strings: Vec<String>,
 }
 
-/// Lowers `@main` for each of `isas`; constants go to `writer`. `step` is told of each group that is done and how many there are; it may end the work.
+/// Lowers `@main` for each of `isas`; constants go to `writer`. `step` is called after each group, and may end the work.
 pub fn lower<W: Write + Seek>(
     m: Module,
     isas: &[Isa],
     writer: &mut ArtifactWriter<W>,
-    step: &mut dyn FnMut(usize, usize) -> Result<()>,
+    step: &mut dyn FnMut() -> Result<()>,
 ) -> Result<(Interface, Vec<Lowered>)> {
     let (m, mut table) = prepare(m)?;
     let f = &m.funcs[m.main()?];
@@ -78,17 +78,14 @@ pub fn lower<W: Write + Seek>(
         programs.iter_mut().try_for_each(|p| p.binds(i, &mut table, writer))?;
         if let Some((n, function)) = function(f, group)? {
             programs.iter_mut().try_for_each(|p| p.host(n, &function, &mut table, writer))?;
-            step(i + 1, fusion.groups.len())?;
+            step()?;
             continue;
         }
-        let like = Signature::of(&m, f, group, &fusion, &known).map(|(signature, values)| {
-            let next = seen.len();
-            (*seen.entry(signature).or_insert(next), values)
-        });
-        for p in &mut programs {
-            p.group(group, like.as_ref(), &mut table, writer)?;
-        }
-        step(i + 1, fusion.groups.len())?;
+        let (signature, values) = Signature::of(&m, f, group, &fusion, &known);
+        let next = seen.len();
+        let like = *seen.entry(signature).or_insert(next);
+        programs.iter_mut().try_for_each(|p| p.group(group, like, &values, &mut table, writer))?;
+        step()?;
     }
     let needs = table.needs(f)?;
     programs.iter_mut().for_each(|p| p.program.needs.clone_from(&needs));
@@ -124,8 +121,8 @@ pub fn refused(m: Module, isas: &[Isa]) -> Vec<Diagnostic> {
     let fusion = fuse(f);
     let known = known(f, &fusion);
     for group in fusion.groups.iter().filter(|g| !matches!(function(f, g), Ok(Some(_)))) {
-        let signature = Signature::of(&m, f, group, &fusion, &known).map(|s| s.0);
-        if signature.as_ref().is_some_and(|s| built.contains(s)) {
+        let (signature, _) = Signature::of(&m, f, group, &fusion, &known);
+        if built.contains(&signature) {
             continue;
         }
         let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
@@ -138,7 +135,7 @@ pub fn refused(m: Module, isas: &[Isa]) -> Vec<Diagnostic> {
                 all = false;
             }
         }
-        built.extend(signature.filter(|_| all));
+        built.extend(all.then_some(signature));
     }
     out.concat()
 }
@@ -154,7 +151,7 @@ fn known(f: &Func, fusion: &Fusion) -> Vec<bool> {
 /// The constants that `@main` reads on an instruction set, as they are packed for its kernels.
 pub fn packed(m: &Module, isa: Isa) -> Result<Vec<(Constant, Vec<u8>)>> {
     let mut writer = ArtifactWriter::in_memory();
-    lower(m.clone(), &[isa], &mut writer, &mut |_, _| Ok(()))?;
+    lower(m.clone(), &[isa], &mut writer, &mut || Ok(()))?;
     Ok(writer.into_constants())
 }
 
@@ -162,7 +159,7 @@ pub fn packed(m: &Module, isa: Isa) -> Result<Vec<(Constant, Vec<u8>)>> {
 pub fn arena(m: &Module, isa: Isa) -> Result<u64> {
     let mut writer = ArtifactWriter::in_memory();
     let (Interface { inputs, outputs, symbols, extents, .. }, lowered) =
-        lower(m.clone(), &[isa], &mut writer, &mut |_, _| Ok(()))?;
+        lower(m.clone(), &[isa], &mut writer, &mut || Ok(()))?;
     let manifest = Manifest { inputs, outputs, symbols, extents: extents.into_entries(), ..Manifest::default() };
     let program = lowered.into_iter().next().map(|l| l.program).unwrap_or_default();
     let at = tersor_runtime::plan::at_hints(&manifest, &Variant { program, ..Variant::default() });
@@ -431,19 +428,18 @@ impl<'a> Lowering<'a> {
         Ok(b)
     }
 
-    /// Appends the step of a group.
+    /// Appends the step of a group, which is as others of its number are, over `values`.
     fn group<W: Write + Seek>(
         &mut self,
         group: &Group,
-        like: Option<&(usize, Vec<ValueId>)>,
+        like: usize,
+        values: &[ValueId],
         table: &mut Table,
         writer: &mut ArtifactWriter<W>,
     ) -> Result<()> {
         let node = &self.f.nodes[group.anchor.unwrap_or(group.nodes[0])];
         let name = name_of(&node.loc, &node.op);
-        if let Some((signature, values)) = like
-            && let Some((call, places)) = self.seen.get(signature)
-        {
+        if let Some((call, places)) = self.seen.get(&like) {
             let (mut call, places) = (call.clone(), places.clone());
             for (arg, at) in call.args.iter_mut().zip(places) {
                 if let Some(i) = at {
@@ -457,15 +453,13 @@ impl<'a> Lowering<'a> {
         let launch = cpu::build(&cx).map_err(|d| d.at_loc(&node.loc))?;
         let site = self.f.values[node.results[0]].name.to_string();
         cx.decoded.take().into_iter().for_each(|v| self.decodes(v, &site));
-        let place = |values: &[ValueId], o: &Operand| match o {
+        let place = |o: &Operand| match o {
             Operand::Read(v) | Operand::Write(v) => values.iter().position(|x| x == v),
             Operand::Packed { .. } => None,
         };
-        let places = like.map(|(s, values)| (*s, launch.args.iter().map(|o| place(values, o)).collect()));
+        let places = launch.args.iter().map(place).collect();
         let call = self.call(launch, &name, &site, table, writer)?;
-        if let Some((signature, places)) = places {
-            self.seen.insert(signature, (call.clone(), places));
-        }
+        self.seen.insert(like, (call.clone(), places));
         self.program.steps.push(Step::call(name, call));
         Ok(())
     }
@@ -543,12 +537,11 @@ impl<'a> Lowering<'a> {
 
     /// The position of a kernel; equal ones are kept once.
     fn kernel(&mut self, mut kernel: emit::Kernel) -> u32 {
-        let family = std::mem::replace(&mut kernel.name, "kernel".into());
-        let text = emit::print::module(std::slice::from_ref(&kernel));
+        let text = emit::print::named(std::slice::from_ref(&kernel), |_| "kernel".into());
         let next = self.kernels.len() as u32;
         let position = *self.by_text.entry(text).or_insert(next);
         if position == next {
-            kernel.name = format!("{family}_{next}");
+            kernel.name = format!("{}_{next}", kernel.name);
             self.kernels.push(kernel);
         }
         position

@@ -1,7 +1,7 @@
 //! Writes artifacts. The same calls in the same order give the same bytes.
 
 use std::collections::HashMap;
-use std::io::{Cursor, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Cursor, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use prost::Message;
@@ -20,15 +20,15 @@ pub struct ArtifactWriter<W> {
     sections: Vec<Section>,
 }
 
-impl ArtifactWriter<AtomicFile> {
+impl ArtifactWriter<BufWriter<AtomicFile>> {
     /// Starts the artifact at `path`; it appears there when `save` succeeds.
     pub fn create(path: &Path) -> Result<Self> {
-        Self::new(AtomicFile::create(path)?)
+        Self::new(BufWriter::new(AtomicFile::create(path)?))
     }
 
     /// Writes the manifest and puts the file in its place.
     pub fn save(self, manifest: Manifest) -> Result<()> {
-        self.finish(manifest)?.commit()
+        self.finish(manifest)?.into_inner().map_err(|e| write_error(e.into_error()))?.commit()
     }
 }
 
@@ -63,9 +63,9 @@ impl<W: Write + Seek> ArtifactWriter<W> {
     }
 
     fn append(&mut self, bytes: &[u8], align: u64) -> Result<u64> {
+        static PADDING: [u8; PAGE as usize] = [0; PAGE as usize];
         let offset = self.at.next_multiple_of(align);
-        let padding = [0; PAGE as usize];
-        self.sink.write_all(&padding[..(offset - self.at) as usize]).map_err(write_error)?;
+        self.sink.write_all(&PADDING[..(offset - self.at) as usize]).map_err(write_error)?;
         self.sink.write_all(bytes).map_err(write_error)?;
         self.at = offset + bytes.len() as u64;
         Ok(offset)

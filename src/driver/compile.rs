@@ -308,7 +308,7 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
     };
     let mut writer = ArtifactWriter::create(options.output).map_err(runtime)?;
     let (manifest, reports) =
-        compile::compile(optimized.module, &backend, &mut writer, &mut |_| watch.check()).map_err(one)?;
+        compile::compile(optimized.module, &backend, &mut writer, &mut || watch.check()).map_err(one)?;
     watch.check().map_err(one)?;
     fits(&manifest, watch)?;
     for d in reports.iter().flat_map(|r| &r.decoded) {
@@ -344,15 +344,10 @@ fn build(module: tersor_ir::Module, mut lock: super::Lock, options: &CompileOpti
 #[cfg(feature = "mlir")]
 fn describe(r: &tersor_backends::compile::VariantReport, watch: &Watch) {
     use tersor_runtime::cli::bytes;
-    let (code, arena, ms) = (bytes(r.code as u64), bytes(r.arena.0), r.time.as_secs_f64() * 1e3);
+    let (code, arena) = (bytes(r.code as u64), bytes(r.arena.0));
     watch.detail(
         1,
-        format!(
-            "{}: {} steps, {} kernels, code {code}, arena {arena}, {ms:.0} ms",
-            r.isa.name(),
-            r.steps,
-            r.kernels.len()
-        ),
+        format!("{}: {} steps, {} kernels, code {code}, arena {arena}", r.isa.name(), r.steps, r.kernels.len()),
     );
     for (kernel, calls) in &r.kernels {
         watch.detail(2, format!("{calls:>4} x {kernel}"));

@@ -100,7 +100,7 @@ pub fn emit(m: &Module, form: Form, isa: Isa, output: &Path, watch: &Watch) -> R
 
 #[cfg(feature = "mlir")]
 fn kernels(m: &Module, isa: Isa, code: Code, watch: &Watch) -> tersor_ir::Result<Vec<u8>> {
-    tersor_backends::compile::kernels(m, isa, code, &mut |_| watch.check())
+    tersor_backends::compile::kernels(m, isa, code, &mut || watch.check())
 }
 
 #[cfg(not(feature = "mlir"))]

@@ -49,7 +49,7 @@ mod compiled {
                 stop: Arc::clone(&self.stop),
             };
             let mut writer = ArtifactWriter::in_memory();
-            let (manifest, _) = compile::compile(m.clone(), &options, &mut writer, &mut |_| Ok(()))?;
+            let (manifest, _) = compile::compile(m.clone(), &options, &mut writer, &mut || Ok(()))?;
             let bytes = writer.into_bytes(manifest).map_err(runtime_error)?;
             Model::from_bytes(&bytes, &LoadOptions::default()).map_err(runtime_error)
         }

@@ -16,8 +16,8 @@ fn run(m: &Module, inputs: &[Tensor], threads: usize) -> Vec<Tensor> {
         plan: String::new(),
         stop: Default::default(),
     };
-    let (manifest, _) = compile(m.clone(), &options, &mut writer, &mut |_| Ok(()))
-        .unwrap_or_else(|d| panic!("{d}\n{}", text::print(m)));
+    let (manifest, _) =
+        compile(m.clone(), &options, &mut writer, &mut || Ok(())).unwrap_or_else(|d| panic!("{d}\n{}", text::print(m)));
     let model = Model::from_bytes(&writer.into_bytes(manifest).unwrap(), &LoadOptions::default()).unwrap();
     let views: Vec<(String, tersor_runtime::Tensor)> =
         model.inputs().iter().zip(inputs).map(|(v, t)| (v.name.clone(), runtime_tensor(t))).collect();
@@ -148,6 +148,41 @@ fn groups_of_one_signature() {
     %z = sub %s3, %s5 : f32[N,5]\n    return %y, %z\n  }}\n}}"
         ),
         &[("N", 3)],
+    );
+}
+
+/// Groups that read views are alike where strides and first elements are; a view of a constant stands for itself.
+#[test]
+fn views_of_one_signature() {
+    check(
+        "module @m {
+  const @a : f32[2,9] = rng normal(0, 1) seed 1
+  const @b : f32[2,9] = rng normal(0, 1) seed 2
+  func @main(%x: f32[4,4], %z: f32[4,4], %w: f32[N,4]) -> (%y0: f32[4,4], %y1: f32[4,4], %y2: f32[4,4], %y3: f32[2,N], %y4: f32[2,N], %y5: f32[2,N], %y6: f32[3,2], %y7: f32[3,2]) {
+    %t0 = transpose %x {perm=[1,0]} : f32[4,4]
+    %t1 = transpose %z {perm=[1,0]} : f32[4,4]
+    %y0 = softmax %t0 {axis=1} : f32[4,4]
+    %y1 = softmax %t1 {axis=1} : f32[4,4]
+    %y2 = softmax %z {axis=1} : f32[4,4]
+    %s0 = slice %w {axis=1, len=2} : f32[N,2]
+    %s1 = slice %w {axis=1, start=1, len=2} : f32[N,2]
+    %u0 = transpose %s0 {perm=[1,0]} : f32[2,N]
+    %u1 = transpose %s1 {perm=[1,0]} : f32[2,N]
+    %y3 = softmax %u0 {axis=1} : f32[2,N]
+    %y4 = softmax %u1 {axis=1} : f32[2,N]
+    %y5 = exp %u1 : f32[2,N]
+    %c0 = slice @a {axis=1, start=3, len=3} : f32[2,3]
+    %c1 = slice @b {axis=1, start=3, len=3} : f32[2,3]
+    %d0 = transpose %c0 {perm=[1,0]} : f32[3,2]
+    %d1 = transpose %c1 {perm=[1,0]} : f32[3,2]
+    %e = slice %x {axis=0, len=3} : f32[3,4]
+    %f = slice %e {axis=1, len=2} : f32[3,2]
+    %y6 = mul %f, %d0 : f32[3,2]
+    %y7 = mul %f, %d1 : f32[3,2]
+    return %y0, %y1, %y2, %y3, %y4, %y5, %y6, %y7
+  }
+}",
+        &[("N", 5)],
     );
 }
 

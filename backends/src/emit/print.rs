@@ -12,9 +12,14 @@ use std::fmt::Write;
 
 /// A module of all `kernels`, whose names must differ.
 pub fn module(kernels: &[Kernel]) -> String {
+    named(kernels, |i| kernels[i].name.clone())
+}
+
+/// [`module`] with other names, by position.
+pub fn named(kernels: &[Kernel], name: impl Fn(usize) -> String) -> String {
     let mut out = String::from("module {\n");
-    for kernel in kernels {
-        Printer::new(kernel).kernel(&mut out);
+    for (i, kernel) in kernels.iter().enumerate() {
+        Printer::new(kernel).kernel(&name(i), &mut out);
     }
     out.push_str("}\n");
     out
@@ -97,14 +102,13 @@ impl<'k> Printer<'k> {
         vals.iter().map(|&v| self.name(v)).collect::<Vec<_>>().join(", ")
     }
 
-    fn kernel(&self, out: &mut String) {
+    fn kernel(&self, name: &str, out: &mut String) {
         let kernel = self.kernel;
-        let name = &kernel.name;
         assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "kernel name `{name}`");
-        self.tables(out);
+        self.tables(name, out);
         match kernel.flavor {
             Flavor::Cpu => {
-                self.entry(out);
+                self.entry(name, out);
                 let params = self.params(true);
                 let attributes = "llvm.linkage = #llvm.linkage<internal>, no_inline, passthrough = [\"nounwind\"]";
                 let _ = writeln!(out, "  func.func @{name}__body({params}) attributes {{{attributes}}} {{");
@@ -114,15 +118,15 @@ impl<'k> Printer<'k> {
                 let _ = writeln!(out, "  llvm.func @{name}({params}) attributes {{nvvm.kernel}} {{");
             }
         }
-        self.prelude(out);
+        self.prelude(name, out);
         self.block(&kernel.body, 2, out);
         out.push_str(if kernel.flavor == Flavor::Gpu { "    llvm.return\n  }\n" } else { "    return\n  }\n" });
     }
 
     /// Global memory: tables of constants and shared memory.
-    fn tables(&self, out: &mut String) {
+    fn tables(&self, name: &str, out: &mut String) {
         for (i, memory) in self.kernel.memory.iter().enumerate() {
-            let symbol = format!("{}__m{i}", self.kernel.name);
+            let symbol = format!("{name}__m{i}");
             let align = memory.align;
             let _ = match &memory.kind {
                 MemoryKind::Table(bytes) => {
@@ -167,8 +171,8 @@ impl<'k> Printer<'k> {
     }
 
     /// The ABI function: loads what the body takes as parameters.
-    fn entry(&self, out: &mut String) {
-        let (name, mut call, mut types) = (&self.kernel.name, Vec::new(), Vec::new());
+    fn entry(&self, name: &str, out: &mut String) {
+        let (mut call, mut types) = (Vec::new(), Vec::new());
         let _ = writeln!(
             out,
             "  func.func @{name}(%args: !llvm.ptr, %dims: !llvm.ptr, %scratch: !llvm.ptr, %begin: i64, %end: i64) \
@@ -195,7 +199,7 @@ impl<'k> Printer<'k> {
     }
 
     /// Constants and the kernel's own memory, at the head of the body.
-    fn prelude(&self, out: &mut String) {
+    fn prelude(&self, name: &str, out: &mut String) {
         for (i, memory) in self.kernel.memory.iter().enumerate() {
             let (n, align) = (self.name(memory.val), memory.align);
             let _ = match memory.kind {
@@ -204,7 +208,7 @@ impl<'k> Printer<'k> {
                     "    {n}_size = arith.constant {bytes} : i64\n    \
                      {n} = llvm.alloca {n}_size x i8 {{alignment = {align} : i64}} : (i64) -> !llvm.ptr"
                 ),
-                _ => writeln!(out, "    {n} = llvm.mlir.addressof @{}__m{i} : {}", self.kernel.name, memory.val.ty),
+                _ => writeln!(out, "    {n} = llvm.mlir.addressof @{name}__m{i} : {}", memory.val.ty),
             };
         }
         let mut shapes = BTreeSet::new();

@@ -31,8 +31,8 @@ pub fn load(kernels: &[Kernel], isa: Isa) -> Result<Jit, Error> {
     if !missing.is_empty() {
         return Err(Error::Host(missing.join(", ")));
     }
-    let image = compile(kernels, isa, 1, &AtomicBool::new(false))?;
-    map(&image, kernels)
+    let images = compile(&[(isa, kernels)], 1, &AtomicBool::new(false))?;
+    map(&images[0], kernels)
 }
 
 fn map(image: &Image, kernels: &[Kernel]) -> Result<Jit, Error> {

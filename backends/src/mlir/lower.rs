@@ -1,7 +1,7 @@
 //! From kernels to LLVM modules, through MLIR.
 
 use super::{Error, names};
-use crate::emit::{Kernel, print};
+use crate::emit::Kernel;
 use llvm_sys::core::{LLVMContextCreate, LLVMContextDispose, LLVMDisposeModule};
 use llvm_sys::prelude::{LLVMContextRef, LLVMModuleRef};
 use melior::dialect::DialectRegistry;
@@ -64,11 +64,10 @@ impl Drop for LlvmModule {
     }
 }
 
-/// Lowers some kernels to one module.
-pub(super) fn to_llvm(context: &Context, kernels: &[Kernel]) -> Result<LlvmModule, Error> {
-    let text = print::module(kernels);
+/// Lowers the text of some kernels to one module.
+pub(super) fn to_llvm(context: &Context, text: &str, kernels: &[Kernel]) -> Result<LlvmModule, Error> {
     let mut module =
-        MlirModule::parse(&context.context, &text).ok_or_else(|| context.error(kernels, "it does not parse"))?;
+        MlirModule::parse(&context.context, text).ok_or_else(|| context.error(kernels, "it does not parse"))?;
     let manager = PassManager::new(&context.context);
     parse_pass_pipeline(manager.as_operation_pass_manager(), PIPELINE)
         .map_err(|e| context.error(kernels, &format!("pipeline: {e}")))?;

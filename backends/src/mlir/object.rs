@@ -3,9 +3,6 @@
 //! Nothing is left for a loader to do but to map the bytes. What would need one (an external symbol, an absolute address,
 //! writable data) is an error.
 
-use super::Error;
-use std::collections::HashMap;
-
 /// Code and read-only data that run wherever they are mapped, aligned to 64 bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
@@ -32,7 +29,7 @@ const SHN_ABS: usize = 0xfff1;
 #[derive(Default)]
 pub(super) struct Layout {
     bytes: Vec<u8>,
-    symbols: HashMap<String, u64>,
+    entries: Vec<Entry>,
 }
 
 struct Section {
@@ -110,8 +107,8 @@ fn symbols(object: &[u8], sections: &[Section]) -> Result<Vec<Symbol>, String> {
 }
 
 impl Layout {
-    /// Appends an object's sections and relocates them.
-    pub(super) fn add(&mut self, object: &[u8]) -> Result<(), String> {
+    /// Appends an object's sections and relocates them. `entries` are the symbols of kernels, with the kernels' names.
+    pub(super) fn add(&mut self, object: &[u8], entries: &[(String, &str)]) -> Result<(), String> {
         let sections = sections(object)?;
         let symbols = symbols(object, &sections)?;
         let mut places: Vec<Option<u64>> = Vec::new();
@@ -119,12 +116,11 @@ impl Layout {
             let kept = section.flags & SHF_ALLOC != 0 && section.size > 0 && !section.name.starts_with(".eh_frame");
             places.push(if kept { Some(self.place(object, section)?) } else { None });
         }
-        for symbol in symbols.iter().filter(|s| s.global) {
-            if let Some(Some(place)) = places.get(symbol.section)
-                && self.symbols.insert(symbol.name.clone(), place + symbol.value).is_some()
-            {
-                return Err(format!("`{}` is defined twice", symbol.name));
-            }
+        for (symbol, name) in entries {
+            let missing = || format!("`{symbol}` is not in it");
+            let at = symbols.iter().find(|s| s.global && s.name == *symbol).ok_or_else(missing)?;
+            let place = places.get(at.section).copied().flatten().ok_or_else(missing)?;
+            self.entries.push(Entry { name: (*name).into(), offset: place + at.value });
         }
         for section in sections.iter().filter(|s| s.kind == SHT_RELA) {
             let Some(Some(place)) = places.get(section.info) else { continue };
@@ -172,13 +168,7 @@ impl Layout {
         Ok(())
     }
 
-    /// The image, with the entries of the kernels called `names`.
-    pub(super) fn finish<'a>(self, names: impl Iterator<Item = &'a str>) -> Result<Image, Error> {
-        let entry = |name: &str| match self.symbols.get(name) {
-            Some(&offset) => Ok(Entry { name: name.into(), offset }),
-            None => Err(Error::NoKernel(name.into())),
-        };
-        let entries = names.map(entry).collect::<Result<_, _>>()?;
-        Ok(Image { bytes: self.bytes, entries })
+    pub(super) fn finish(self) -> Image {
+        Image { bytes: self.bytes, entries: self.entries }
     }
 }

@@ -3,12 +3,17 @@
 use super::agree;
 use crate::emit::emulate::Call;
 use crate::emit::tests::{Random, map_kernel};
-use crate::emit::{Dot, Intrinsic, Kernel, KernelBuilder, Scalar, math};
+use crate::emit::{Dot, Intrinsic, Kernel, KernelBuilder, Scalar, math, print};
 use crate::kernel::{Code, Isa};
-use crate::mlir::{Error, codegen, compile, emit, lower, object, on_fatal_error};
+use crate::mlir::{Error, Image, codegen, compile, emit, lower, object, on_fatal_error};
 use std::sync::atomic::AtomicBool;
 
 static GO: AtomicBool = AtomicBool::new(false);
+
+/// The image of one program.
+fn image(kernels: &[Kernel], isa: Isa, threads: usize) -> Image {
+    compile(&[(isa, kernels)], threads, &GO).unwrap().remove(0)
+}
 
 #[test]
 fn memory_agrees() {
@@ -137,7 +142,7 @@ fn code_has_the_instructions_asked_for() {
         (Isa::V3, map_kernel("f", 8, math::gelu), &["vfmadd", "vmaxps", "vminps", "vdivps"]),
     ];
     for (isa, kernel, expected) in cases {
-        let image = compile(&[kernel], isa, 1, &GO).unwrap();
+        let image = image(&[kernel], isa, 1);
         let Some(text) = disassemble(&image.bytes) else { return };
         for mnemonic in expected {
             assert!(text.contains(mnemonic), "no {mnemonic} in\n{text}");
@@ -148,21 +153,35 @@ fn code_has_the_instructions_asked_for() {
 #[test]
 fn images_depend_on_kernels_alone() {
     let build = || -> Vec<Kernel> { (0..9).map(|i| map_kernel(&format!("k{i}"), 8, math::tanh)).collect() };
-    let one = compile(&build(), Isa::V3, 1, &GO).unwrap();
-    assert_eq!(one, compile(&build(), Isa::V3, 3, &GO).unwrap());
+    let one = image(&build(), Isa::V3, 1);
+    assert_eq!(one, image(&build(), Isa::V3, 3));
     let names: Vec<String> = one.entries.iter().map(|e| e.name.clone()).collect();
     assert_eq!(names, (0..9).map(|i| format!("k{i}")).collect::<Vec<_>>());
-    assert!(compile(&[], Isa::V3, 2, &GO).unwrap().bytes.is_empty());
+    assert!(image(&[], Isa::V3, 2).bytes.is_empty());
 }
 
 #[test]
 fn missing_features_are_named() {
-    let error = compile(&[avx512()], Isa::V3, 1, &GO).unwrap_err();
+    let error = compile(&[(Isa::V3, &[avx512()])], 1, &GO).unwrap_err();
     let message = "kernel `avx512` needs avx512f, avx512vnni, which x86-64-v3 does not have";
     assert_eq!(error.to_string(), message);
-    let twice = [map_kernel("k", 8, math::exp), map_kernel("k", 8, math::exp)];
-    let Err(Error::Mlir { message, .. }) = compile(&twice, Isa::V3, 1, &GO) else { panic!("accepted") };
-    assert!(message.contains("redefinition of symbol"), "{message}");
+}
+
+/// Code for AVX-512 serves machines with tiles, but for kernels that use them, and no other vectors.
+#[test]
+fn programs_share_code() {
+    let kernels = |name: &str| ["exp", "tanh"].map(|f| map_kernel(&format!("{f}_{name}"), 16, math::exp));
+    let [v3, v4, amx] = ["avx2", "avx512", "amx"].map(kernels);
+    let made = compile(&[(Isa::Amx, &amx), (Isa::V4, &v4), (Isa::V3, &v3)], 1, &GO).unwrap();
+    assert_eq!(made[0].bytes, made[1].bytes);
+    assert_ne!(made[1].bytes, made[2].bytes);
+    assert_eq!(made[0].entries[1].name, "tanh_amx");
+    assert_eq!([&made[0], &made[2]], [&image(&amx, Isa::Amx, 1), &image(&v3, Isa::V3, 1)]);
+    let mut tiles = amx.to_vec();
+    tiles.push(self::amx());
+    let made = compile(&[(Isa::Amx, &tiles), (Isa::V4, &v4)], 1, &GO).unwrap();
+    assert_eq!(made[0], image(&tiles, Isa::Amx, 1));
+    assert_eq!(made[1], image(&v4, Isa::V4, 1));
 }
 
 #[test]
@@ -174,15 +193,16 @@ fn every_form_has_every_kernel() {
         kernels.iter().for_each(|k| assert!(text.contains(&format!("{before}{}", k.name)), "{text}"));
     }
     let mut layout = object::Layout::default();
-    layout.add(&made(Code::Object)).unwrap();
-    let names = kernels.iter().map(|k| k.name.as_str());
-    assert_eq!(layout.finish(names).unwrap(), compile(&kernels, Isa::V3, 1, &GO).unwrap());
+    let entries: Vec<_> = kernels.iter().map(|k| (k.name.clone(), k.name.as_str())).collect();
+    layout.add(&made(Code::Object), &entries).unwrap();
+    assert_eq!(layout.finish(), image(&kernels, Isa::V3, 1));
     assert!(matches!(emit(&[avx512()], Isa::V3, Code::Mlir), Err(Error::Features { .. })));
 }
 
 #[test]
 fn work_ends_when_told_to() {
-    assert_eq!(compile(&[map_kernel("k", 8, math::exp)], Isa::V3, 1, &AtomicBool::new(true)), Err(Error::Interrupted));
+    let kernels = [map_kernel("k", 8, math::exp)];
+    assert_eq!(compile(&[(Isa::V3, &kernels)], 1, &AtomicBool::new(true)), Err(Error::Interrupted));
 }
 
 /// LLVM's message goes to the handler, which decides how the process ends. The process is a second one of this test.
@@ -202,6 +222,6 @@ fn fatal_errors_are_handed_over() {
     });
     // Instructions that the machine does not have; `compile` would have refused the kernel.
     let kernels = [avx512()];
-    let module = lower::to_llvm(&lower::Context::new(), &kernels).unwrap();
+    let module = lower::to_llvm(&lower::Context::new(), &print::module(&kernels), &kernels).unwrap();
     codegen::emit(&module, &kernels, Isa::V3, Code::Object).unwrap();
 }
