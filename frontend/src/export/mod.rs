@@ -3,6 +3,7 @@
 //! Every op says its ONNX form in `ops`, once; this file has what they write with: names, initializers, extents as values. Values keep their names, nodes those of
 //! the ONNX nodes that they come from, inputs and outputs their outside names. What has no ONNX form is an error that names the op; all are found in one go.
 
+pub(crate) mod functions;
 mod integers;
 mod nbits;
 mod ops;
@@ -11,7 +12,7 @@ mod recurrent;
 
 use crate::message::{self, Attr, field, number};
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 use tersor_ir::blob::Blob;
 use tersor_ir::diag::Result;
@@ -91,20 +92,25 @@ pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagn
     if !e.errors.is_empty() {
         return Err(e.errors);
     }
-    let (mut opset, mut contrib, mut model) = (vec![], vec![], vec![]);
+    let (mut opset, mut model) = (vec![], vec![]);
     number(&mut opset, 2, e.opset.get() as u64);
-    field(&mut contrib, 1, b"com.microsoft");
-    number(&mut contrib, 2, 1);
     number(&mut model, 1, file_version(e.opset.get()));
     field(&mut model, 2, b"tersor");
     field(&mut model, 3, env!("CARGO_PKG_VERSION").as_bytes());
     field(&mut model, 7, &graph);
     field(&mut model, 8, &opset);
-    if e.contrib {
-        field(&mut model, 8, &contrib);
+    let domains: BTreeSet<_> = e.foreign.iter().map(|o| o.0.as_str()).collect();
+    for domain in domains {
+        let mut import = vec![];
+        field(&mut import, 1, domain.as_bytes());
+        number(&mut import, 2, 1);
+        field(&mut model, 8, &import);
     }
     if !m.pipeline.is_empty() {
         field(&mut model, 14, &message::entry("tersor.pipeline", &m.pipeline.join(",")));
+    }
+    for (_, name) in e.foreign.iter().filter(|o| o.0 == functions::DOMAIN) {
+        field(&mut model, 25, &functions::function(name, e.opset.get()));
     }
     Ok(Exported { model, notes: e.notes, data: e.data })
 }
@@ -139,8 +145,8 @@ struct Exporter<'m> {
     initializers: Vec<(String, Vec<u8>)>,
     /// Names that some node reads.
     read: HashSet<String>,
-    /// Whether there are operators of ONNX Runtime.
-    contrib: bool,
+    /// Operators of other domains than `ai.onnx`, by domain and name.
+    foreign: BTreeSet<(String, String)>,
     data: Vec<(usize, Blob)>,
     end: usize,
     names: HashMap<ValueId, String>,
@@ -168,7 +174,7 @@ impl<'m> Exporter<'m> {
             nodes: vec![],
             initializers: vec![],
             read: HashSet::new(),
-            contrib: false,
+            foreign: BTreeSet::new(),
             data: vec![],
             end: 0,
             names: HashMap::new(),
@@ -324,7 +330,8 @@ impl<'m> Exporter<'m> {
     }
 
     fn emit(&mut self, op: &str, inputs: &[&str], outputs: &[String], attrs: &[(&str, Attr)]) {
-        self.emit_as(&format!("{op}:{}", outputs[0]), op, inputs, outputs, attrs, &[]);
+        let name = format!("{}:{}", op.rsplit(':').next().unwrap_or(op), outputs[0]);
+        self.emit_as(&name, op, inputs, outputs, attrs, &[]);
     }
 
     /// A node with a name and metadata: keys and values.
@@ -339,6 +346,7 @@ impl<'m> Exporter<'m> {
     ) {
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
         self.read.extend(inputs.iter().map(|i| i.to_string()));
+        self.foreign.extend(op.split_once(':').map(|(domain, name)| (domain.into(), name.into())));
         let mut node = message::node(name, op, inputs, &outputs, attrs);
         metadata.iter().for_each(|(key, value)| field(&mut node, 9, &message::entry(key, value)));
         field(&mut self.nodes, 1, &node);

@@ -120,7 +120,6 @@ impl Exporter<'_> {
                 .into();
         attrs.extend(rounded.map(|_| ("accuracy_level", Attr::Int(CODED_ROWS))));
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        self.contrib = true;
         let name = self.name_result(self.f.nodes[n].results[0]);
         let hint = if op.trans_b { vec![] } else { vec![COLUMNS] };
         self.emit_as(&format!("MatMulNBits:{name}"), "com.microsoft:MatMulNBits", &inputs, &[name], &attrs, &hint);

@@ -132,7 +132,7 @@ impl Exporter<'_> {
                 self.emit("TopK", &[x[0], &k], &order, &attrs);
                 Ok(())
             }
-            Op::Nms(_) => self.nms(n, &x, &types[1].shape),
+            Op::Nms(_) => self.last(n, "tersor:Nms", &x, &[]),
             Op::Softmax(op) => {
                 let name = if op.log { "LogSoftmax" } else { "Softmax" };
                 self.last(n, name, &x, &[("axis", i64::from(op.axis).into())])
@@ -484,26 +484,6 @@ impl Exporter<'_> {
         };
         let value = self.scalar(dtype, op.value.0)?;
         self.last(n, "Pad", &[x, &pads, &value], &[("mode", mode.into())])
-    }
-
-    /// NonMaxSuppression over scores that say where in the order a box is: N for the first of N, 1 for the last, and no more than its threshold of 0 for those that do
-    /// not take part. What it selects are numbers of boxes; `kept` is over places.
-    fn nms(&mut self, n: NodeId, x: &[&str], shape: &[Dim]) -> Result<()> {
-        let (float, axis) = (self.element(DType::F32)? as i64, [("axis", 2.into())]);
-        let (zero, one) = (self.scalar(DType::F32, 0.0)?, self.scalar(DType::F32, 1.0)?);
-        let (places, count, all) = (self.iota(&shape[2])?, self.extents(&shape[2..])?, self.extents(shape)?);
-        let score = self.temp("Sub", &[&count, &places], &[]);
-        let score = self.temp("Cast", &[&score], &[("to", float.into())]);
-        let score = self.temp("Where", &[x[2], &score, &zero], &[]);
-        let none = self.temp("Expand", &[&zero, &all], &[]);
-        let score = self.temp("ScatterElements", &[&none, x[1], &score], &axis);
-        let selected = self.temp("NonMaxSuppression", &[x[0], &score, x[3], x[4], &zero], &[]);
-        let length = self.temp("Shape", &[&selected], &[("end", 1.into())]);
-        let ones = self.temp("Expand", &[&one, &length], &[]);
-        let kept = self.temp("ScatterND", &[&none, &selected, &ones], &[]);
-        let kept = self.temp("GatherElements", &[&kept, x[1]], &axis);
-        let to = self.element(DType::Bool)? as i64;
-        self.last(n, "Cast", &[&kept], &[("to", to.into())])
     }
 
     fn iota(&mut self, len: &Dim) -> Result<String> {

@@ -2,6 +2,7 @@
 
 use super::node::UNDEFINED_OPERAND;
 use super::{Importer, Meaning, OPSETS};
+use crate::export::functions::DOMAIN;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use std::collections::{HashMap, HashSet};
 use tersor_ir::diag::Result;
@@ -27,8 +28,11 @@ pub(super) fn functions(m: &ModelProto) -> (Functions<'_>, Vec<Diagnostic>) {
 }
 
 impl<'a> Importer<'a> {
-    /// The function that a node calls, if the model defines it. It comes before an operator of that name.
+    /// The function that a node calls, if the model defines it. It comes before an operator of that name, but for what our own export defines.
     pub(super) fn function(&self, n: &NodeProto) -> Option<&'a FunctionProto> {
+        if n.domain == DOMAIN && super::ops::find(n).is_ok() {
+            return None;
+        }
         self.functions.get(&[domain(&n.domain), n.op_type.as_str(), n.overload.as_str()]).copied()
     }
 

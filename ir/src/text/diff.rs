@@ -1,9 +1,9 @@
-//! What differs between two modules: by name, then by structure; in terms of ops, operands and constants rather than lines.
+//! What differs between two modules: what is computed alike is the same, of the rest what has one name; in terms of ops, operands and constants rather than lines.
 
 use super::quote_name;
 use crate::constant::ConstId;
 use crate::dim::Bindings;
-use crate::module::{Func, Module, NodeId, RegionId, ValueId};
+use crate::module::{Def, Func, Module, NodeId, RegionId, ValueId};
 use crate::ops::binary::BinaryKind;
 use crate::ops::shape::{broadcast_positions, broadcast_static};
 use crate::ops::{MatMul, Op};
@@ -138,11 +138,11 @@ impl<'a> Pair<'a> {
     fn compare(mut self, out: &mut Diff) -> Vec<OpChange> {
         let (fa, fb) = (self.a.1, self.b.1);
         let (nodes_a, nodes_b) = (fa.live_nodes(), fb.live_nodes());
-        let first = |f: &Func, n: NodeId| f.nodes[n].results.first().map(|&v| f.values[v].name.clone());
-        let by_name: HashMap<_, _> = nodes_a.iter().map(|&n| (first(fa, n), n)).collect();
-        let mut taken = HashSet::new();
+        let mut taken = self.alike(&nodes_a, &nodes_b);
+        let by_name: HashMap<_, _> =
+            nodes_a.iter().filter(|n| !taken.contains(n)).map(|&n| (first_name(fa, n), n)).collect();
         for &n in &nodes_b {
-            if let Some(&p) = by_name.get(&first(fb, n)) {
+            if let Some(&p) = by_name.get(&first_name(fb, n)).filter(|_| !self.partner.contains_key(&n)) {
                 self.partner.insert(n, p);
                 taken.insert(p);
             }
@@ -168,7 +168,8 @@ impl<'a> Pair<'a> {
                 continue;
             }
             match self.change(n) {
-                None => out.same += 1,
+                None if first_name(fa, self.partner[&n]) == first_name(fb, n) => out.same += 1,
+                None => out.renamed += 1,
                 Some(change) => {
                     changes.push(change);
                     changes.append(&mut added);
@@ -184,6 +185,30 @@ impl<'a> Pair<'a> {
         }
         changes.extend(nodes_a.iter().filter(|n| !taken.contains(n)).map(|&n| describe(fa, n, Change::Removed)));
         changes
+    }
+
+    /// Pairs ops that are computed alike all the way from inputs and constants, those with one name first. Returns the partners in the first function.
+    fn alike(&mut self, nodes_a: &[NodeId], nodes_b: &[NodeId]) -> HashSet<NodeId> {
+        let mut known = HashMap::new();
+        let (ids_a, ids_b) = (computations(self.a, nodes_a, &mut known), computations(self.b, nodes_b, &mut known));
+        let (fa, fb) = (self.a.1, self.b.1);
+        let named: HashMap<_, _> = nodes_a.iter().map(|&n| ((ids_a[&n], first_name(fa, n)), n)).collect();
+        for &n in nodes_b {
+            self.partner.extend(named.get(&(ids_b[&n], first_name(fb, n))).map(|&p| (n, p)));
+        }
+        let mut taken: HashSet<NodeId> = self.partner.values().copied().collect();
+        let mut free: HashMap<usize, Vec<NodeId>> = HashMap::new();
+        for &n in nodes_a.iter().rev().filter(|n| !taken.contains(n)) {
+            free.entry(ids_a[&n]).or_default().push(n);
+        }
+        for &n in nodes_b {
+            let free = free.get_mut(&ids_b[&n]).filter(|_| !self.partner.contains_key(&n));
+            if let Some(p) = free.and_then(Vec::pop) {
+                self.partner.insert(n, p);
+                taken.insert(p);
+            }
+        }
+        taken
     }
 
     /// That two regions of what has a name give other values.
@@ -212,7 +237,7 @@ impl<'a> Pair<'a> {
     fn values_b(&self, values: &[ValueId]) -> Vec<String> {
         let (m, f) = self.b;
         let one = |&v: &ValueId| match f.values[v].def {
-            crate::module::Def::Node(n, i) => match self.partner.get(&n) {
+            Def::Node(n, i) => match self.partner.get(&n) {
                 Some(p) => self.a.1.nodes[*p]
                     .results
                     .get(i as usize)
@@ -256,6 +281,36 @@ impl<'a> Pair<'a> {
         let op = na.op.mnemonic().to_string();
         (!what.is_empty()).then(|| OpChange { change: Change::Changed, name, op, detail: what.join(", ") })
     }
+}
+
+/// What an operand is: a result of a computation, or by [`identity`].
+#[derive(PartialEq, Eq, Hash)]
+enum Operand {
+    Result(usize, u32),
+    Other(String),
+}
+
+/// A number for each node: the same for those with one op over the same operands.
+fn computations<'a>(
+    (m, f): (&'a Module, &'a Func),
+    nodes: &[NodeId],
+    known: &mut HashMap<(&'a Op, Vec<Operand>), usize>,
+) -> HashMap<NodeId, usize> {
+    let mut ids: HashMap<NodeId, usize> = HashMap::new();
+    for &n in nodes {
+        let operand = |&v: &ValueId| match f.values[v].def {
+            Def::Node(n, i) if ids.contains_key(&n) => Operand::Result(ids[&n], i),
+            _ => Operand::Other(identity(m, f, v)),
+        };
+        let key = (&f.nodes[n].op, f.nodes[n].operands.iter().map(operand).collect());
+        let next = known.len();
+        ids.insert(n, *known.entry(key).or_insert(next));
+    }
+    ids
+}
+
+fn first_name(f: &Func, n: NodeId) -> Option<&str> {
+    f.nodes[n].results.first().map(|&v| &*f.values[v].name)
 }
 
 /// Constants by content, other values by name.
@@ -427,5 +482,29 @@ impl fmt::Display for Diff {
         ];
         let counts: Vec<String> = counts.iter().filter(|c| c.0 > 0).map(|(n, what)| format!("{n} {what}")).collect();
         writeln!(f, "ops   {}", if counts.is_empty() { "none".into() } else { counts.join(", ") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::parse;
+
+    fn module(ops: &str) -> Module {
+        let text = format!("module @m {{\n  func @main(%x: f32[N]) -> (%y: f32[N]) {{\n{ops}\n  }}\n}}");
+        parse(&text, &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]))
+    }
+
+    /// A name that another op has in the other module misleads nothing.
+    #[test]
+    fn names_are_looked_at_last() {
+        let a = module("    %a = exp %x : f32[N]\n    %b = sin %a : f32[N]\n    %y = add %a, %b : f32[N]\n    return %y");
+        let b = module("    %b = exp %x : f32[N]\n    %a = sin %b : f32[N]\n    %c = add %b, %a : f32[N]\n    return %c");
+        let d = diff(&a, &b);
+        assert!(d.is_empty(), "{d}");
+        assert_eq!((d.same, d.renamed), (0, 3));
+        let c = module("    %b = exp %x : f32[N]\n    %a = cos %b : f32[N]\n    %y = add %b, %a : f32[N]\n    return %y");
+        let d = diff(&a, &c);
+        assert_eq!(d.count(Change::Changed) + d.count(Change::Added), 2, "{d}");
     }
 }

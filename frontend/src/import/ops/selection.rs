@@ -330,5 +330,16 @@ pub(super) fn computed_slice(
     cx.op(Gather { axis: axis as u8 }, &[x, places])
 }
 
-pub(super) const OPS: Topic =
-    &[("NonZero", non_zero), ("Compress", compress), ("Unique", unique), ("NonMaxSuppression", non_max_suppression)];
+/// What export writes for an `nms`.
+fn nms(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    let x = (0..5).map(|i| cx.input(i)).collect::<Result<Vec<_>>>()?;
+    done(cx.op(Nms {}, &x)?)
+}
+
+pub(super) const OPS: Topic = &[
+    ("NonZero", non_zero),
+    ("Compress", compress),
+    ("Unique", unique),
+    ("NonMaxSuppression", non_max_suppression),
+    ("tersor:Nms", nms),
+];
