@@ -428,6 +428,11 @@ fn limits_hold_inside_long_steps() {
     let started = std::time::Instant::now();
     says(&dir.error(7, &[&verify[..], &["--timeout", "300ms"]].concat()), &["R0402", "0.3 s"]);
     assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    for read in
+        [&["cat", "large.onnx"][..], &["diff", "large.onnx", "large.onnx"], &["export", "large.onnx", "-o", "o.onnx"]]
+    {
+        says(&dir.error(7, &[read, &["--timeout", "0ms"]].concat()), &["R0402"]);
+    }
 }
 
 #[test]

@@ -37,6 +37,35 @@ fn results_that_have_no_place() {
     }
 }
 
+/// A disk that takes no more, and folders that nobody may write to.
+#[test]
+#[cfg(target_os = "linux")]
+fn results_that_cannot_be_written() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    let mut commands =
+        vec![vec!["opt", "m.onnx", "-p", "normalize", "-o", "o.tir"], vec!["export", "m.onnx", "-o", "o.onnx"]];
+    if cfg!(feature = "mlir") {
+        commands.push(vec!["compile", "m.onnx", "-o", "o.tsr", "--cache", "off"]);
+        commands.push(vec!["compile", "m.onnx", "-o", "o.mlir"]);
+    }
+    for arguments in &commands {
+        let full = ["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tersor")];
+        let mut command = std::process::Command::new("sh");
+        command.args(full).args(arguments).current_dir(dir.path("")).env("TMPDIR", dir.path(""));
+        let out = command.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(8) && said.contains("too large"), "{arguments:?}: {:?} {said}", out.status);
+        let output = arguments.iter().find(|a| a.starts_with("o.")).unwrap();
+        let elsewhere = format!("/sys/{output}");
+        let arguments: Vec<&str> = arguments.iter().map(|a| if a == output { &elsewhere } else { *a }).collect();
+        let said = dir.error(8, &arguments);
+        assert!(said.contains(&elsewhere), "{arguments:?}: {said}");
+    }
+    let left: Vec<_> = std::fs::read_dir(dir.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["m.onnx"]);
+}
+
 #[test]
 #[cfg(unix)]
 fn texts_that_have_no_end() {
@@ -91,6 +120,48 @@ fn two_compile_to_one_file() {
     assert!(said.contains("R0403") || said.contains("C0314"), "{said}");
 }
 
+/// What a killed process leaves, or what somebody wrote into the cache, is no result.
+#[test]
+#[cfg(all(unix, feature = "mlir"))]
+fn killed_half_way() {
+    let dir = Dir::new();
+    dir.write("m.onnx", mlp().bytes());
+    let compile = |out: &str| {
+        dir.json(0, &["compile", "m.onnx", "-o", out, "--target", "x86-64-v3"]);
+        std::fs::read(dir.path(out)).unwrap()
+    };
+    for wait in [1, 20, 50, 100, 200] {
+        let arguments = ["compile", "m.onnx", "-o", "killed.tsr", "--target", "x86-64-v3", "-q"];
+        let mut child = dir.command(&arguments).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if let Ok(bytes) = std::fs::read(dir.path("killed.tsr")) {
+            assert_eq!(bytes, compile("whole.tsr"));
+        }
+    }
+    let whole = compile("whole.tsr");
+    let mut stack = vec![dir.path("cache")];
+    let mut entries = vec![];
+    while let Some(p) = stack.pop() {
+        match p.is_dir() {
+            true => stack.extend(std::fs::read_dir(p).unwrap().map(|e| e.unwrap().path())),
+            false => entries.push(p),
+        }
+    }
+    assert!(!entries.is_empty());
+    for spoil in [&|b: &mut Vec<u8>| b.truncate(b.len() / 2), &|b: &mut Vec<u8>| b.iter_mut().for_each(|b| *b ^= 1)]
+        as [&dyn Fn(&mut Vec<u8>); 2]
+    {
+        for path in &entries {
+            let mut bytes = std::fs::read(path).unwrap();
+            spoil(&mut bytes);
+            std::fs::write(path, bytes).unwrap();
+        }
+        assert_eq!(compile("again.tsr"), whole);
+    }
+}
+
 #[test]
 fn elements_that_inputs_do_not_have() {
     let dir = Dir::new();
@@ -138,6 +209,12 @@ fn calibration_data_that_do_not_fit() {
     dir.write("nan/input_0.pb", tensor("x", &Tensor::from_f32([2, 3], &[f32::NAN; 6])));
     let d = opt(0, "nan");
     assert!(d["diagnostics"].to_string().contains("Q0102"), "{d}");
+    dir.write("empty/input_0.pb", tensor("x", &floats(&[0, 3])));
+    let d = opt(2, "empty");
+    assert!(d["diagnostics"].to_string().contains("there are no calibration samples"), "{d}");
+    dir.write("same/input_0.pb", tensor("x", &floats(&[32, 3])));
+    let d = opt(0, "same");
+    assert!(d["diagnostics"].to_string().contains("calibration samples: 32, 1 of them different"), "{d}");
 }
 
 #[test]

@@ -198,9 +198,13 @@ fn internal(message: impl Into<String>) -> Diagnostic {
     Diagnostic::error("B0103", message).failure(Failure::Internal)
 }
 
-/// The runtime's message as a diagnostic.
-pub(crate) fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
-    Diagnostic::error("B0104", e.to_string()).failure(Failure::of_exit_code(e.exit()))
+/// The runtime's error as a diagnostic.
+pub fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
+    let d = Diagnostic::error(e.code(), e.message.clone()).failure(Failure::of_exit_code(e.exit()));
+    match e.help {
+        Some(help) => d.with_help(help),
+        None => d,
+    }
 }
 
 /// The runtime's name of an element type.

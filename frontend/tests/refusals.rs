@@ -270,7 +270,7 @@ fn what_is_legal_and_worth_a_word() {
     let relu = |m: Model| m.node("Relu", &["x"], &["y"], &[]).output("y", "f32[4]");
     let clean = checked(relu(Model::new(17).input("x", "f32[4]")));
     assert!(clean.findings.is_empty() && clean.imported.is_some(), "{:?}", clean.findings);
-    let m = Model::new(17).input("x", "f32[4]").input("unused", "f32[4]").input("k", "f32[4]");
+    let m = Model::new(17).input("x", "f32[4]").input("unused", "f32[4]").input("k", "i64[4]");
     let m = m
         .constant("k", &floats(&[4]))
         .constant("idle", &floats(&[4]))
@@ -285,7 +285,7 @@ fn what_is_legal_and_worth_a_word() {
     let all: Vec<_> = found.findings.iter().map(|d| d.code).collect();
     assert_eq!(
         all,
-        ["O0029", "O0028", "O0100", "O0100", "O0104", "O0101", "O0102", "O0105", "O0106", "O0103"],
+        ["O0029", "O0027", "O0028", "O0100", "O0100", "O0104", "O0101", "O0102", "O0105", "O0106", "O0103"],
         "{:#?}",
         found.findings
     );

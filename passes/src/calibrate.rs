@@ -41,11 +41,13 @@ pub struct Gathering {
     pub gram_bytes: usize,
     /// Hash of the data.
     pub data: Option<ContentHash>,
+    /// Samples of the data that are equal to one before.
+    pub repeated: u64,
 }
 
 impl Default for Gathering {
     fn default() -> Self {
-        Gathering { threads: 1, gram_bytes: GRAM_BYTES, data: None }
+        Gathering { threads: 1, gram_bytes: GRAM_BYTES, data: None, repeated: 0 }
     }
 }
 
@@ -197,6 +199,7 @@ impl<'m> Collector<'m> {
         let names = self.taps.iter().map(|&v| self.f.values[v].name.to_string());
         Statistics {
             samples: self.samples,
+            repeated: self.how.repeated,
             module: Some(module_hash(self.m)),
             data: self.how.data,
             values: names.zip(values).collect(),

@@ -27,9 +27,9 @@ pub struct Args {
     pub globals: Globals,
 }
 
-pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {
+pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let mut diagnostics = vec![];
-    let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
+    let loaded = load_model(&args.model, &args.shapes, reporter.limits(), &mut diagnostics)?;
     let options = PrintOptions { statistics: !args.no_statistics, locations: args.locations };
     let text = print_with(&loaded.module, options);
     Ok(Outcome { data: json!({ "tir": text }), text, diagnostics, ..Outcome::default() })

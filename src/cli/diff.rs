@@ -23,10 +23,10 @@ pub struct Args {
     pub globals: Globals,
 }
 
-pub fn run(args: &Args, _: &Reporter) -> Result<Outcome> {
+pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let mut diagnostics = vec![];
-    let a = load_model(&args.first, &args.shapes, &mut diagnostics)?;
-    let b = load_model(&args.second, &args.shapes, &mut diagnostics)?;
+    let a = load_model(&args.first, &args.shapes, reporter.limits(), &mut diagnostics)?;
+    let b = load_model(&args.second, &args.shapes, reporter.limits(), &mut diagnostics)?;
     let d = diff(&a.module, &b.module);
     let ops: Vec<_> = d
         .funcs

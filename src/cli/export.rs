@@ -74,7 +74,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         driver::check_output(&args.output, &read)?;
     }
     let mut diagnostics = vec![];
-    let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
+    let loaded = load_model(&args.model, &args.shapes, reporter.limits(), &mut diagnostics)?;
     let module = match loaded.source {
         Source::Artifact => remade(args, &loaded.module, reporter)?,
         _ => {

@@ -36,7 +36,7 @@ struct Cost {
 
 pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
     let mut diagnostics = vec![];
-    let loaded = load_model(&args.model, &args.shapes, &mut diagnostics)?;
+    let loaded = load_model(&args.model, &args.shapes, reporter.limits(), &mut diagnostics)?;
     let before = counts(&loaded.module);
     let (inputs, outputs) = signature(&loaded.module)?;
     let (symbols, caps) = (loaded.module.symbols.clone(), loaded.module.caps());

@@ -441,9 +441,15 @@ impl BuildArgs {
     }
 }
 
-/// Reads a model and gives its notes to `notes`.
-pub fn load_model(path: &Path, shapes: &ShapeArgs, notes: &mut Vec<Diagnostic>) -> Result<Loaded> {
+/// Reads a model within the limits of the command, and gives its notes to `notes`.
+pub fn load_model(
+    path: &Path,
+    shapes: &ShapeArgs,
+    limits: &tersor_runtime::limits::Limits,
+    notes: &mut Vec<Diagnostic>,
+) -> Result<Loaded> {
     let mut loaded = load(path, &shapes.options(&[])?)?;
+    limits.check().map_err(|e| vec![crate::driver::runtime_error(e)])?;
     notes.append(&mut loaded.notes);
     Ok(loaded)
 }

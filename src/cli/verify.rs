@@ -7,8 +7,6 @@ use crate::driver::{self, Comparison, Interpreter, Limits, Loaded, Program, Resu
 use serde_json::json;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tersor_ir::target::Evaluate;
 use tersor_ir::{Diagnostic, Failure};
 
@@ -49,7 +47,7 @@ pub fn run(args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let threads = args.threads.map_or_else(all_threads, usize::from);
         let evaluate: Box<dyn Evaluate> =
             if args.interp { Box::new(Interpreter) } else { driver::evaluator(threads, watch.stop()) };
-        let mut open = |path: &Path| open(args, path, threads, &*evaluate, watch.stop(), &mut notes);
+        let mut open = |path: &Path| open(args, path, threads, &*evaluate, reporter.limits(), &mut notes);
         let (mut subject, model) = open(&args.subject)?;
         let mut reference = args.against.as_deref().map(open).transpose()?;
         let (inputs, outputs) = subject.names();
@@ -149,7 +147,7 @@ fn open(
     path: &Path,
     threads: usize,
     evaluate: &dyn Evaluate,
-    stop: &Arc<AtomicBool>,
+    limits: &tersor_runtime::limits::Limits,
     notes: &mut Vec<Diagnostic>,
 ) -> Result<(Program, Option<Loaded>)> {
     if path.extension().is_some_and(|e| e == "tsr") {
@@ -159,8 +157,8 @@ fn open(
             let d = usage(format!("--layers works from models, {} is an artifact", path.display()));
             return Err(vec![d]);
         }
-        return Ok((Program::Artifact(Box::new(model.session(threads).stop_on(stop))), None));
+        return Ok((Program::Artifact(Box::new(model.session(threads).stop_on(limits.stop()))), None));
     }
-    let loaded = super::shared::load_model(path, &args.shapes, notes)?;
+    let loaded = super::shared::load_model(path, &args.shapes, limits, notes)?;
     Ok((Program::of_module(&loaded.module, evaluate)?, Some(loaded)))
 }

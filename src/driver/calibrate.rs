@@ -1,6 +1,7 @@
 //! Calibration data as batches, and statistics from them or from a file made before.
 
 use super::{Result, Watch, data_sets, evaluator, inputs_of};
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -116,6 +117,30 @@ pub fn batches(m: &Module, samples: &Samples) -> Result<Vec<Vec<Tensor>>> {
     Ok(out)
 }
 
+/// Samples that are equal to one before, where a sample is a row of every input; batches of other inputs are a sample each.
+fn repeated(batches: &[Vec<Tensor>]) -> u64 {
+    let mut seen = HashSet::new();
+    let mut count = 0;
+    for batch in batches {
+        let rows = batch.first().map_or(1, rows_of);
+        let whole = batch.iter().any(|t| t.shape().is_empty() || rows_of(t) != rows);
+        for row in 0..if whole { 1 } else { rows } {
+            let mut h = blake3::Hasher::new();
+            for t in batch {
+                h.update(if whole { t.clone() } else { t.rows(row, row + 1) }.bytes());
+            }
+            count += if seen.insert(h.finalize()) {
+                0
+            } else if whole {
+                rows as u64
+            } else {
+                1
+            };
+        }
+    }
+    count
+}
+
 fn rows_of(t: &Tensor) -> usize {
     t.shape().first().copied().unwrap_or(1)
 }
@@ -205,8 +230,9 @@ pub fn gather(
 ) -> tersor_ir::Result<Statistics> {
     let first = |mut e: Vec<Diagnostic>| e.swap_remove(0);
     let data = Some(ContentHash(*samples.hash().map_err(first)?.as_bytes()));
-    let how = Gathering { threads: samples.threads, gram_bytes: samples.gram_bytes, data };
     let batches = batches(m, samples).map_err(first)?;
+    let (threads, gram_bytes, repeated) = (samples.threads, samples.gram_bytes, repeated(&batches));
+    let how = Gathering { threads, gram_bytes, data, repeated };
     let mut collector = Collector::new(m, taps, &*evaluator(samples.threads, watch.stop()), how)?;
     if let Some(j) = journal.filter(|j| j.resume && j.path.exists()) {
         collector.resume(Statistics::read(&j.path)?)?;

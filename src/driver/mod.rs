@@ -42,6 +42,7 @@ pub use plans::Plans;
 pub use reduce::{Oracle, Reduced, failure, reduce};
 pub(crate) use search::over_budget;
 pub use search::{Found, Measured, SearchOptions, search};
+pub use tersor_backends::lower::runtime_error;
 pub use tersor_runtime::limits::peak_memory;
 pub use verify::{Comparison, FIGURES, Limits, Program, compare, layers};
 pub use watch::{Event, StepLine, Watch};
@@ -53,15 +54,6 @@ pub type Result<T> = std::result::Result<T, Vec<Diagnostic>>;
 
 /// Version of the tool, as artifacts and locks say it.
 pub const TOOL: &str = env!("CARGO_PKG_VERSION");
-
-/// The runtime's error as a diagnostic.
-pub fn runtime_error(e: tersor_runtime::Error) -> Diagnostic {
-    let d = Diagnostic::error(e.code(), e.message.clone()).failure(Failure::of_exit_code(e.exit()));
-    match e.help {
-        Some(help) => d.with_help(help),
-        None => d,
-    }
-}
 
 /// A failed file operation.
 pub(crate) fn file_error(path: &std::path::Path, what: &str, e: &std::io::Error) -> Diagnostic {

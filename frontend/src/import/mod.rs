@@ -408,7 +408,8 @@ impl Importer<'_> {
         for node in nodes {
             self.node(node);
         }
-        for info in &g.value_info {
+        // An input that is a constant too has a type of its own.
+        for info in g.value_info.iter().chain(&g.input) {
             if let Some(v) = self.scope.get(&info.name).and_then(|m| m.value) {
                 self.declared(info, v, false);
             }

@@ -498,12 +498,15 @@ mod tests {
     /// A name that another op has in the other module misleads nothing.
     #[test]
     fn names_are_looked_at_last() {
-        let a = module("    %a = exp %x : f32[N]\n    %b = sin %a : f32[N]\n    %y = add %a, %b : f32[N]\n    return %y");
-        let b = module("    %b = exp %x : f32[N]\n    %a = sin %b : f32[N]\n    %c = add %b, %a : f32[N]\n    return %c");
+        let a =
+            module("    %a = exp %x : f32[N]\n    %b = sin %a : f32[N]\n    %y = add %a, %b : f32[N]\n    return %y");
+        let b =
+            module("    %b = exp %x : f32[N]\n    %a = sin %b : f32[N]\n    %c = add %b, %a : f32[N]\n    return %c");
         let d = diff(&a, &b);
         assert!(d.is_empty(), "{d}");
         assert_eq!((d.same, d.renamed), (0, 3));
-        let c = module("    %b = exp %x : f32[N]\n    %a = cos %b : f32[N]\n    %y = add %b, %a : f32[N]\n    return %y");
+        let c =
+            module("    %b = exp %x : f32[N]\n    %a = cos %b : f32[N]\n    %y = add %b, %a : f32[N]\n    return %y");
         let d = diff(&a, &c);
         assert_eq!(d.count(Change::Changed) + d.count(Change::Added), 2, "{d}");
     }

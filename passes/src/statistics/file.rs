@@ -12,7 +12,7 @@ use tersor_ir::diag::Failure;
 use tersor_ir::{DType, Diagnostic, Result, Tensor};
 
 /// The last character is the version.
-const MAGIC: &[u8; 8] = b"TSRSTAT4";
+const MAGIC: &[u8; 8] = b"TSRSTAT5";
 /// Bytes of the checksum.
 const CHECK: usize = 32;
 /// No axis and no rank is as large.
@@ -29,6 +29,7 @@ impl Statistics {
             out.bytes(&hash.map_or([0; 32], |h| h.0))?;
         }
         out.word(self.samples)?;
+        out.word(self.repeated)?;
         out.word(self.values.len() as u64)?;
         for (name, v) in &self.values {
             out.word(name.len() as u64)?;
@@ -161,14 +162,14 @@ impl<'a> Reader<'a> {
     }
     fn statistics(&mut self) -> Option<Statistics> {
         let (module, data) = (self.hash()?, self.hash()?);
-        let samples = self.count()?;
+        let (samples, repeated) = (self.count()?, self.count()?);
         let mut values = BTreeMap::new();
         for _ in 0..self.size(8)? {
             let n = self.size(1)?;
             let name = String::from_utf8(self.take(n)?.to_vec()).ok()?;
             values.insert(name, self.value()?);
         }
-        self.rest.is_empty().then_some(Statistics { samples, module, data, values })
+        self.rest.is_empty().then_some(Statistics { samples, repeated, module, data, values })
     }
     fn hash(&mut self) -> Option<Option<ContentHash>> {
         let hash: [u8; 32] = self.take(32)?.try_into().ok()?;

@@ -27,6 +27,8 @@ const FEW_SAMPLES: u64 = 8;
 pub struct Statistics {
     /// Samples seen: the sum of the inputs' first extents.
     pub samples: u64,
+    /// Samples that are equal to one before.
+    pub repeated: u64,
     /// Hash of the module's text.
     pub module: Option<ContentHash>,
     /// Hash of the calibration data, as far as they have one.
@@ -64,6 +66,7 @@ impl Statistics {
     /// Adds what another pass over other data saw.
     pub fn merge(&mut self, other: &Statistics) {
         self.samples += other.samples;
+        self.repeated += other.repeated;
         self.data = self.data.filter(|d| Some(*d) == other.data);
         for (name, v) in &other.values {
             match self.values.get_mut(name) {
@@ -99,8 +102,10 @@ impl Statistics {
     /// Warnings: few samples, values that are not finite, Gram matrices of fewer rows than elements in a row.
     pub fn warnings(&self) -> Vec<Diagnostic> {
         let mut out = vec![];
-        if self.samples < FEW_SAMPLES {
-            let message = format!("{} calibration samples; ranges need {FEW_SAMPLES} or more", self.samples);
+        let different = self.samples.saturating_sub(self.repeated);
+        if different < FEW_SAMPLES {
+            let of = if self.repeated > 0 { format!(", {different} of them different") } else { String::new() };
+            let message = format!("calibration samples: {}{of}; ranges need {FEW_SAMPLES} or more", self.samples);
             out.push(Diagnostic::warning("Q0101", message));
         }
         for (name, v) in self.values.iter().filter(|(_, v)| v.not_finite > 0) {
@@ -231,7 +236,7 @@ mod tests {
         fn files_round_trip_and_cut_ones_are_refused(a in values(), cut in 0usize..20000) {
             let mut s = of(&[&a]);
             s.sample = Some(Tensor::from_f32([a.len() / 2, 2], &a));
-            let all = Statistics { samples: 3, module: None, data: None, values: BTreeMap::from([("x".to_string(), s)]) };
+            let all = Statistics { samples: 3, repeated: 0, module: None, data: None, values: BTreeMap::from([("x".to_string(), s)]) };
             let bytes = all.to_bytes();
             prop_assert_eq!(Statistics::from_bytes(&bytes).unwrap().to_bytes(), bytes.clone());
             let cut = cut % bytes.len();
@@ -253,7 +258,13 @@ mod tests {
     fn what_is_not_finite_is_counted_and_warned_about() {
         let s = of(&[&[1.0, f32::NAN, f32::INFINITY, 2.0]]);
         assert_eq!((s.count, s.not_finite, s.min, s.max), (2, 2, 1.0, 2.0));
-        let all = Statistics { samples: 1, module: None, data: None, values: BTreeMap::from([("x".to_string(), s)]) };
+        let all = Statistics {
+            samples: 20,
+            repeated: 19,
+            module: None,
+            data: None,
+            values: BTreeMap::from([("x".to_string(), s)]),
+        };
         assert_eq!(all.warnings().iter().map(|d| d.code).collect::<Vec<_>>(), ["Q0101", "Q0102"]);
         assert!(of(&[&[f32::NAN, f32::NAN]]).range(Estimator::MinMax).is_none());
     }
