@@ -5,7 +5,7 @@
 
 use crate::windows;
 use tersor_ir::diag::Result;
-use tersor_ir::module::Builder;
+use tersor_ir::module::{Builder, FuncId};
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::{Attention, Binary, Cast, Compare, Extent, Iota, MatMul, Reshape, Select, Softmax};
@@ -15,11 +15,10 @@ use tersor_ir::{DType, Dim, Module, NodeId, Op, ValueId};
 /// Most parts that one kernel joins: it has code for each.
 const JOINED: usize = 128;
 
-/// Expands what `@main` has of such ops.
-pub fn expand(m: &mut Module) -> Result<()> {
-    let main = m.main()?;
+/// Expands what a function has of such ops.
+pub fn expand(m: &mut Module, id: FuncId) -> Result<()> {
     let Module { consts, funcs, .. } = m;
-    let f = &mut funcs[main];
+    let f = &mut funcs[id];
     let without = |n: &NodeId| {
         let node = &f.nodes[*n];
         let dtype = |i: usize| f.values[node.operands[i]].ty.dtype;
@@ -130,7 +129,8 @@ mod tests {
             let types: Vec<_> = types.iter().map(|t| t.with_dtype(DType::F64)).collect();
             let old = one_op(op, &types);
             let mut new = old.clone();
-            expand(&mut new).unwrap();
+            let main = new.main().unwrap();
+            expand(&mut new, main).unwrap();
             assert!(tersor_ir::verify::verify(&new).is_empty());
             let inputs = random_inputs(&new, &Bindings::new(), seed);
             let (a, b) = (interp::run(&old, &inputs).unwrap(), interp::run(&new, &inputs).unwrap());
@@ -154,7 +154,8 @@ mod tests {
 }";
             let old = parse(&text.replace("i4", dtype));
             let mut new = old.clone();
-            expand(&mut new).unwrap();
+            let main = new.main().unwrap();
+            expand(&mut new, main).unwrap();
             let inputs = random_inputs(&new, &Bindings::new(), 3);
             assert_eq!(interp::run(&old, &inputs).unwrap(), interp::run(&new, &inputs).unwrap());
             check(&new, &fuse(&new.funcs[new.main().unwrap()]), Isa::V3, build, &inputs, 0.0);

@@ -53,6 +53,7 @@ pub fn role(op: &Op) -> Role {
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) => Role::Elementwise,
         Op::Cast(_) | Op::BitCast(_) | Op::Quant(_) | Op::Random(_) => Role::Elementwise,
         Op::DecodeAffine(d) if d.group == 0 => Role::Elementwise,
+        Op::Loop(_) => Role::Anchor,
         op if strings::calls(op) => Role::Anchor,
         _ => Role::Move,
     }
@@ -355,7 +356,8 @@ impl Fuser<'_> {
         let group = self.groups[g].as_ref()?;
         let first = group.anchor.unwrap_or(group.nodes[0]);
         match self.op(first) {
-            Op::QuantDynamic(_) | Op::Scatter(_) | Op::Recurrence(_) | Op::ArgSort(_) | Op::Nms(_) => None,
+            Op::QuantDynamic(_) | Op::Scatter(_) | Op::Recurrence(_) | Op::ArgSort(_) => None,
+            Op::Nms(_) | Op::Loop(_) => None,
             op if strings::calls(op) => None,
             // After the moves that the kernel makes itself.
             Op::Attention(_) => group.nodes.last().map(|&n| self.shape(self.f.nodes[n].results[0])),

@@ -5,14 +5,13 @@
 
 use foldhash::HashMap;
 use tersor_ir::diag::Result;
-use tersor_ir::module::{Builder, Def};
+use tersor_ir::module::{Builder, Def, FuncId};
 use tersor_ir::ops::{Broadcast, Concat, Gather, Pad, Reduce, Reshape, Slice, Transpose};
 use tersor_ir::{Dim, Func, Module, NodeId, Op, ValueId};
 
-/// Rewrites `@main` to channels-last convolutions and pools. A module without any stays as it is.
-pub fn channels_last(m: &mut Module) -> Result<()> {
-    let main = m.main()?;
-    let old = &m.funcs[main];
+/// Rewrites a function to channels-last convolutions and pools. One without any stays as it is.
+pub fn channels_last(m: &mut Module, id: FuncId) -> Result<()> {
+    let old = &m.funcs[id];
     let needs = |n: &NodeId| match &old.nodes[*n].op {
         Op::Conv(c) => !c.channels_last,
         Op::Pool(p) => !p.channels_last,
@@ -37,7 +36,7 @@ pub fn channels_last(m: &mut Module) -> Result<()> {
     }
     let results = old.body().results.iter().map(|&v| r.first(v)).collect::<Result<Vec<_>>>()?;
     func.body_mut().results = results;
-    m.funcs[main] = func;
+    m.funcs[id] = func;
     Ok(())
 }
 
@@ -288,7 +287,8 @@ mod tests {
     fn check(text: &str, transposes: usize) {
         let m = tersor_ir::text::parse(text, &Default::default()).unwrap_or_else(|e| panic!("{}", e[0]));
         let mut last = m.clone();
-        channels_last(&mut last).unwrap();
+        let main = last.main().unwrap();
+        channels_last(&mut last, main).unwrap();
         assert!(tersor_ir::verify::verify(&last).is_empty());
         let printed = tersor_ir::text::print(&last);
         assert_eq!(printed.matches(" = transpose ").count(), transposes, "{printed}");

@@ -2,21 +2,24 @@
 //!
 //! Constants go to the artifact as they are packed and are dropped at once, so that no more than one step's weights are in memory. Equal kernels are kept once.
 
+mod loops;
+mod table;
+
 use crate::fuse::{Fusion, fuse};
 use crate::kernel::{Group, GroupCx, Isa, Launch, Operand, encoded_bytes};
 use crate::signature::Signature;
 use crate::{complex, cpu, emit, expand, layout, strings};
 use foldhash::{HashMap, HashSet};
+use loops::repeat;
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
-use std::sync::Arc;
+use table::Table;
 use tersor_host::Function;
 use tersor_ir::diag::Result;
-use tersor_ir::dim::Atom;
-use tersor_ir::{DType, Def, Diagnostic, Dim, EntityId, Failure, Func, Loc, Module, NodeId, Op, Type, ValueId, interp};
+use tersor_ir::{DType, Def, Diagnostic, EntityId, Failure, Func, Loc, Module, NodeId, Op, ValueId};
 use tersor_runtime::ArtifactWriter;
 use tersor_runtime::artifact::{Constant, Manifest, Symbol, Value, Variant};
-use tersor_runtime::program::{Arg, Call, ExtentId, ExtentOp, Extents, Host, Need, Place, Program, Step};
+use tersor_runtime::program::{Arg, Call, Extents, Host, Place, Program, Step};
 
 /// A program and its kernels for one instruction set.
 #[derive(Debug)]
@@ -67,36 +70,54 @@ pub fn lower<W: Write + Seek>(
     step: &mut dyn FnMut() -> Result<()>,
 ) -> Result<(Interface, Vec<Lowered>)> {
     let (m, mut table) = prepare(m)?;
-    let f = &m.funcs[m.main()?];
-    if let Some(d) = control(f).into_iter().next() {
+    if let Some(d) = control(&m).into_iter().next() {
         return Err(d);
     }
+    let f = &m.funcs[m.main()?];
     let fusion = fuse(f);
-    let (known, mut seen) = (known(f, &fusion), HashMap::default());
+    let known = known(f, &fusion);
     let mut programs: Vec<Lowering> = isas.iter().map(|&isa| Lowering::new(isa, &m, f, &fusion, &known)).collect();
-    for (i, group) in fusion.groups.iter().enumerate() {
-        programs.iter_mut().try_for_each(|p| p.binds(i, &mut table, writer))?;
-        if let Some((n, function)) = function(f, group)? {
-            programs.iter_mut().try_for_each(|p| p.host(n, &function, &mut table, writer))?;
-            step()?;
-            continue;
-        }
-        let (signature, values) = Signature::of(&m, f, group, &fusion, &known);
-        let next = seen.len();
-        let like = *seen.entry(signature).or_insert(next);
-        programs.iter_mut().try_for_each(|p| p.group(group, like, &values, &mut table, writer))?;
-        step()?;
-    }
-    let needs = table.needs(f)?;
+    function_body(&mut programs, &mut table, writer, step)?;
+    let needs = table.needs(&m)?;
     programs.iter_mut().for_each(|p| p.program.needs.clone_from(&needs));
     let lowered = programs.into_iter().map(|p| p.finish(&mut table, writer)).collect::<Result<_>>()?;
     Ok((table.interface, lowered))
 }
 
+/// Appends the steps of a function, which `programs` are in, for all instruction sets.
+fn function_body<W: Write + Seek>(
+    programs: &mut [Lowering],
+    table: &mut Table,
+    writer: &mut ArtifactWriter<W>,
+    step: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    let Some(&Lowering { m, f, fusion, known, .. }) = programs.first() else { return Ok(()) };
+    let mut seen = HashMap::default();
+    for (i, group) in fusion.groups.iter().enumerate() {
+        programs.iter_mut().try_for_each(|p| p.binds(i, table, writer))?;
+        if let Some(n) = group.anchor
+            && let Op::Loop(l) = &f.nodes[n].op
+        {
+            repeat(programs, n, l, table, writer, step)?;
+        } else if let Some((n, function)) = function(f, group)? {
+            programs.iter_mut().try_for_each(|p| p.host(n, &function, table, writer))?;
+        } else {
+            let (signature, values) = Signature::of(m, f, group, fusion, known);
+            let next = seen.len();
+            let like = *seen.entry(signature).or_insert(next);
+            programs.iter_mut().try_for_each(|p| p.group(group, like, &values, table, writer))?;
+        }
+        step()?;
+    }
+    programs.iter_mut().try_for_each(|p| p.binds(fusion.groups.len(), table, writer))
+}
+
 /// A module in the form that groups are made of, and the table with what its signature names.
 fn prepare(mut m: Module) -> Result<(Module, Table)> {
-    expand::expand(&mut m)?;
-    layout::channels_last(&mut m)?;
+    for id in m.funcs.keys().collect::<Vec<_>>() {
+        expand::expand(&mut m, id)?;
+        layout::channels_last(&mut m, id)?;
+    }
     let mut table =
         Table { interface: Interface::default(), symbols: HashMap::default(), constants: HashMap::default() };
     table.symbols(&m)?;
@@ -108,34 +129,37 @@ fn prepare(mut m: Module) -> Result<(Module, Table)> {
 
 /// Everything of `@main` that has no code on some instruction set, one after the other.
 pub fn refused(m: Module, isas: &[Isa]) -> Vec<Diagnostic> {
-    let ((m, mut table), main) = match prepare(m).and_then(|p| p.0.main().map(|main| (p, main))) {
+    let (m, mut table) = match prepare(m) {
         Ok(prepared) => prepared,
         Err(d) => return vec![d],
     };
-    let f = &m.funcs[main];
-    let control = control(f);
+    let control = control(&m);
     if !control.is_empty() {
         return control;
     }
-    let (mut out, mut built) = (vec![vec![]; isas.len()], HashSet::default());
-    let fusion = fuse(f);
-    let known = known(f, &fusion);
-    for group in fusion.groups.iter().filter(|g| !matches!(function(f, g), Ok(Some(_)))) {
-        let (signature, _) = Signature::of(&m, f, group, &fusion, &known);
-        if built.contains(&signature) {
-            continue;
-        }
-        let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
-        let mut all = true;
-        for (&isa, out) in isas.iter().zip(&mut out) {
-            let launch = cpu::build(&GroupCx::new(&m, f, group, isa, &fusion.views));
-            let extents = |l: Launch| l.dims.iter().chain([&l.grid]).try_for_each(|d| table.extent(d).map(drop));
-            if let Err(d) = launch.and_then(extents) {
-                out.push(d.at_loc(&node.loc));
-                all = false;
+    let mut out = vec![vec![]; isas.len()];
+    for f in m.funcs.values() {
+        let fusion = fuse(f);
+        let (known, mut built) = (known(f, &fusion), HashSet::default());
+        let kernel =
+            |g: &&Group| !matches!(function(f, g), Ok(Some(_))) && g.anchor.is_none_or(|n| !f.nodes[n].op.is_control());
+        for group in fusion.groups.iter().filter(kernel) {
+            let (signature, _) = Signature::of(&m, f, group, &fusion, &known);
+            if built.contains(&signature) {
+                continue;
             }
+            let node = &f.nodes[group.anchor.unwrap_or(group.nodes[0])];
+            let mut all = true;
+            for (&isa, out) in isas.iter().zip(&mut out) {
+                let launch = cpu::build(&GroupCx::new(&m, f, group, isa, &fusion.views));
+                let extents = |l: Launch| l.dims.iter().chain([&l.grid]).try_for_each(|d| table.extent(d).map(drop));
+                if let Err(d) = launch.and_then(extents) {
+                    out.push(d.at_loc(&node.loc));
+                    all = false;
+                }
+            }
+            built.extend(all.then_some(signature));
         }
-        built.extend(all.then_some(signature));
     }
     out.concat()
 }
@@ -166,8 +190,8 @@ pub fn arena(m: &Module, isa: Isa) -> Result<u64> {
     Ok(at.map_err(runtime_error)?.peak)
 }
 
-/// Errors about control flow and open choices, which have no kernels.
-fn control(f: &Func) -> Vec<Diagnostic> {
+/// Errors about branches and open choices, which have no kernels, and about what loops do not have.
+fn control(m: &Module) -> Vec<Diagnostic> {
     let why = |op: &Op| match op {
         Op::If(_) => {
             let d = Diagnostic::error("B0102", "control flow does not compile to a program");
@@ -179,8 +203,20 @@ fn control(f: &Func) -> Vec<Diagnostic> {
         }
         _ => None,
     };
-    let nodes = f.live_nodes();
-    nodes.iter().filter_map(|&n| Some(why(&f.nodes[n].op)?.at_loc(&f.nodes[n].loc))).collect()
+    let mut out = vec![];
+    for f in m.funcs.values() {
+        let main = &*f.name == "main";
+        for node in f.live_nodes().into_iter().map(|n| &f.nodes[n]) {
+            let special = |v: &ValueId| f.values[*v].ty.dtype == DType::Str || f.values[*v].ty.dtype.part().is_some();
+            let inside = || {
+                let what = "strings and complex numbers do not compile inside of a loop";
+                let found = !main && node.operands.iter().chain(&node.results).any(special);
+                found.then(|| Diagnostic::error("B0108", what).failure(Failure::Unsupported))
+            };
+            out.extend(why(&node.op).or_else(inside).map(|d| d.at_loc(&node.loc)));
+        }
+    }
+    out
 }
 
 /// The node and the function of strings that a group calls, if it does.
@@ -212,135 +248,7 @@ pub fn runtime_dtype(d: DType) -> Result<tersor_runtime::DType> {
     tersor_runtime::DType::from_name(d.name()).ok_or_else(|| internal(format!("the runtime has no element type {d}")))
 }
 
-/// The extents table and the symbols in it.
-struct Table {
-    interface: Interface,
-    symbols: HashMap<Arc<str>, u32>,
-    /// The constants that are stored as they are, by value.
-    constants: HashMap<ValueId, u32>,
-}
-
-impl Table {
-    /// The artifact's constant with the elements of a value.
-    fn constant<W: Write + Seek>(
-        &mut self,
-        m: &Module,
-        f: &Func,
-        v: ValueId,
-        writer: &mut ArtifactWriter<W>,
-    ) -> Result<u32> {
-        if let Some(&c) = self.constants.get(&v) {
-            return Ok(c);
-        }
-        let name = &f.values[v].name;
-        let missing = || Diagnostic::error("B0106", format!("the elements of {name} are not there"));
-        let t = interp::constant(&m.consts, f, v).ok_or_else(missing)?;
-        let c = writer.constant(name, "", t.bytes()).map_err(runtime_error)?;
-        self.constants.insert(v, c);
-        Ok(c)
-    }
-
-    /// Declares the symbols that inputs bind, then those that nodes bind.
-    fn symbols(&mut self, m: &Module) -> Result<()> {
-        let f = &m.funcs[m.main()?];
-        for &p in &f.body().params {
-            for s in f.values[p].ty.shape.iter().filter_map(Dim::as_symbol) {
-                if self.symbols.contains_key(s) {
-                    continue;
-                }
-                let info = m.symbols.get(s).copied().unwrap_or_default();
-                let bound = |v: i64| u64::try_from(v).unwrap_or(0);
-                self.symbols.insert(s.clone(), self.interface.symbols.len() as u32);
-                self.interface.symbols.push(Symbol {
-                    name: s.to_string(),
-                    min: bound(info.min),
-                    max: bound(info.max),
-                    hint: bound(info.hint),
-                    cap: None,
-                });
-            }
-        }
-        for node in f.body().nodes.iter().map(|&n| &f.nodes[n]) {
-            let Op::Prefix(p) = &node.op else { continue };
-            let Some(s) = node.op.binds() else { continue };
-            // The cap is in the table before what is over the symbol.
-            let cap = self.extent(&f.values[node.operands[0]].ty.shape[usize::from(p.axis)])?;
-            self.symbols.insert(s.clone(), self.interface.symbols.len() as u32);
-            let (min, max, hint) = (0, Symbol::UNBOUNDED, 0);
-            self.interface.symbols.push(Symbol { name: s.to_string(), min, max, hint, cap: Some(cap) });
-        }
-        Ok(())
-    }
-
-    fn signature(&mut self, f: &Func) -> Result<()> {
-        let value = |t: &mut Table, name: &Arc<str>, v: ValueId| -> Result<Value> {
-            let ty = &f.values[v].ty;
-            let dims = ty.shape.iter().map(|d| t.extent(d)).collect::<Result<_>>()?;
-            Ok(Value::new(name.to_string(), runtime_dtype(ty.dtype)?, dims))
-        };
-        for (name, &v) in f.inputs.iter().zip(&f.body().params) {
-            let v = value(self, name, v)?;
-            self.interface.inputs.push(v);
-        }
-        for (name, &v) in f.outputs.iter().zip(&f.body().results) {
-            let v = value(self, name, v)?;
-            self.interface.outputs.push(v);
-        }
-        Ok(())
-    }
-
-    /// What extents must be, each once.
-    fn needs(&mut self, f: &Func) -> Result<Vec<Need>> {
-        let (mut needs, mut seen) = (vec![], HashSet::default());
-        for node in f.body().nodes.iter().map(|&n| &f.nodes[n]) {
-            for need in node.needs(f) {
-                let extent = self.extent(&need)?;
-                if seen.insert(extent) {
-                    needs.push(Need { extent, name: name_of(&node.loc, &node.op) });
-                }
-            }
-        }
-        Ok(needs)
-    }
-
-    /// The entry of an extent.
-    fn extent(&mut self, d: &Dim) -> Result<ExtentId> {
-        let mut sum = self.interface.extents.constant(0);
-        for (atoms, c) in d.terms() {
-            let mut product = self.interface.extents.constant(c);
-            for a in atoms {
-                let factor = match a {
-                    Atom::Symbol(s) => {
-                        let unbound = || {
-                            Diagnostic::error("B0105", format!("extent {s} does not follow from any input's shape"))
-                                .failure(Failure::Unsupported)
-                        };
-                        let i = *self.symbols.get(&s).ok_or_else(unbound)?;
-                        self.interface.extents.symbol(i)
-                    }
-                    Atom::FloorDiv(x, y) => self.binary(ExtentOp::FloorDiv, &x, &y)?,
-                    Atom::Max(x, y) => self.binary(ExtentOp::Max, &x, &y)?,
-                };
-                product = self.interface.extents.mul(product, factor);
-            }
-            sum = self.interface.extents.add(sum, product);
-        }
-        Ok(sum)
-    }
-
-    fn binary(&mut self, op: ExtentOp, x: &Dim, y: &Dim) -> Result<ExtentId> {
-        let (x, y) = (self.extent(x)?, self.extent(y)?);
-        Ok(self.interface.extents.apply(op, x, y))
-    }
-
-    /// Bytes of a dense tensor.
-    fn bytes(&mut self, ty: &Type) -> Result<ExtentId> {
-        let (n, bits) = (ty.elements(), i64::from(ty.dtype.bits()));
-        let bytes = if bits >= 8 { n * (bits / 8).into() } else { (n * bits.into()).ceil_div(8) };
-        self.extent(&bytes)
-    }
-}
-
+/// A function on the way to a program.
 struct Lowering<'a> {
     isa: Isa,
     m: &'a Module,
@@ -553,7 +461,6 @@ impl<'a> Lowering<'a> {
 
     /// Results that no step wrote in place are copied: inputs, constants, and values that are returned twice.
     fn finish<W: Write + Seek>(mut self, table: &mut Table, writer: &mut ArtifactWriter<W>) -> Result<Lowered> {
-        self.binds(self.fusion.groups.len(), table, writer)?;
         for (i, &r) in self.f.body().results.iter().enumerate() {
             let from = self.buffer(r, table, writer)?;
             if self.in_place[i] {

@@ -5,9 +5,9 @@ use crate::diag::{Diagnostic, Result};
 use crate::dim::{Bindings, Dim};
 use crate::entity::EntityId;
 use crate::module::{Consts, Def, Func, Module, Node, NodeId, RegionId, ValueId};
-use crate::ops::Op;
+use crate::ops::{Loop, Op};
 use crate::tensor::Tensor;
-use crate::types::Type;
+use crate::types::{DType, Type};
 use std::collections::{HashMap, HashSet};
 
 /// Runs `@main` on one tensor for each parameter.
@@ -186,7 +186,7 @@ fn expression(consts: &Consts, f: &Func, v: ValueId) -> Option<Vec<NodeId>> {
 pub fn folds(node: &Node) -> bool {
     let mut fixed = true;
     node.op.symbols(&mut |_| fixed = false);
-    fixed && !node.operands.is_empty() && node.regions.is_empty() && !matches!(node.op, Op::Choice(_) | Op::Prefix(_))
+    fixed && !node.operands.is_empty() && !node.op.is_control() && !matches!(node.op, Op::Choice(_) | Op::Prefix(_))
 }
 
 fn show(env: &Bindings) -> String {
@@ -229,6 +229,9 @@ impl Run<'_> {
                 self.region(
                     inner.ok_or_else(|| Diagnostic::error("T0407", "`if` without two regions").at_loc(&node.loc))?,
                 )?
+            } else if let Op::Loop(l) = &node.op {
+                let x = node.operands.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>>>()?;
+                self.repeat(l, &x).map_err(|d| d.at_loc(&node.loc))?
             } else {
                 let x = node.operands.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>>>()?;
                 let x: Vec<&Tensor> = x.iter().collect();
@@ -251,6 +254,45 @@ impl Run<'_> {
             }
         }
         region.results.iter().map(|&v| self.get(v)).collect()
+    }
+
+    /// Calls the body of a loop.
+    fn repeat(&self, l: &Loop, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        let missing = || Diagnostic::error("T0409", format!("there is no function @{}", l.body));
+        let f = &self.m.funcs[self.m.func(&l.body).ok_or_else(missing)?];
+        let (trip, mut goes_on, carried) = (x[0].get_i64(0), x[1].get_i64(0) != 0, l.carried as usize);
+        let most = l.most.eval(&self.env).unwrap_or(i64::MAX);
+        let mut arguments = x[2..].to_vec();
+        let (mut rows, mut count) = (vec![vec![]; l.results.len() - carried], 0);
+        while count < trip && goes_on {
+            if count >= most {
+                return Err(Diagnostic::error("T0404", format!("more than {most} calls of @{}", l.body)));
+            }
+            let mut run = Run { m: self.m, f, env: self.env.clone(), values: vec![None; f.values.len()] };
+            run.env.extend(l.over.as_symbol().map(|s| (s.clone(), count)));
+            for (&p, t) in f.body().params.iter().zip(&arguments) {
+                run.values[p.index()] = Some(t.clone());
+            }
+            let mut results = run.region(f.body_id())?.into_iter();
+            goes_on = results.next().is_some_and(|c| c.get_i64(0) != 0);
+            arguments.iter_mut().zip(results.by_ref().take(carried)).for_each(|(a, r)| *a = r);
+            rows.iter_mut().zip(results).for_each(|(rows, r)| rows.push(r));
+            count += 1;
+        }
+        arguments.truncate(carried);
+        let mut out = vec![Tensor::from_i64(DType::I64, [], &[count])];
+        out.append(&mut arguments);
+        for (rows, ty) in rows.into_iter().zip(&l.results[carried..]) {
+            let shape = ty.shape.iter().map(|d| d.eval(&self.env).and_then(|n| usize::try_from(n).ok()));
+            let shape: Vec<usize> = shape.collect::<Option<_>>().unwrap_or_default();
+            let bytes: Vec<u8> = rows.iter().flat_map(|t| t.bytes().iter().copied()).collect();
+            let whole = ty.dtype.bytes(shape.iter().product()).filter(|&n| n >= bytes.len());
+            let unknown = || Diagnostic::error("T0408", format!("the calls of @{} give other than {ty}", l.body));
+            let mut bytes = bytes;
+            bytes.resize(whole.ok_or_else(unknown)?, 0);
+            out.push(Tensor::from_blob(ty.dtype, shape, bytes.into()).ok_or_else(unknown)?);
+        }
+        Ok(out)
     }
 
     /// What was computed has the inferred type.

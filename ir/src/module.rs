@@ -168,8 +168,13 @@ impl Module {
             Op::Prefix(p) => f.values[f.nodes[n].operands[0]].ty.shape.get(usize::from(p.axis)).cloned(),
             _ => None,
         };
+        let over = |op: &Op| match op {
+            Op::Loop(l) => Some((l.over.as_symbol()?.clone(), l.most.clone())),
+            _ => None,
+        };
+        let loops = self.funcs.values().flat_map(|f| f.nodes.values().filter_map(|n| over(&n.op)));
         let of = |f| Func::binders(f).into_iter().filter_map(move |(s, n)| Some((s, cap(f, n)?)));
-        self.funcs.values().flat_map(of).collect()
+        self.funcs.values().flat_map(of).chain(loops).collect()
     }
     /// The hints of all symbols, as bindings for cost estimates.
     pub fn hints(&self) -> crate::dim::Bindings {

@@ -22,6 +22,7 @@ pub fn verify(m: &Module) -> Vec<Diagnostic> {
     if let Err(d) = m.main() {
         errors.push(d);
     }
+    calls(m, &mut errors);
     for f in m.funcs.values() {
         let bound = f.live_nodes().into_iter().filter_map(|n| f.nodes[n].op.binds());
         let symbols = bound.map(|s| (&**s, false)).collect();
@@ -31,6 +32,59 @@ pub fn verify(m: &Module) -> Vec<Diagnostic> {
         v.region(f.body_id());
     }
     errors
+}
+
+/// Loops nest no deeper.
+const MAX_NESTING: usize = 64;
+
+/// A function is the body of one loop at most, which passes and takes what the function takes and gives.
+fn calls(m: &Module, errors: &mut Vec<Diagnostic>) {
+    let mut callers: BTreeMap<&str, &str> = BTreeMap::new();
+    for f in m.funcs.values() {
+        for node in f.live_nodes().into_iter().map(|n| &f.nodes[n]) {
+            let Op::Loop(l) = &node.op else { continue };
+            let mut error = |code, message: String| errors.push(Diagnostic::error(code, message).at_loc(&node.loc));
+            let Some(body) = m.func(&l.body).map(|id| &m.funcs[id]) else {
+                error("T0513", format!("there is no function @{}", l.body));
+                continue;
+            };
+            if &*body.name == "main" || callers.insert(&body.name, &f.name).is_some() {
+                error("T0513", format!("@{} is called twice", l.body));
+            }
+            let type_of = |f: &Func, v: ValueId| f.values.get(v).map(|v| v.ty.clone());
+            let given = node.operands.iter().skip(2).map(|&v| type_of(f, v));
+            if !given.eq(body.body().params.iter().map(|&p| type_of(body, p))) {
+                error("T0514", format!("@{} takes other operands", l.body));
+            }
+            let collected = |(i, t): (usize, &crate::types::Type)| {
+                let mut t = t.clone();
+                if i >= l.carried as usize {
+                    t.shape.first()?;
+                    t.shape.remove(0);
+                }
+                Some(t)
+            };
+            let gives = l.results.iter().enumerate().map(collected);
+            let condition = Some(crate::types::Type::scalar(crate::types::DType::Bool));
+            let results = body.body().results.iter().map(|&r| type_of(body, r));
+            if !std::iter::once(condition).chain(gives).eq(results) {
+                error("T0514", format!("@{} gives other results", l.body));
+            }
+            if l.over.as_symbol().is_some_and(|s| !m.symbols.contains_key(s)) {
+                error("T0504", format!("symbol {} has no bounds", l.over));
+            }
+        }
+    }
+    for mut name in callers.keys().copied() {
+        for depth in 0.. {
+            let Some(&caller) = callers.get(name) else { break };
+            if depth == MAX_NESTING {
+                errors.push(Diagnostic::error("T0513", format!("@{name} calls itself, or loops nest too deeply")));
+                break;
+            }
+            name = caller;
+        }
+    }
 }
 
 struct Verifier<'a> {

@@ -18,7 +18,14 @@ use tersor_host::Function;
 /// What a bound step does.
 pub(crate) enum Run {
     Call(KernelFn),
-    Copy(usize),
+    /// So many bytes to that place of so many.
+    Copy {
+        bytes: usize,
+        at: u64,
+        room: u64,
+    },
+    /// The step that it leads to.
+    Branch(usize),
     /// Gives a symbol the number that the operand is: that entry of [`Loaded::due`] is due.
     Bind(usize),
     /// Bytes of each operand.
@@ -292,8 +299,16 @@ impl Bound {
             Some(Action::Copy(c)) => {
                 let bytes = values.count(c.bytes, "its length")?;
                 self.operand(loaded, values, sizes, &c.from, bytes)?;
-                self.operand(loaded, values, sizes, &c.to, bytes)?;
-                BoundStep { run: Run::Copy(bytes as usize), args, dims, grid: 1, grain: 1 }
+                self.operand(loaded, values, sizes, &c.to, 0)?;
+                let room = sizes[c.to.buffer as usize] - values.count(c.to.offset, "an operand's offset")?;
+                let run = Run::Copy { bytes: bytes as usize, at: 0, room };
+                BoundStep { run, args, dims, grid: 1, grain: 1 }
+            }
+            Some(Action::Branch(b)) => {
+                self.operand(loaded, values, sizes, &b.index, size_of::<i64>() as u64)?;
+                self.operand(loaded, values, sizes, &b.trip, size_of::<i64>() as u64)?;
+                self.operand(loaded, values, sizes, &b.cond, 1)?;
+                BoundStep { run: Run::Branch(b.to as usize), args, dims, grid: 1, grain: 1 }
             }
             Some(Action::Bind(b)) => {
                 self.operand(loaded, values, sizes, &b.count, size_of::<i64>() as u64)?;
@@ -354,9 +369,14 @@ fn complete(
             step.grain = (values.count(c.grain, "its grain")? as i64).max(1);
             step.run = if step.grid == 0 { Run::Nothing } else { Run::Call(loaded.kernel(c.kernel)) };
         }
-        Some(Action::Copy(c)) => step.run = Run::Copy(values.count(c.bytes, "its length")? as usize),
+        Some(Action::Copy(c)) => {
+            if let Run::Copy { bytes, at, .. } = &mut step.run {
+                *bytes = values.count(c.bytes, "its length")? as usize;
+                *at = values.count(c.at, "its place")?;
+            }
+        }
         Some(Action::Host(h)) => step.run = Run::Host(lengths(h, values)?),
-        Some(Action::Bind(_)) | None => {}
+        Some(Action::Bind(_) | Action::Branch(_)) | None => {}
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub type Observer<'a> = &'a mut dyn FnMut(usize, Duration);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepInfo<'a> {
     pub name: &'a str,
-    /// The kernel's name, that of a function of strings, `copy` or `bind`.
+    /// The kernel's name, that of a function of strings, `copy`, `bind` or `loop`.
     pub kernel: &'a str,
 }
 
@@ -125,6 +125,7 @@ impl Session {
             let kernel = match &s.action {
                 Some(Action::Call(c)) => v.kernels[c.kernel as usize].name.as_str(),
                 Some(Action::Bind(_)) => "bind",
+                Some(Action::Branch(_)) => "loop",
                 Some(Action::Host(h)) => h.function.as_ref().map_or("", Function::name),
                 Some(Action::Copy(_)) | None => "copy",
             };
@@ -288,7 +289,10 @@ impl Session {
         let scratch = self.scratch.as_mut_pointer();
         let threads = self.pool.as_ref().map_or(1, Pool::threads) as i64;
         let mut before = observer.is_some().then(Instant::now);
-        for index in 0..bound.steps.len() {
+        let mut next = 0;
+        while next < bound.steps.len() {
+            let index = next;
+            next += 1;
             let step = &bound.steps[index];
             if self.stop.load(Ordering::Relaxed) {
                 return Err(interrupted());
@@ -297,15 +301,33 @@ impl Session {
             let dims = bound.dims[step.dims..].as_ptr();
             match &step.run {
                 Run::Nothing => {}
-                // SAFETY: both operands have that many bytes (`Bound::operand`); a program's copies do not overlap, and if a
-                // damaged one's did, `copy` would still be defined.
                 &Run::Bind(due) => {
                     // SAFETY: the operand has the bytes of an `i64` (`Bound::operand`).
                     let count = unsafe { args.read().cast::<i64>().read_unaligned() };
                     let name = &self.model.variant().program.steps[index].name;
                     bound.late(&self.model.0, due, count).map_err(|e| e.context(format!("step {name}")))?;
                 }
-                Run::Copy(bytes) => unsafe { args.read().copy_to(args.add(1).read(), *bytes) },
+                &Run::Copy { bytes, at, room } => {
+                    if at.checked_add(bytes as u64).is_none_or(|end| end > room) {
+                        let name = &self.model.variant().program.steps[index].name;
+                        let what = format!("step {name}: {bytes} bytes at {at} are out of range of {room}");
+                        return Err(Error::new(Kind::Extent, what));
+                    }
+                    // SAFETY: both operands have that many bytes (`Bound::operand`, and above); a program's copies do not
+                    // overlap, and if a damaged one's did, `copy` would still be defined.
+                    unsafe { args.read().copy_to(args.add(1).read().add(at as usize), bytes) }
+                }
+                &Run::Branch(to) => {
+                    let back = to <= index;
+                    // SAFETY: the operands have the bytes of two `i64` and of a byte (`Bound::operand`).
+                    let goes_on = unsafe {
+                        let (count, trip) = (args.read().cast::<i64>(), args.add(1).read().cast::<i64>());
+                        let number = if back { count.read_unaligned().wrapping_add(1) } else { 0 };
+                        count.write_unaligned(number);
+                        number < trip.read_unaligned() && args.add(2).read().read() != 0
+                    };
+                    next = if goes_on == back { to } else { next };
+                }
                 Run::Host(lengths) => {
                     let operands = &bound.pointers[step.args..][..lengths.len()];
                     // SAFETY: every operand has that many bytes (`Bound::operand`), and memory of the arena is zero at first.

@@ -43,9 +43,9 @@ pub fn late(table: &[Extent], symbols: &[Symbol]) -> Vec<bool> {
 pub fn extents(step: &Step) -> Vec<ExtentId> {
     match &step.action {
         Some(Action::Call(c)) => c.dims.iter().copied().chain([c.grid, c.scratch, c.grain]).collect(),
-        Some(Action::Copy(c)) => vec![c.bytes],
+        Some(Action::Copy(c)) => vec![c.bytes, c.at],
         Some(Action::Host(h)) => h.elements.clone(),
-        Some(Action::Bind(_)) | None => vec![],
+        Some(Action::Bind(_) | Action::Branch(_)) | None => vec![],
     }
 }
 

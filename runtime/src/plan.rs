@@ -152,7 +152,8 @@ fn lower_bound(lives: &[Live], sizes: &[u64]) -> u64 {
     most
 }
 
-/// First and last step that touch each arena buffer, directly or through an alias; `None` for all other buffers.
+/// First and last step between which each arena buffer lives: those that touch it, directly or through an alias, and all of a loop that it lives in and around. `None` for
+/// all other buffers.
 pub fn lifetimes(program: &Program) -> Vec<Option<(u32, u32)>> {
     let mut lives: Vec<Option<(u32, u32)>> = vec![None; program.buffers.len()];
     for (s, step) in program.steps.iter().enumerate() {
@@ -163,6 +164,21 @@ pub fn lifetimes(program: &Program) -> Vec<Option<(u32, u32)>> {
                 lives[root] = Some((first, s as u32));
             }
         }
+    }
+    let loops = program.loops();
+    if loops.is_empty() {
+        return lives;
+    }
+    let mut inside: Vec<Option<usize>> = vec![None; program.steps.len()];
+    for (k, l) in loops.iter().enumerate() {
+        inside[l.first as usize..=l.last as usize].iter_mut().filter(|i| i.is_none()).for_each(|i| *i = Some(k));
+    }
+    let around = |step: u32| std::iter::successors(inside[step as usize], |&k| loops[k].around).map(|k| loops[k]);
+    for (first, last) in lives.iter_mut().flatten() {
+        let end = around(*last).filter(|l| l.first > *first).last();
+        let begin = around(*first).filter(|l| l.last < *last).last();
+        *last = end.map_or(*last, |l| l.last);
+        *first = begin.map_or(*first, |l| l.first);
     }
     lives
 }

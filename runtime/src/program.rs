@@ -296,6 +296,27 @@ pub struct CopyBytes {
     pub to: Arg,
     #[prost(uint32, tag = "3")]
     pub bytes: ExtentId,
+    /// Bytes more from the start of `to`, which may change from one repetition of a loop to the next.
+    #[prost(uint32, tag = "4")]
+    pub at: ExtentId,
+}
+
+/// Begins or ends the repetition of steps. One that leads forward sets `index` to 0, one that leads back adds 1 to it. The steps between them run while `index` is below
+/// `trip` and `cond` holds: else the first leads behind the second, and the second leads to the step behind the first while they do.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Branch {
+    /// The step that it leads to.
+    #[prost(uint32, tag = "1")]
+    pub to: u32,
+    /// An `i64`, which it writes.
+    #[prost(message, required, tag = "2")]
+    pub index: Arg,
+    /// An `i64`.
+    #[prost(message, required, tag = "3")]
+    pub trip: Arg,
+    /// A byte, other than 0 where the condition holds.
+    #[prost(message, required, tag = "4")]
+    pub cond: Arg,
 }
 
 /// Gives a symbol with a cap the number that earlier steps computed. A number above the cap, or below 0, ends the run.
@@ -334,15 +355,17 @@ pub enum Action {
     Bind(Bind),
     #[prost(message, tag = "5")]
     Host(Host),
+    #[prost(message, tag = "6")]
+    Branch(Branch),
 }
 
-/// One step; steps run in order, each after the previous one has finished.
+/// One step; steps run in order but for branches, each after the previous one has finished.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Step {
     /// What the step computes (ONNX node names), for profiles.
     #[prost(string, tag = "1")]
     pub name: String,
-    #[prost(oneof = "Action", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "Action", tags = "2, 3, 4, 5, 6")]
     pub action: Option<Action>,
 }
 
@@ -352,8 +375,17 @@ impl Step {
     }
 
     pub fn copy(name: impl Into<String>, from: u32, to: u32, bytes: ExtentId) -> Step {
-        let copy = CopyBytes { from: Arg::read(from), to: Arg::write(to), bytes };
+        Step::copy_to(name, from, to, bytes, 0)
+    }
+
+    /// A copy to a place of the buffer.
+    pub fn copy_to(name: impl Into<String>, from: u32, to: u32, bytes: ExtentId, at: ExtentId) -> Step {
+        let copy = CopyBytes { from: Arg::read(from), to: Arg::write(to), bytes, at };
         Step { name: name.into(), action: Some(Action::Copy(copy)) }
+    }
+
+    pub fn branch(name: impl Into<String>, branch: Branch) -> Step {
+        Step { name: name.into(), action: Some(Action::Branch(branch)) }
     }
 
     pub fn bind(name: impl Into<String>, symbol: u32, count: u32) -> Step {
@@ -367,11 +399,12 @@ impl Step {
     /// The operands, in order.
     pub fn args(&self) -> impl Iterator<Item = Arg> + '_ {
         let (many, few) = match &self.action {
-            Some(Action::Call(c)) => (c.args.as_slice(), [None; 2]),
-            Some(Action::Host(h)) => (h.args.as_slice(), [None; 2]),
-            Some(Action::Copy(c)) => (&[][..], [Some(c.from), Some(c.to)]),
-            Some(Action::Bind(b)) => (&[][..], [Some(b.count), None]),
-            None => (&[][..], [None; 2]),
+            Some(Action::Call(c)) => (c.args.as_slice(), [None; 3]),
+            Some(Action::Host(h)) => (h.args.as_slice(), [None; 3]),
+            Some(Action::Copy(c)) => (&[][..], [Some(c.from), Some(c.to), None]),
+            Some(Action::Bind(b)) => (&[][..], [Some(b.count), None, None]),
+            Some(Action::Branch(b)) => (&[][..], [Some(b.index), Some(b.trip), Some(b.cond)]),
+            None => (&[][..], [None; 3]),
         };
         many.iter().copied().chain(few.into_iter().flatten())
     }
@@ -386,6 +419,15 @@ pub struct Need {
     /// What takes the elements (an ONNX node's name).
     #[prost(string, tag = "2")]
     pub name: String,
+}
+
+/// The steps that a loop repeats, the branch at their end among them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LoopSteps {
+    pub first: u32,
+    pub last: u32,
+    /// The number of the loop around this one.
+    pub around: Option<usize>,
 }
 
 /// The steps of one variant and the buffers they work on.
@@ -414,6 +456,23 @@ impl Program {
             v.ok_or_else(|| Error::new(Kind::Extent, format!("the size of buffer {i} is negative for these inputs")))
         };
         self.buffers.iter().enumerate().map(size).collect()
+    }
+
+    /// The loops, inner ones before those around them.
+    pub fn loops(&self) -> Vec<LoopSteps> {
+        let (mut out, mut open): (Vec<LoopSteps>, Vec<Vec<usize>>) = (vec![], vec![]);
+        for (i, step) in self.steps.iter().enumerate() {
+            let Some(Action::Branch(b)) = &step.action else { continue };
+            if b.to as usize > i {
+                open.push(vec![]);
+                continue;
+            }
+            let inner = open.pop().unwrap_or_default();
+            inner.into_iter().for_each(|k| out[k].around = Some(out.len()));
+            open.last_mut().into_iter().for_each(|o| o.push(out.len()));
+            out.push(LoopSteps { first: b.to, last: i as u32, around: None });
+        }
+        out
     }
 
     /// The buffer whose bytes buffer `b` shares: itself, unless it is an alias.

@@ -8,7 +8,7 @@ use crate::artifact::{Header, Manifest, Value, Variant};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::late::{extents as extents_of, late, ready};
-use crate::program::{Action, Extent, ExtentId, ExtentOp, Host, Place, Program, multiple};
+use crate::program::{Action, Branch, Extent, ExtentId, ExtentOp, Host, Place, Program, multiple};
 
 fn bad<T>(what: impl std::fmt::Display) -> Result<T> {
     Err(Error::new(Kind::Manifest, format!("the manifest is invalid: {what}")))
@@ -172,9 +172,12 @@ fn empty(m: &Manifest, size: ExtentId) -> bool {
     m.extents.get(size as usize).is_some_and(|e| *e == Extent { op: ExtentOp::Constant as i32, a: 0, b: 0 })
 }
 
+/// Loops nest no deeper.
+const NESTING: usize = 128;
+
 fn steps(m: &Manifest, v: &Variant) -> Result<()> {
     let p = &v.program;
-    let mut written = vec![false; p.buffers.len()];
+    let (mut written, mut loops) = (vec![false; p.buffers.len()], vec![]);
     let (ready, mut bound) = (ready(m, p), vec![false; m.symbols.len()]);
     for (i, step) in p.steps.iter().enumerate() {
         let named = |e: Error| e.context(format!("step {}", step.name));
@@ -192,7 +195,22 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
             Some(Action::Host(h)) => host(m, h).map_err(named)?,
             Some(Action::Copy(c)) => {
                 need(!c.from.write && c.to.write, || "it copies the wrong way".into()).map_err(named)?;
-                extent(m, c.bytes).map_err(named)?;
+                extent(m, c.bytes).and_then(|()| extent(m, c.at)).map_err(named)?;
+            }
+            Some(Action::Branch(b)) => {
+                let ways = b.index.write && !b.trip.write && !b.cond.write;
+                need(ways, || "it writes what it reads".into()).map_err(named)?;
+                let pairs = match b.to as usize > i {
+                    true => {
+                        loops.push((i, *b));
+                        b.to as usize <= p.steps.len() && loops.len() <= NESTING
+                    }
+                    false => loops.pop().is_some_and(|(begin, first)| {
+                        (first.to as usize, b.to as usize) == (i + 1, begin + 1)
+                            && first == Branch { to: first.to, ..*b }
+                    }),
+                };
+                need(pairs, || "no other branch belongs to it".into()).map_err(named)?;
             }
             Some(Action::Bind(b)) => {
                 need(!b.count.write, || "it writes what it reads".into()).map_err(named)?;
@@ -231,6 +249,7 @@ fn steps(m: &Manifest, v: &Variant) -> Result<()> {
             written[p.root(a.buffer) as usize] = true;
         }
     }
+    need(loops.is_empty(), || "a loop does not end".into())?;
     for (s, bound) in m.symbols.iter().zip(bound) {
         need(bound || s.cap.is_none(), || format!("no step binds symbol {}", s.name))?;
     }

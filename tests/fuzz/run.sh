@@ -23,7 +23,7 @@ if [ -n "$cases" ]; then
     done < <(find "$cases" -name model.onnx -size -20k)
 fi
 # The manifest of an artifact is its end; the header says at byte 16 where it begins.
-for file in tests/ops/{matmul,softmax,gather,pool}/*.tir; do
+for file in tests/ops/{matmul,softmax,gather,pool,loop}/*.tir; do
     if cargo run -q --release --bin tersor -- compile "$file" -p lossless --target native -o target/fuzz/seed.tsr -q; then
         number=$((number + 1))
         tail -c "+$(($(od -An -t u8 -j 16 -N 8 target/fuzz/seed.tsr) + 1))" target/fuzz/seed.tsr >"$seeds/artifact/$number"

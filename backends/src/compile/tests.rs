@@ -186,6 +186,54 @@ fn views_of_one_signature() {
     );
 }
 
+/// What is carried changes places, what is collected is cut to the calls that there were; views and extents over the number of the call; a loop in a loop.
+#[test]
+fn functions_called_again_and_again() {
+    let text = |trip: i64, limit: f64| {
+        format!(
+            "module @m {{
+  symbol i 0..1000000 hint 1
+  symbol j 0..1000000 hint 1
+  const @yes : bool[] = [1]
+  const @trip : i64[] = [{trip}]
+  const @limit : f32[] = [{limit:?}]
+  const @half : f32[] = [0.5]
+  const @w : f32[4,4] = rng normal(0, 0.4) seed 1
+  func @main(%x: f32[N,4], %s: f32[9,4]) -> (%y: f32[N,4], %last: f32[N,4], %all: f32[n,N,4], %count: i64[]) {{
+    %e = exp %x : f32[N,4]
+    %u = tanh %x : f32[N,4]
+    %count, %y, %last, %rows = loop @trip, @yes, %e, %u, %s {{body=@body, over=i, most=9, carried=2, results=[f32[N,4],f32[N,4],f32[9,N,4]]}} : i64[], f32[N,4], f32[N,4], f32[9,N,4]
+    %all = prefix %rows, %count {{extent=n}} : f32[n,N,4]
+    return %y, %last, %all, %count
+  }}
+  func @body(%a: f32[N,4], %b: f32[N,4], %s: f32[9,4]) -> (%go: bool[], %next: f32[N,4], %was: f32[N,4], %row: f32[N,4]) {{
+    %r = slice %s {{axis=0, start=i, len=1}} : f32[1,4]
+    %p = matmul %b, @w : f32[N,4]
+    %q = add %p, %r : f32[N,4]
+    %few = extent {{of=i}} : i64[]
+    %c2, %z = loop %few, @yes, %q {{body=@inner, over=j, most=9, carried=1, results=[f32[N,4]]}} : i64[], f32[N,4]
+    %next = tanh %z : f32[N,4]
+    %sum = reduce.sum %next {{axes=[0,1]}} : f32[]
+    %go = lt %sum, @limit : bool[]
+    return %go, %next, %a, %b
+  }}
+  func @inner(%v: f32[N,4]) -> (%c: bool[], %o: f32[N,4]) {{
+    %n = extent {{of=j}} : i64[]
+    %k = cast %n {{to=f32}} : f32[]
+    %m = mul %k, @half : f32[]
+    %o = add %v, %m : f32[N,4]
+    return @yes, %o
+  }}
+}}"
+        )
+    };
+    for (trip, limit) in [(0, 1e9), (1, 1e9), (7, 1e9), (9, 1e9), (9, 2.0), (-3, 1e9)] {
+        for n in [1, 3] {
+            check(&text(trip, limit), &[("N", n)]);
+        }
+    }
+}
+
 #[test]
 fn extents_that_data_decide() {
     let text = "module @m {

@@ -5,11 +5,13 @@
 
 pub(crate) mod functions;
 mod integers;
+mod loops;
 mod nbits;
 mod ops;
 mod quantized;
 mod recurrent;
 
+use crate::import::BODY_OF_NODE;
 use crate::message::{self, Attr, field, number};
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -153,6 +155,8 @@ struct Exporter<'m> {
     /// Values whose elements were computed here.
     folded: HashMap<ValueId, Tensor>,
     taken: HashSet<String>,
+    /// The functions around that one, with the names of their values.
+    around: Vec<(&'m Func, HashMap<ValueId, String>)>,
     /// Ops that others have inside in their ONNX form.
     inside: HashSet<NodeId>,
     /// Products of codes that are rounded to codes, by the op that rounds.
@@ -180,6 +184,7 @@ impl<'m> Exporter<'m> {
             names: HashMap::new(),
             folded: HashMap::new(),
             taken: f.inputs.iter().chain(&f.outputs).map(|n| n.to_string()).collect(),
+            around: vec![],
             inside: recurrent::inside(f),
             linears: Default::default(),
             dims: HashMap::new(),
@@ -206,6 +211,26 @@ impl<'m> Exporter<'m> {
 
     /// A region as a `GraphProto`; all initializers go to the outermost.
     fn graph(&mut self, name: &str, region: RegionId, outermost: bool) -> Vec<u8> {
+        let f = self.f;
+        let (mut graph, outputs) = self.nodes_and_outputs(region, outermost);
+        field(&mut graph, 2, name.as_bytes());
+        if outermost {
+            // Operands of what was computed here are needed no more.
+            let read = |i: &&(String, Vec<u8>)| self.read.contains(&i.0);
+            self.initializers.iter().filter(read).for_each(|i| field(&mut graph, 5, &i.1));
+            for (&p, name) in f.body().params.iter().zip(&f.inputs) {
+                match self.element(f.values[p].ty.dtype) {
+                    Ok(_) => field(&mut graph, 11, &message::value_info(name, &f.values[p].ty)),
+                    Err(d) => self.errors.push(d),
+                }
+            }
+        }
+        outputs.iter().for_each(|info| field(&mut graph, 12, info));
+        graph
+    }
+
+    /// The node fields of a region's graph, and its outputs.
+    fn nodes_and_outputs(&mut self, region: RegionId, outermost: bool) -> (Vec<u8>, Vec<Vec<u8>>) {
         let (nodes, dims) = (std::mem::take(&mut self.nodes), self.dims.clone());
         let f = self.f;
         for &n in &f.regions[region].nodes {
@@ -228,26 +253,12 @@ impl<'m> Exporter<'m> {
                 Err(d) => self.errors.push(d),
             }
             match self.element(f.values[r].ty.dtype) {
-                Ok(_) => field(&mut infos, 12, &message::value_info(&wanted, &f.values[r].ty)),
+                Ok(_) => infos.push(message::value_info(&wanted, &f.values[r].ty)),
                 Err(d) => self.errors.push(d),
             }
         }
-        let mut graph = std::mem::replace(&mut self.nodes, nodes);
-        field(&mut graph, 2, name.as_bytes());
-        if outermost {
-            // Operands of what was computed here are needed no more.
-            let read = |i: &&(String, Vec<u8>)| self.read.contains(&i.0);
-            self.initializers.iter().filter(read).for_each(|i| field(&mut graph, 5, &i.1));
-            for (&p, name) in f.body().params.iter().zip(&f.inputs) {
-                match self.element(f.values[p].ty.dtype) {
-                    Ok(_) => field(&mut graph, 11, &message::value_info(name, &f.values[p].ty)),
-                    Err(d) => self.errors.push(d),
-                }
-            }
-        }
-        graph.extend(infos);
         self.dims = dims;
-        graph
+        (std::mem::replace(&mut self.nodes, nodes), infos)
     }
 
     fn fresh(&mut self, base: &str) -> String {
@@ -398,12 +409,25 @@ impl<'m> Exporter<'m> {
     fn atom(&mut self, a: &Atom) -> Result<String> {
         match a {
             Atom::Symbol(s) => {
-                let f = self.f;
-                let bound = f.binders().get(s).map(|&n| &f.nodes[n].results[0]);
-                let place = (f.body().params.iter().chain(bound))
-                    .find_map(|&p| Some((p, f.values[p].ty.shape.iter().position(|d| d.as_symbol() == Some(s))?)));
-                let (p, i) = place.ok_or_else(|| unsupported(format!("nothing has the extent {s}")))?;
-                let input = self.name(p)?;
+                if let Some(known) = self.dims.get(&Dim::symbol(s.clone())) {
+                    return Ok(known.clone());
+                }
+                let place = |f: &Func| {
+                    let bound = f.binders().get(s).map(|&n| f.nodes[n].results[0]);
+                    let axis = |p| Some((p, f.values[p].ty.shape.iter().position(|d| d.as_symbol() == Some(s))?));
+                    f.body().params.iter().copied().chain(bound).find_map(axis)
+                };
+                let outside = || {
+                    let named = |(f, names): &(&Func, HashMap<ValueId, String>)| {
+                        let (p, i) = place(f)?;
+                        Some((names.get(&p)?.clone(), i))
+                    };
+                    self.around.iter().rev().find_map(named)
+                };
+                let (input, i) = match place(self.f) {
+                    Some((p, i)) => (self.name(p)?, i),
+                    None => outside().ok_or_else(|| unsupported(format!("nothing has the extent {s}")))?,
+                };
                 let i = i as i64;
                 Ok(self.temp("Shape", &[&input], &[("start", i.into()), ("end", (i + 1).into())]))
             }

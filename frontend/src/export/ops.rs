@@ -212,6 +212,7 @@ impl Exporter<'_> {
             }
             Op::Choice(op) => Err(unsupported(format!("the choice {} is open", op.site))
                 .with_help("resolve it: give a plan to `tersor compile --emit tir`, or run passes that decide")),
+            Op::Loop(op) => self.repeat(n, op, &x),
             Op::If(_) => {
                 let regions = node.regions.clone();
                 let branches = ["then_branch", "else_branch"];
@@ -449,6 +450,10 @@ impl Exporter<'_> {
     }
 
     fn slice(&mut self, n: NodeId, op: &Slice, x: &str) -> Result<()> {
+        if op.len == Dim::Const(1) && op.start.as_symbol().is_some() {
+            let at = self.dim(&op.start)?;
+            return self.last(n, "Gather", &[x, &at], &[("axis", i64::from(op.axis).into())]);
+        }
         let end = op.start.clone() + op.len.clone() * op.step.into();
         // Before the first element is what ONNX would count from the end.
         let end = match end.as_const() {

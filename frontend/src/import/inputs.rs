@@ -176,6 +176,9 @@ impl Importer<'_> {
     /// The names of the inputs that a value is computed from.
     pub(super) fn inputs_behind(&self, v: ValueId) -> BTreeSet<String> {
         let f = &self.b.func;
+        if self.is_inside() {
+            return BTreeSet::new();
+        }
         let params = &f.body().params;
         let (mut open, mut seen, mut names) = (vec![v], HashSet::new(), BTreeSet::new());
         while let Some(v) = open.pop() {
@@ -233,7 +236,12 @@ impl Importer<'_> {
 
     /// A new symbol for an extent that the data decide, up to `cap`; it is named after the node.
     pub(super) fn bound_symbol(&mut self, cap: &Dim) -> Result<Dim> {
-        let base = format!("{}{SYMBOL_OF_NODE}", symbol_name(&self.b.name));
+        self.new_symbol(SYMBOL_OF_NODE, cap)
+    }
+
+    /// A new symbol that is named after the node and ends in `suffix`, up to `cap`.
+    pub(super) fn new_symbol(&mut self, suffix: &str, cap: &Dim) -> Result<Dim> {
+        let base = format!("{}{suffix}", symbol_name(&self.b.name));
         let mut name: Arc<str> = base.as_str().into();
         for i in 2.. {
             if !self.symbols.contains_key(&name) {

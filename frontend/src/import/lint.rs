@@ -34,7 +34,7 @@ pub(super) fn lint(model: &ModelProto, sources: &mut Sources) -> Vec<Diagnostic>
 }
 
 /// The names that nodes and outputs read, those of nested graphs among them.
-fn reads(g: &GraphProto) -> HashSet<&str> {
+pub(super) fn reads(g: &GraphProto) -> HashSet<&str> {
     let (mut out, mut graphs) = (HashSet::default(), vec![g]);
     while let Some(g) = graphs.pop() {
         out.extend(g.output.iter().map(|o| o.name.as_str()));

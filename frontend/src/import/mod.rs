@@ -1,5 +1,6 @@
 //! Graphs to functions.
 
+mod body;
 mod build;
 mod check;
 mod computed;
@@ -42,6 +43,9 @@ use tersor_ir::{Diagnostic, Dim, Failure, Func, Loc, Module, Op, Tensor, Type, V
 
 /// What the tensors of a map are called, after its name and a dot.
 pub const MAP: [&str; 2] = ["keys", "values"];
+
+/// How the functions end that loops call, after the node's name.
+pub(crate) const BODY_OF_NODE: &str = ".body";
 
 /// How the symbols end that nodes bind.
 pub(crate) const SYMBOL_OF_NODE: &str = ".n";
@@ -319,6 +323,12 @@ struct Importer<'a> {
     functions: Functions<'a>,
     /// The functions whose calls are being imported, from the outermost.
     calls: Vec<&'a FunctionProto>,
+    /// The functions that loops call.
+    bodies: Vec<Func>,
+    /// Symbols that are numbers of repetitions.
+    counters: Vec<Arc<str>>,
+    /// Names of those that are being imported, from the outermost.
+    entered: Vec<Arc<str>>,
     errors: Vec<Diagnostic>,
     notes: Vec<Diagnostic>,
 }
@@ -368,17 +378,23 @@ impl Importer<'_> {
             scales: HashMap::default(),
             functions,
             calls: vec![],
+            bodies: vec![],
+            entered: vec![],
+            counters: vec![],
             errors: vec![],
             notes: vec![],
         };
         importer.graph(&model.graph, errors);
-        let Importer { errors, notes, .. } = importer;
+        let Importer { errors, notes, bodies, .. } = importer;
         if !errors.is_empty() {
             return (Err(errors), notes);
         }
         func.remove_dead();
         extents::raise_hints(&func, &mut module.symbols, |s| !options.dims.contains_key(s));
-        module.funcs.push(func);
+        let called = body::called(&func, bodies);
+        for f in std::iter::once(func).chain(called) {
+            module.funcs.push(f);
+        }
         (Ok(module), notes)
     }
 

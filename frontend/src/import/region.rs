@@ -6,6 +6,13 @@ use crate::proto::{self, GraphProto};
 use tersor_ir::Diagnostic;
 use tersor_ir::diag::Result;
 
+/// The names that a nested graph gives.
+pub(super) fn own_names(g: &GraphProto) -> impl Iterator<Item = &str> {
+    (g.input.iter().map(|i| i.name.as_str()))
+        .chain(proto::initializers(g).map(|i| i.name()))
+        .chain(g.node.iter().flat_map(|n| &n.output).map(String::as_str))
+}
+
 impl Importer<'_> {
     /// The results of a nested graph for these arguments. It sees the values around it; its own names go again.
     pub(super) fn inline(&mut self, g: &GraphProto, arguments: Vec<Meaning>) -> Result<Vec<Meaning>> {
@@ -21,10 +28,7 @@ impl Importer<'_> {
         if self.inlined.nodes > limits.expanded_nodes {
             return Err(limits.exceeded("O0033", "expanded_nodes", "nested graphs come to too many nodes".into()));
         }
-        let own: Vec<&str> = (g.input.iter().map(|i| i.name.as_str()))
-            .chain(proto::initializers(g).map(|i| i.name()))
-            .chain(g.node.iter().flat_map(|n| &n.output).map(String::as_str))
-            .collect();
+        let own: Vec<&str> = own_names(g).collect();
         let hidden: Vec<_> = own.iter().map(|&name| (name.to_string(), self.scope.remove(name))).collect();
         let place = (self.b.loc.clone(), self.b.name.clone());
         self.inlined.depth += 1;

@@ -14,6 +14,7 @@ mod image;
 mod indexing;
 mod inverse;
 mod linear_attention;
+mod loops;
 mod loss;
 mod microsoft;
 mod microsoft_attention;

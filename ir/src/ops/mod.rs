@@ -26,6 +26,7 @@ pub mod extent;
 pub mod gather;
 pub mod image;
 pub mod iota;
+pub mod loops;
 pub mod matmul;
 pub mod nms;
 pub mod norm;
@@ -98,12 +99,17 @@ ops! {
     decode_sparse::DecodeSparse,
     choice::Choice,
     cond::If,
+    loops::Loop,
 }
 
 impl Op {
     /// Whether it gives tensors from what is stored of them: a constant that it reads stays as it is.
     pub fn decodes(&self) -> bool {
         matches!(self, Op::DecodeAffine(_) | Op::DecodeCodebook(_) | Op::DecodeSparse(_))
+    }
+    /// Whether it runs code of its own, regions or a function, and not its evaluation.
+    pub fn is_control(&self) -> bool {
+        matches!(self, Op::If(_) | Op::Loop(_))
     }
     /// The symbol that it binds when it runs.
     pub fn binds(&self) -> Option<&std::sync::Arc<str>> {

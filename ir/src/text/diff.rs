@@ -313,9 +313,18 @@ fn first_name(f: &Func, n: NodeId) -> Option<&str> {
     f.nodes[n].results.first().map(|&v| &*f.values[v].name)
 }
 
-/// Constants by content, other values by name.
+/// Constants by content, parameters that only loops give by place, other values by name.
 fn identity(m: &Module, f: &Func, v: ValueId) -> String {
-    f.def_const(v).map_or_else(|| shown(f, v), |c| format!("{:?} {}", m.consts[c].hash(), m.consts[c].ty))
+    match f.values[v].def {
+        Def::Const(c) => format!("{:?} {}", m.consts[c].hash(), m.consts[c].ty),
+        Def::Param(_, i) if !is_main(f) => format!("%#{i}"),
+        _ => shown(f, v),
+    }
+}
+
+/// Whether names of parameters and results are those of a program.
+fn is_main(f: &Func) -> bool {
+    &*f.name == "main"
 }
 
 fn shown(f: &Func, v: ValueId) -> String {
@@ -338,7 +347,10 @@ fn describe(f: &Func, n: NodeId, change: Change) -> OpChange {
 fn signature(a: &Func, b: &Func) -> Vec<OpChange> {
     let text = |f: &Func| {
         let list = |names: &[std::sync::Arc<str>], values: &[ValueId]| {
-            let one = |(n, &v): (&std::sync::Arc<str>, &ValueId)| format!("{n}: {}", f.values[v].ty);
+            let one = |(n, &v): (&std::sync::Arc<str>, &ValueId)| match is_main(f) {
+                true => format!("{n}: {}", f.values[v].ty),
+                false => f.values[v].ty.to_string(),
+            };
             names.iter().zip(values).map(one).collect::<Vec<_>>().join(", ")
         };
         format!("({}) -> ({})", list(&f.inputs, &f.body().params), list(&f.outputs, &f.body().results))

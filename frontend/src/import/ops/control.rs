@@ -1,15 +1,21 @@
-//! Control flow that is decided at import: branches of known conditions, repetitions of known number.
+//! Control flow: branches of known conditions and repetitions of a known number, where these are few, are written out; other repetitions are loops that run.
 
 use super::Topic;
+use crate::import::body::{Outside, number};
 use crate::import::node::{NodeCx, value};
-use crate::import::{Form, Meaning};
+use crate::import::{Form, Importer, Meaning};
 use crate::proto::GraphProto;
 use tersor_ir::diag::Result;
+use tersor_ir::ops::Loop;
 use tersor_ir::ops::binary::BinaryKind::Mul;
 use tersor_ir::{DType, Dim, Tensor, ValueId};
 
-/// Most repetitions of a loop.
+/// Most repetitions that are written out.
 const REPETITIONS: i64 = 4096;
+/// Loops that come to no more nodes are written out.
+const WRITTEN_OUT: i64 = 4096;
+/// Repetitions that a loop has at most where nothing is known of them.
+const UNBOUNDED: i64 = 1 << 31;
 
 /// Of a condition that is not known both branches are computed, since nothing in them has an effect, and one is selected.
 fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
@@ -64,19 +70,207 @@ fn goes_on(cx: &mut NodeCx, cond: &Meaning) -> Result<bool> {
         .ok_or_else(|| cx.undecided_value(v, "a condition that is not known when the model is compiled"))
 }
 
+/// How often something is repeated at most, apart from its condition.
+struct Trip {
+    count: ValueId,
+    /// The count as an extent, or what bounds it.
+    most: Dim,
+    /// Whether `most` is the count.
+    exact: bool,
+}
+
+impl Trip {
+    fn of(cx: &mut NodeCx, d: Dim) -> Result<Trip> {
+        let count = cx.value_of(&number(d.clone()))?;
+        let most = if d.is_never_negative() { d } else { d.max(0.into()) };
+        Ok(Trip { count, most, exact: true })
+    }
+
+    /// Of a `Loop`, where it is known or may be computed by the run: without `limit`, what is collected of that has no extent.
+    fn of_loop(cx: &mut NodeCx, cond: &Meaning, collects: bool) -> Result<Trip> {
+        if let Some(d) = cx.known(0).and_then(|k| <[Dim; 1]>::try_from(k.items).ok()) {
+            let [d] = d;
+            return Trip::of(cx, d);
+        }
+        let limit = cx.importer.options.limits.computed_extent;
+        let given = cx.optional(0)?;
+        if collects && limit == 0 {
+            let decides = given.map_or_else(|| cx.value_of(cond), Ok)?;
+            return Err(cx.open_extent(decides, "what is collected over a number of repetitions that the run decides"));
+        }
+        let count = match given {
+            Some(v) => {
+                let v = cx.cast(v, DType::I64)?;
+                cx.reshape(v, vec![])?
+            }
+            None => cx.emit_constant(&Tensor::from_i64(DType::I64, [], &[i64::MAX])),
+        };
+        Ok(Trip { count, most: if limit > 0 { limit.into() } else { UNBOUNDED.into() }, exact: false })
+    }
+}
+
+/// A loop that runs: `state` is carried, elements along an axis of `xs`, from the last one where that says so, are taken one at a time. Gives what was carried last, then what was
+/// collected along a first axis.
+fn runs(
+    cx: &mut NodeCx,
+    body: &GraphProto,
+    trip: Trip,
+    cond: Option<&Meaning>,
+    state: &[Meaning],
+    xs: &[(ValueId, usize, bool)],
+) -> Result<(Vec<ValueId>, Vec<ValueId>)> {
+    let state = state.iter().map(|m| cx.value_of(m)).collect::<Result<Vec<_>>>()?;
+    let first = match cond {
+        Some(c) => {
+            let v = cx.value_of(c)?;
+            let v = cx.cast(v, DType::Bool)?;
+            cx.reshape(v, vec![])?
+        }
+        None => cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0)),
+    };
+    let over = cx.importer.counter(&trip.most)?;
+    let mut outside = cx.importer.enter();
+    let inside = |cx: &mut NodeCx, outside: &mut Outside| -> Result<bool> {
+        let mut arguments = vec![];
+        if cond.is_some() {
+            // It is only called where the condition holds.
+            arguments = vec![number(over.clone()), cx.constant_meaning(&Tensor::scalar(DType::Bool, 1.0))];
+        }
+        let carried: Vec<ValueId> = state.iter().map(|&v| cx.importer.carried(outside, v)).collect();
+        cx.importer.see(outside, body);
+        arguments.extend(carried.iter().map(|&v| value(v)));
+        for &(x, axis, back) in xs {
+            let x = cx.importer.operand(outside, x);
+            let len = cx.extent_of(x, axis)?;
+            let at = if back { len - 1.into() - over.clone() } else { over.clone() };
+            arguments.push(value(cx.element(x, axis, at)?));
+        }
+        let results = cx.inline(body, arguments)?;
+        let mut values = results.iter().map(|m| cx.value_of(m)).collect::<Result<Vec<_>>>()?;
+        match cond {
+            Some(_) => {
+                let c = *values.first().ok_or_else(|| cx.invalid("a body without results"))?;
+                let c = cx.cast(c, DType::Bool)?;
+                values[0] = cx.reshape(c, vec![])?;
+            }
+            None => values.insert(0, cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0))),
+        }
+        if values.len() < 1 + carried.len() {
+            return Err(cx.invalid(format!("a body of {} results", results.len())));
+        }
+        for (&p, &v) in carried.iter().zip(&values[1..]) {
+            if cx.ty(p) != cx.ty(v) {
+                let (before, after) = (cx.ty(p), cx.ty(v));
+                return Err(
+                    cx.unsupported(format!("{before} becomes {after} with each repetition of a loop that runs"))
+                );
+            }
+        }
+        let f = &cx.importer.b.func;
+        let own = Importer::own_symbols(f, &over);
+        for &v in &values[1 + carried.len()..] {
+            let ty = cx.ty(v);
+            if own.iter().any(|s| ty.shape.iter().any(|d| d.mentions(s))) {
+                return Err(cx.unsupported(format!("collected tensors of unlike extents, {ty}")));
+            }
+            if ty.dtype.bits() < 8 || ty.dtype == DType::Str {
+                return Err(cx.unsupported(format!("collected tensors of {}", ty.dtype)));
+            }
+        }
+        let always = cx.constant_of(values[0]).is_some_and(|t| t.get_i64(0) != 0);
+        let f = &mut cx.importer.b.func;
+        f.outputs = (0..values.len()).map(|i| format!("y{i}").into()).collect();
+        f.body_mut().results = values;
+        Ok(always)
+    };
+    let done = inside(cx, &mut outside);
+    let (f, mut operands) = cx.importer.leave(outside);
+    let always = done?;
+    if Importer::draws_numbers(&f) {
+        return Err(cx.unsupported("numbers drawn by chance inside of a loop that runs"));
+    }
+    let carried = state.len();
+    let row = |&v: &ValueId| {
+        let mut ty = f.values[v].ty.clone();
+        ty.shape.insert(0, trip.most.clone());
+        ty
+    };
+    let rows = f.body().results[1 + carried..].iter().map(row);
+    let results = state.iter().map(|&v| cx.ty(v)).chain(rows).collect();
+    if operands.is_empty() {
+        return Err(cx.unsupported("a loop that neither carries nor sees anything"));
+    }
+    operands.splice(0..0, [trip.count, first]);
+    let name = f.name.to_string();
+    let op = Loop { body: name, over, most: trip.most, carried: carried as u32, results };
+    let made = cx.importer.append(op.into(), &operands)?;
+    cx.importer.bodies.push(f);
+    let exact = trip.exact && always && cx.constant_of(first).is_some_and(|t| t.get_i64(0) != 0);
+    let mut collected = made[1 + carried..].to_vec();
+    if !exact {
+        let mut count: Option<Dim> = None;
+        for v in &mut collected {
+            *v = match &count {
+                None => cx.prefix(*v, 0, made[0])?,
+                Some(n) => cx.part(*v, 0, 0.into(), n.clone())?,
+            };
+            count = Some(cx.extent_of(*v, 0)?);
+        }
+    }
+    Ok((made[1..1 + carried].to_vec(), collected))
+}
+
 fn repetition(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
-    let most = cx.optional_numbers(0)?.and_then(|n| n.first().copied());
     let body = cx.graph("body")?;
-    let mut cond = match cx.optional(1)? {
+    let cond = match cx.optional(1)? {
         Some(_) => cx.meaning(1)?,
         None => cx.constant_meaning(&Tensor::scalar(DType::Bool, 1.0)),
     };
-    let mut state = (2..cx.input_count()).map(|i| cx.meaning(i)).collect::<Result<Vec<_>>>()?;
+    let state = (2..cx.input_count()).map(|i| cx.meaning(i)).collect::<Result<Vec<_>>>()?;
     let scans = (body.output.len()).checked_sub(1 + state.len());
     let scans = scans.ok_or_else(|| cx.invalid(format!("a body of {} results", body.output.len())))?;
+    let most = match cx.is_given(0) {
+        true => cx.known(0).and_then(|k| k.numbers()).and_then(|n| n.first().copied()),
+        false => Some(i64::MAX),
+    };
+    let errors = cx.importer.errors.len();
+    let write = |cx: &mut NodeCx| written_out(cx, body, most, cond.clone(), state.clone(), scans);
+    let sequences = state.iter().any(|m| !matches!(m.form, Form::Tensor));
+    let few = most.is_some_and(|m| m.saturating_mul(body.node.len() as i64) <= WRITTEN_OUT) || !cx.is_given(0);
+    if few || sequences {
+        let written = write(cx);
+        if sequences || written.is_ok() || cx.importer.rounds.again {
+            return written;
+        }
+        cx.importer.errors.truncate(errors);
+    }
+    let ran = Trip::of_loop(cx, &cond, scans > 0).and_then(|trip| runs(cx, body, trip, Some(&cond), &state, &[]));
+    match ran {
+        Ok((last, collected)) => Ok(last.into_iter().chain(collected).map(value).collect()),
+        // Repetitions whose values change their types have to be written out.
+        Err(_) if !few && most.is_some_and(|m| m <= REPETITIONS) && !cx.importer.rounds.again => {
+            cx.importer.errors.truncate(errors);
+            write(cx)
+        }
+        Err(d) => Err(d),
+    }
+}
+
+fn written_out(
+    cx: &mut NodeCx,
+    body: &GraphProto,
+    most: Option<i64>,
+    mut cond: Meaning,
+    mut state: Vec<Meaning>,
+    scans: usize,
+) -> Result<Vec<Meaning>> {
+    let most = match most {
+        Some(m) => m,
+        None => cx.numbers(0)?.first().copied().unwrap_or(0),
+    };
     let mut parts = vec![vec![]; scans];
     let mut i = 0;
-    while most.is_none_or(|m| i < m) && goes_on(cx, &cond)? {
+    while i < most && goes_on(cx, &cond)? {
         if i >= REPETITIONS {
             return Err(cx.unsupported(format!("more than {REPETITIONS} repetitions")));
         }
@@ -120,15 +314,30 @@ fn scan_once(cx: &mut NodeCx, body: &GraphProto, mut state: Vec<Meaning>, xs: &[
     for (&x, (axis, _)) in xs.iter().zip(&ins) {
         let t = cx.ty(x);
         let axis = cx.axis(*axis, t.rank())?;
-        places.push((axis, cx.fixed(&t.shape[axis], "a scan")? as i64));
+        places.push((axis, t.shape[axis].clone()));
     }
-    let steps = places.first().map_or(0, |p| p.1);
-    if places.iter().any(|p| p.1 != steps) {
-        return Err(cx.invalid("operands of unlike length are scanned"));
+    let extent = places.first().map_or(0.into(), |p| p.1.clone());
+    for (_, d) in &places {
+        cx.equal(d, &extent, "what is scanned has an extent of")?;
     }
-    if steps > REPETITIONS || steps == 0 {
-        return Err(cx.unsupported(format!("{steps} repetitions, from 1 to {REPETITIONS} are")));
-    }
+    let few = |n: &i64| *n > 0 && n.saturating_mul(body.node.len() as i64) <= WRITTEN_OUT;
+    let Some(steps) = extent.as_const().filter(few) else {
+        let xs: Vec<_> = xs.iter().zip(&ins).zip(&places).map(|((&x, i), p)| (x, p.0, i.1)).collect();
+        let trip = Trip::of(cx, extent)?;
+        let (last, collected) = runs(cx, body, trip, None, &state, &xs)?;
+        let mut results: Vec<Meaning> = last.into_iter().map(value).collect();
+        for (mut y, (axis, back)) in collected.into_iter().zip(outs) {
+            let rank = cx.ty(y).rank();
+            let axis = cx.axis(axis, rank)?;
+            if back {
+                y = cx.flip(y, 0)?;
+            }
+            let mut perm: Vec<u8> = (1..rank as u8).collect();
+            perm.insert(axis, 0);
+            results.push(value(cx.transpose(y, perm)?));
+        }
+        return Ok(results);
+    };
     let mut parts = vec![vec![]; scans];
     for i in 0..steps {
         let mut arguments = state;

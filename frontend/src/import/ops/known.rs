@@ -30,7 +30,7 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
             Some(to @ (DType::I64 | DType::I32)) => Some(Known { dtype: to, ..k[0].clone() }),
             _ => None,
         },
-        "Gather" if k[0].shape.len() == 1 && cx.int("axis", 0) == 0 => gather(&k[0], &k[1]),
+        "Gather" if k.len() == 2 && k[0].shape.len() == 1 && cx.int("axis", 0) == 0 => gather(&k[0], &k[1]),
         "Concat" if k.iter().all(|k| k.shape.len() == 1) => {
             let items: Vec<Dim> = k.iter().flat_map(|k| k.items.clone()).collect();
             Some(Known { dtype: k[0].dtype, shape: vec![items.len()], items })
@@ -38,7 +38,8 @@ pub(super) fn evaluate(cx: &mut NodeCx) -> Result<Option<Vec<Meaning>>> {
         "Unsqueeze" if k[0].shape.is_empty() => Some(Known { shape: vec![1], ..k[0].clone() }),
         "Squeeze" if k[0].items.len() == 1 => Some(Known { shape: vec![], ..k[0].clone() }),
         "Reshape"
-            if matches!(k[1].numbers().as_deref(), Some([-1] | []))
+            if k.len() == 2
+                && matches!(k[1].numbers().as_deref(), Some([-1] | []))
                 && !(k[1].items.is_empty() && k[0].items.len() != 1) =>
         {
             let shape = if k[1].items.is_empty() { vec![] } else { vec![k[0].items.len()] };

@@ -3,7 +3,7 @@
 use super::Topic;
 use crate::import::build::done;
 use crate::import::node::{NodeCx, value};
-use crate::import::{Meaning, extents};
+use crate::import::{Known, Meaning, extents};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
@@ -269,12 +269,17 @@ fn gather(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let (x, i) = (cx.input(0)?, cx.input(1)?);
     let axis = cx.axis(cx.int("axis", 0), cx.ty(x).rank())?;
     super::indexing::inside(cx, i, &cx.ty(x).shape[axis])?;
-    // One constant position is a slice.
-    if let (Some(k), Some(n)) = (cx.known(1), cx.ty(x).shape[axis].as_const())
-        && let Some([p]) = k.numbers().as_deref()
+    // One constant position is a slice, and so is the number of a repetition.
+    let n = cx.ty(x).shape[axis].as_const();
+    let place = |k: &Known| match (&k.items[..], n) {
+        ([Dim::Const(p)], Some(n)) => Some(Dim::from(if p.is_negative() { p + n } else { *p })),
+        ([d], _) if cx.importer.is_counter(d) => Some(d.clone()),
+        _ => None,
+    };
+    if let Some(k) = cx.known(1)
+        && let Some(start) = place(&k)
     {
-        let p = if *p < 0 { p + n } else { *p };
-        let s = cx.op(Slice { axis: axis as u8, start: p.into(), len: 1.into(), step: 1 }, &[x])?;
+        let s = cx.op(Slice { axis: axis as u8, start, len: 1.into(), step: 1 }, &[x])?;
         let mut shape = cx.ty(s).shape.to_vec();
         if k.shape.is_empty() {
             shape.remove(axis);
