@@ -234,6 +234,32 @@ fn functions_called_again_and_again() {
     }
 }
 
+/// A loop that does not run needs nothing of its operands.
+#[test]
+fn functions_that_are_not_called() {
+    let text = "module @m {
+  symbol i 0..1000000 hint 1
+  const @yes : bool[] = [1]
+  const @one : i64[] = [0]
+  func @main(%x: f32[N,4], %v: f32[4]) -> (%y: f32[4], %c: i64[]) {
+    %trip = extent {of=N} : i64[]
+    %c, %y = loop %trip, @yes, %v, %x {body=@body, over=i, most=N, carried=1, results=[f32[4]]} : i64[], f32[4]
+    return %y, %c
+  }
+  func @body(%a: f32[4], %x: f32[N,4]) -> (%go: bool[], %next: f32[4]) {
+    %first = gather %x, @one : f32[4]
+    %row = slice %x {axis=0, start=i, len=1} : f32[1,4]
+    %flat = reshape %row {shape=[4]} : f32[4]
+    %sum = add %first, %flat : f32[4]
+    %next = add %a, %sum : f32[4]
+    return @yes, %next
+  }
+}";
+    for n in [0, 1, 5] {
+        check(text, &[("N", n)]);
+    }
+}
+
 #[test]
 fn extents_that_data_decide() {
     let text = "module @m {

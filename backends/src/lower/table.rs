@@ -110,16 +110,35 @@ impl Table {
     /// What extents must be, each once.
     pub(super) fn needs(&mut self, m: &Module) -> Result<Vec<Need>> {
         let (mut needs, mut seen) = (vec![], HashSet::default());
-        let nodes = m.funcs.values().flat_map(|f| f.body().nodes.iter().map(move |&n| (f, &f.nodes[n])));
-        for (f, node) in nodes {
+        self.needs_of(m, &m.funcs[m.main()?], &[], &mut needs, &mut seen)?;
+        Ok(needs)
+    }
+
+    /// Those of a function inside of loops that run so often at most: where one does not run at all, nothing is needed.
+    fn needs_of(
+        &mut self,
+        m: &Module,
+        f: &Func,
+        around: &[Dim],
+        needs: &mut Vec<Need>,
+        seen: &mut HashSet<ExtentId>,
+    ) -> Result<()> {
+        for node in f.body().nodes.iter().map(|&n| &f.nodes[n]) {
             for need in node.needs(f) {
+                let need = around.iter().fold(need, |need, most| need.max(Dim::from(0) - most.clone()));
                 let extent = self.extent(&need)?;
                 if seen.insert(extent) {
                     needs.push(Need { extent, name: name_of(&node.loc, &node.op) });
                 }
             }
+            if let Op::Loop(l) = &node.op
+                && let Some(body) = m.func(&l.body)
+            {
+                let around = [around, std::slice::from_ref(&l.most)].concat();
+                self.needs_of(m, &m.funcs[body], &around, needs, seen)?;
+            }
         }
-        Ok(needs)
+        Ok(())
     }
 
     /// The entry of an extent.
