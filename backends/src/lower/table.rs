@@ -11,6 +11,9 @@ use tersor_runtime::ArtifactWriter;
 use tersor_runtime::artifact::{Symbol, Value};
 use tersor_runtime::program::{ExtentId, ExtentOp, Need};
 
+/// Less than anything that is needed, whatever is added.
+const NEVER: i64 = -(1 << 62);
+
 /// The extents table and the symbols in it.
 pub(super) struct Table {
     pub(super) interface: Interface,
@@ -114,7 +117,7 @@ impl Table {
         Ok(needs)
     }
 
-    /// Those of a function inside of loops that run so often at most: where one does not run at all, nothing is needed.
+    /// Those of a function inside of loops with these symbols: where one does not run, nothing is needed, so that a need is looked at where the symbol is bound.
     fn needs_of(
         &mut self,
         m: &Module,
@@ -125,7 +128,7 @@ impl Table {
     ) -> Result<()> {
         for node in f.body().nodes.iter().map(|&n| &f.nodes[n]) {
             for need in node.needs(f) {
-                let need = around.iter().fold(need, |need, most| need.max(Dim::from(0) - most.clone()));
+                let need = around.iter().fold(need, |need, over| need.max(over.clone() + NEVER.into()));
                 let extent = self.extent(&need)?;
                 if seen.insert(extent) {
                     needs.push(Need { extent, name: name_of(&node.loc, &node.op) });
@@ -134,7 +137,7 @@ impl Table {
             if let Op::Loop(l) = &node.op
                 && let Some(body) = m.func(&l.body)
             {
-                let around = [around, std::slice::from_ref(&l.most)].concat();
+                let around = [around, std::slice::from_ref(&l.over)].concat();
                 self.needs_of(m, &m.funcs[body], &around, needs, seen)?;
             }
         }

@@ -8,6 +8,7 @@ use crate::proto::GraphProto;
 use foldhash::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use tersor_ir::diag::Result;
 use tersor_ir::module::{Def, RegionId};
 use tersor_ir::{Dim, Func, NodeId, Op, ValueId};
 
@@ -29,19 +30,25 @@ pub(super) struct Outside {
 }
 
 impl Importer<'_> {
-    /// Goes into a new function.
-    pub(super) fn enter(&mut self) -> Outside {
+    /// Goes into a new function, in whose extents a new symbol is the number of the call, of which there are up to `most`. Both are named after the node.
+    pub(super) fn enter(&mut self, most: &Dim) -> Result<(Outside, Dim)> {
         use std::mem::take;
-        let base = format!("{}{BODY_OF_NODE}", self.b.name);
-        let mut name = base.clone();
+        let node = self.b.name.clone();
+        let (mut stem, mut name) = (node.clone(), format!("{node}{BODY_OF_NODE}"));
         for n in 2.. {
             if self.bodies.iter().map(|f| &f.name).chain(&self.entered).all(|taken| **taken != *name) {
                 break;
             }
-            name = format!("{base}.{n}");
+            stem = format!("{node}.{n}");
+            name = format!("{stem}{BODY_OF_NODE}");
         }
+        self.b.name = stem;
+        let over = self.new_symbol(".i", most);
+        self.b.name = node;
+        let over = over?;
+        self.counters.extend(over.as_symbol().cloned());
         self.entered.push(name.as_str().into());
-        Outside {
+        let outside = Outside {
             func: std::mem::replace(self.b.func, Func::new(name)),
             scope: take(&mut self.scope),
             selected: take(&mut self.selected),
@@ -52,7 +59,8 @@ impl Importer<'_> {
             constants: self.b.consts.len(),
             operands: vec![],
             inside: HashMap::default(),
-        }
+        };
+        Ok((outside, over))
     }
 
     /// Lets the function see what `g` reads of what is outside.
@@ -119,13 +127,6 @@ impl Importer<'_> {
     /// Whether a function is imported, not the model's graph.
     pub(super) fn is_inside(&self) -> bool {
         !self.entered.is_empty()
-    }
-
-    /// The number of a repetition, of which there are up to `most`.
-    pub(super) fn counter(&mut self, most: &Dim) -> super::Result<Dim> {
-        let over = self.new_symbol(".i", most)?;
-        self.counters.extend(over.as_symbol().cloned());
-        Ok(over)
     }
 
     /// Whether an extent is the number of a repetition.

@@ -143,3 +143,47 @@ fn what_no_loop_can_do_is_said() {
     let draws = body().node("RandomNormalLike", &["v"], &["w"], &[]);
     refused(loop_of(draws.untyped_output("go").untyped_output("w")), "by chance");
 }
+
+fn graph(b: Model, outputs: &[&str]) -> Model {
+    outputs.iter().fold(b, |b, y| b.untyped_output(y))
+}
+
+/// The branch that is taken alone is run: the other one may need what is not there.
+#[test]
+fn branches_that_are_much_work_are_run_alone() {
+    let body = || Model::new(17);
+    let first = body().node("Gather", &["x", "zero"], &["f"], &[]).node("MatMul", &["f", "w"], &["a"], &[]);
+    let none = body().node("Identity", &["v"], &["b"], &[]);
+    let m = Model::new(17).input("x", "f32[N,2]").constant("zero", &count(0)).constant("v", &tensor(&[2], &[7.0; 2]));
+    let m = m.constant("w", &tensor(&[2, 2], &[1.0, 2.0, 3.0, 4.0])).node("Shape", &["x"], &["shape"], &[]);
+    let m = m.node("Gather", &["shape", "zero"], &["n"], &[]).node("Greater", &["n", "zero"], &["some"], &[]);
+    let (then, other) = (graph(first, &["a"]), graph(none, &["b"]));
+    let m = m.node("If", &["some"], &["y"], &[("then_branch", then.into()), ("else_branch", other.into())]);
+    let m = imported(m.untyped_output("y"), 0);
+    gives(&m, &[tensor(&[1, 2], &[1.0, 1.0])], &[tensor(&[2], &[4.0, 6.0])]);
+    gives(&m, &[tensor(&[0, 2], &[])], &[tensor(&[2], &[7.0; 2])]);
+}
+
+/// Extents that the data decide in each repetition anew, and a loop in a loop that runs as often as the number of the repetition says.
+#[test]
+fn loops_have_extents_and_loops_of_their_own() {
+    let ports = || Model::new(17).input("i", "i64[]").input("go", "bool[]").input("v", "f32[N]");
+    let picked = ports().node("Greater", &["v", "one"], &["k"], &[]).node("Compress", &["v", "k"], &["large"], &[]);
+    let picked = picked.node("ReduceSum", &["large"], &["s"], &[("keepdims", 0.into())]);
+    let picked = picked.node("Mul", &["v", "half"], &["w"], &[]);
+    let m = model().input("n", "i64[]").constant("one", &tensor(&[], &[1.0]));
+    let m = m.node("Loop", &["n", "", "x"], &["y", "sums"], &[("body", graph(picked, &["go", "w", "s"]).into())]);
+    let m = imported(graph(m, &["y", "sums"]), 8);
+    let x = tensor(&[3], &[8.0, 3.0, 1.0]);
+    gives(&m, &[x.clone(), count(3)], &[tensor(&[3], &[1.0, 0.375, 0.125]), tensor(&[3], &[11.0, 5.5, 2.0])]);
+    gives(&m, &[x, count(0)], &[tensor(&[3], &[8.0, 3.0, 1.0]), tensor(&[0], &[])]);
+
+    let inner = Model::new(17).input("j", "i64[]").input("on", "bool[]").input("u", "f32[N]");
+    let inner = graph(inner.node("Add", &["u", "x"], &["t"], &[]), &["on", "t"]);
+    let outer = ports().node("Loop", &["i", "", "v"], &["r"], &[("body", inner.into())]);
+    let m = model().input("n", "i64[]");
+    let m = m.node("Loop", &["n", "", "x"], &["y"], &[("body", graph(outer, &["go", "r"]).into())]);
+    let m = imported(m.untyped_output("y"), 0);
+    // 0 + 1 + 2 + 3 more.
+    gives(&m, &[tensor(&[1], &[2.0]), count(4)], &[tensor(&[1], &[14.0])]);
+}

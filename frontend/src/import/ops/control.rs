@@ -8,6 +8,7 @@ use crate::proto::GraphProto;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::Loop;
 use tersor_ir::ops::binary::BinaryKind::Mul;
+use tersor_ir::ops::unary::UnaryKind::Not;
 use tersor_ir::{DType, Dim, Tensor, ValueId};
 
 /// Most repetitions that are written out.
@@ -17,7 +18,8 @@ const WRITTEN_OUT: i64 = 4096;
 /// Repetitions that a loop has at most where nothing is known of them.
 const UNBOUNDED: i64 = 1 << 31;
 
-/// Of a condition that is not known both branches are computed, since nothing in them has an effect, and one is selected.
+/// Of a condition that is not known both branches are computed, since nothing in them has an effect, and one is selected; where that is much work, or one of them may not be possible,
+/// the run takes one.
 fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     let cond = cx.input(0)?;
     let (then, other) = (cx.graph("then_branch")?, cx.graph("else_branch")?);
@@ -27,7 +29,8 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         return cx.inline(if t.get_i64(0) != 0 { then } else { other }, vec![]);
     }
-    let before = cx.importer.errors.len();
+    let (before, notes) = (cx.importer.errors.len(), cx.importer.notes.len());
+    let nodes = cx.importer.b.func.body().nodes.len();
     let (a, b) = (cx.inline(then, vec![]), cx.inline(other, vec![]));
     // The branch that is not taken may not fit what is around it.
     if cx.importer.errors.len() > before || a.is_err() || b.is_err() {
@@ -45,7 +48,7 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         return Err(cx.invalid(format!("branches of {} and {} results", a.len(), b.len())));
     }
     let cond = cx.reshape(cond, vec![])?;
-    let mut results = vec![];
+    let mut pairs = vec![];
     for (a, b) in a.iter().zip(&b) {
         if [a, b].iter().any(|m| !matches!(m.form, Form::Tensor)) {
             return Err(
@@ -57,9 +60,35 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
             let what = format!("branches of types {} and {}", cx.ty(a), cx.ty(b));
             return Err(cx.undecided_value(cond, what));
         }
-        results.push(value(cx.select(cond, a, b)?));
+        pairs.push((a, b));
     }
-    Ok(results)
+    let plain = |v: ValueId| cx.ty(v).dtype != DType::Str && cx.ty(v).dtype.part().is_none();
+    if pairs.iter().any(|p| !plain(p.0)) || !is_apart(cx, nodes) {
+        return pairs.into_iter().map(|(a, b)| Ok(value(cx.select(cond, a, b)?))).collect();
+    }
+    // What was imported of both to know their types goes: nothing reads it.
+    cx.importer.notes.truncate(notes);
+    let mut state = vec![];
+    for (a, _) in pairs {
+        let ty = cx.ty(a);
+        let zero = cx.emit_constant(&Tensor::scalar(ty.dtype, 0.0));
+        state.push(value(cx.broadcast(zero, ty.shape.to_vec())?));
+    }
+    let not = cx.unary(Not, cond)?;
+    for (cond, branch) in [(cond, then), (not, other)] {
+        let once = Trip::of(cx, 1.into())?;
+        let (taken, _) = runs(cx, branch, once, Kind::Branch(cond), &state, &[])?;
+        state = taken.into_iter().map(value).collect();
+    }
+    Ok(state)
+}
+
+/// Whether nodes from that one on are much work, or need what operands may not have.
+fn is_apart(cx: &NodeCx, from: usize) -> bool {
+    use tersor_ir::Op;
+    let f = &cx.importer.b.func;
+    let work = |op: &Op| matches!(op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::Recurrence(_) | Op::Loop(_));
+    f.body().nodes[from..].iter().map(|&n| &f.nodes[n]).any(|n| work(&n.op) || !n.needs(f).is_empty())
 }
 
 /// Whether a loop goes on; it must be known.
@@ -109,36 +138,48 @@ impl Trip {
     }
 }
 
+/// What a nested graph takes and gives.
+enum Kind<'m> {
+    /// The number of the repetition, a condition, which holds, and what is carried; a condition, what is carried and what is collected.
+    Loop(&'m Meaning),
+    /// What is carried and elements; what is carried and what is collected.
+    Scan,
+    /// Nothing; what is carried. It is called where that holds.
+    Branch(ValueId),
+}
+
 /// A loop that runs: `state` is carried, elements along an axis of `xs`, from the last one where that says so, are taken one at a time. Gives what was carried last, then what was
 /// collected along a first axis.
 fn runs(
     cx: &mut NodeCx,
     body: &GraphProto,
     trip: Trip,
-    cond: Option<&Meaning>,
+    kind: Kind,
     state: &[Meaning],
     xs: &[(ValueId, usize, bool)],
 ) -> Result<(Vec<ValueId>, Vec<ValueId>)> {
     let state = state.iter().map(|m| cx.value_of(m)).collect::<Result<Vec<_>>>()?;
-    let first = match cond {
-        Some(c) => {
+    let first = match kind {
+        Kind::Loop(c) => {
             let v = cx.value_of(c)?;
             let v = cx.cast(v, DType::Bool)?;
             cx.reshape(v, vec![])?
         }
-        None => cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0)),
+        Kind::Scan => cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0)),
+        Kind::Branch(c) => c,
     };
-    let over = cx.importer.counter(&trip.most)?;
-    let mut outside = cx.importer.enter();
+    let (mut outside, over) = cx.importer.enter(&trip.most)?;
     let inside = |cx: &mut NodeCx, outside: &mut Outside| -> Result<bool> {
         let mut arguments = vec![];
-        if cond.is_some() {
+        if let Kind::Loop(_) = kind {
             // It is only called where the condition holds.
             arguments = vec![number(over.clone()), cx.constant_meaning(&Tensor::scalar(DType::Bool, 1.0))];
         }
         let carried: Vec<ValueId> = state.iter().map(|&v| cx.importer.carried(outside, v)).collect();
         cx.importer.see(outside, body);
-        arguments.extend(carried.iter().map(|&v| value(v)));
+        if !matches!(kind, Kind::Branch(_)) {
+            arguments.extend(carried.iter().map(|&v| value(v)));
+        }
         for &(x, axis, back) in xs {
             let x = cx.importer.operand(outside, x);
             let len = cx.extent_of(x, axis)?;
@@ -147,13 +188,13 @@ fn runs(
         }
         let results = cx.inline(body, arguments)?;
         let mut values = results.iter().map(|m| cx.value_of(m)).collect::<Result<Vec<_>>>()?;
-        match cond {
-            Some(_) => {
+        match kind {
+            Kind::Loop(_) => {
                 let c = *values.first().ok_or_else(|| cx.invalid("a body without results"))?;
                 let c = cx.cast(c, DType::Bool)?;
                 values[0] = cx.reshape(c, vec![])?;
             }
-            None => values.insert(0, cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0))),
+            _ => values.insert(0, cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0))),
         }
         if values.len() < 1 + carried.len() {
             return Err(cx.invalid(format!("a body of {} results", results.len())));
@@ -186,7 +227,7 @@ fn runs(
     let done = inside(cx, &mut outside);
     let (f, mut operands) = cx.importer.leave(outside);
     let always = done?;
-    if Importer::draws_numbers(&f) {
+    if Importer::draws_numbers(&f) && !matches!(kind, Kind::Branch(_)) {
         return Err(cx.unsupported("numbers drawn by chance inside of a loop that runs"));
     }
     let carried = state.len();
@@ -244,7 +285,7 @@ fn repetition(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         cx.importer.errors.truncate(errors);
     }
-    let ran = Trip::of_loop(cx, &cond, scans > 0).and_then(|trip| runs(cx, body, trip, Some(&cond), &state, &[]));
+    let ran = Trip::of_loop(cx, &cond, scans > 0).and_then(|trip| runs(cx, body, trip, Kind::Loop(&cond), &state, &[]));
     match ran {
         Ok((last, collected)) => Ok(last.into_iter().chain(collected).map(value).collect()),
         // Repetitions whose values change their types have to be written out.
@@ -324,7 +365,7 @@ fn scan_once(cx: &mut NodeCx, body: &GraphProto, mut state: Vec<Meaning>, xs: &[
     let Some(steps) = extent.as_const().filter(few) else {
         let xs: Vec<_> = xs.iter().zip(&ins).zip(&places).map(|((&x, i), p)| (x, p.0, i.1)).collect();
         let trip = Trip::of(cx, extent)?;
-        let (last, collected) = runs(cx, body, trip, None, &state, &xs)?;
+        let (last, collected) = runs(cx, body, trip, Kind::Scan, &state, &xs)?;
         let mut results: Vec<Meaning> = last.into_iter().map(value).collect();
         for (mut y, (axis, back)) in collected.into_iter().zip(outs) {
             let rank = cx.ty(y).rank();
