@@ -134,7 +134,7 @@ impl Trip {
             }
             None => cx.emit_constant(&Tensor::from_i64(DType::I64, [], &[i64::MAX])),
         };
-        Ok(Trip { count, most: if limit > 0 { limit.into() } else { UNBOUNDED.into() }, exact: false })
+        Ok(Trip { count, most: if collects { limit.into() } else { UNBOUNDED.into() }, exact: false })
     }
 }
 
@@ -274,7 +274,7 @@ fn repetition(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         true => cx.known(0).and_then(|k| k.numbers()).and_then(|n| n.first().copied()),
         false => Some(i64::MAX),
     };
-    let errors = cx.importer.errors.len();
+    let (errors, undecided) = (cx.importer.errors.len(), cx.importer.rounds.undecided.clone());
     let write = |cx: &mut NodeCx| written_out(cx, body, most, cond.clone(), state.clone(), scans);
     let sequences = state.iter().any(|m| !matches!(m.form, Form::Tensor));
     let few = most.is_some_and(|m| m.saturating_mul(body.node.len() as i64) <= WRITTEN_OUT) || !cx.is_given(0);
@@ -283,7 +283,9 @@ fn repetition(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         if sequences || written.is_ok() || cx.importer.rounds.again {
             return written;
         }
+        // What it would take to write it out is not asked for.
         cx.importer.errors.truncate(errors);
+        cx.importer.rounds.undecided = undecided;
     }
     let ran = Trip::of_loop(cx, &cond, scans > 0).and_then(|trip| runs(cx, body, trip, Kind::Loop(&cond), &state, &[]));
     match ran {
