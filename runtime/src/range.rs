@@ -73,7 +73,8 @@ pub fn check(name: &str, count: i64, cap: i64) -> Result<()> {
         return Ok(());
     }
     let what = format!("{name}, which the data decide, is {count}; there is room for 0..={cap}");
-    Err(Error::new(Kind::Count, what).with_help("compile with a higher --limit computed_extent, where that is what bounds it"))
+    Err(Error::new(Kind::Count, what)
+        .with_help("compile with a higher --limit computed_extent, where that is what bounds it"))
 }
 
 #[cfg(test)]
