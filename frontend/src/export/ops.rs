@@ -79,6 +79,13 @@ impl Exporter<'_> {
                 CompareKind::Gt => self.last(n, "Greater", &x, &[]),
                 CompareKind::Ge => self.last(n, "GreaterOrEqual", &x, &[]),
             },
+            // ONNX Runtime has no `Where` of truth values.
+            Op::Select(_) if types[1].dtype == DType::Bool => {
+                let first = self.temp("And", &[x[0], x[1]], &[]);
+                let not = self.temp("Not", &[x[0]], &[]);
+                let second = self.temp("And", &[&not, x[2]], &[]);
+                self.last(n, "Or", &[&first, &second], &[])
+            }
             Op::Select(_) => self.last(n, "Where", &x, &[]),
             Op::Cast(op) => {
                 let mut attrs = vec![("to", Attr::Int(self.element(op.to)? as i64))];

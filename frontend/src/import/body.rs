@@ -79,6 +79,8 @@ impl Importer<'_> {
         let form = match m.form {
             Form::Sequence(all) => Form::Sequence(Rc::new(all.iter().map(|m| self.seen(outside, m.clone())).collect())),
             Form::Map(parts) => Form::Map(Box::new(parts.map(|m| self.seen(outside, m)))),
+            // Only the loop that carries it appends to it.
+            Form::Appended(_) | Form::Stacked(_) => Form::Stacked(vec![]),
             form => form,
         };
         Meaning { value: m.value.map(|v| self.operand(outside, v)), form, ..m }

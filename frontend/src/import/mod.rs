@@ -255,6 +255,10 @@ enum Form {
     Map(Box<[Meaning; 2]>),
     /// An optional without an element; one with an element is the element.
     Nothing,
+    /// Inside of a loop that runs: a sequence that it carries, by what a repetition has appended to it.
+    Appended(Vec<Meaning>),
+    /// Behind such a loop: the sequence, whose tensors are the slices of the value along its first axis; and what decides how many there are.
+    Stacked(Vec<ValueId>),
 }
 
 impl Meaning {
@@ -268,6 +272,8 @@ impl Meaning {
             }
             Form::Map(parts) => MAP.into_iter().zip(*parts).map(|(part, m)| (format!("{name}.{part}"), m)).collect(),
             Form::Nothing => vec![],
+            // Of no known number of tensors: it has no value, and whoever asks for it is told so.
+            Form::Appended(_) | Form::Stacked(_) => vec![(name.into(), self)],
         }
     }
 }
@@ -571,6 +577,7 @@ impl Importer<'_> {
     /// The value of a meaning; known integers become a constant or are put together from extents.
     fn value_of(&mut self, m: &Meaning) -> Result<ValueId> {
         match (m.value, &m.known) {
+            _ if matches!(m.form, Form::Appended(_) | Form::Stacked(_)) => Err(self.open_sequence(m)),
             _ if !matches!(m.form, Form::Tensor) => {
                 let what = match m.form {
                     Form::Nothing => "an optional without an element",
@@ -583,6 +590,21 @@ impl Importer<'_> {
             (None, Some(k)) => self.materialize(&k.clone()),
             (None, None) => Err(Diagnostic::error(node::UNDEFINED_OPERAND, "undefined operand")),
         }
+    }
+
+    /// The error about a sequence of which something else is asked than a loop or its tensors together can give.
+    fn open_sequence(&mut self, m: &Meaning) -> Diagnostic {
+        let d = Diagnostic::error("O0031", "a sequence of a length that the run decides").failure(Failure::Unsupported);
+        let decides = if let Form::Stacked(decides) = &m.form { &decides[..] } else { &[] };
+        let names: BTreeSet<String> = decides.iter().flat_map(|&v| self.inputs_behind(v)).collect();
+        if names.is_empty() { d } else { d.with_help(self.asks_for(names)) }
+    }
+
+    /// Help that names inputs whose values decide something; they are noted.
+    fn asks_for(&mut self, names: BTreeSet<String>) -> String {
+        let flags: Vec<String> = names.iter().map(|n| format!("--value {n}=…")).collect();
+        self.rounds.undecided.extend(names);
+        format!("it follows from inputs of the model, which become constants by {}", flags.join(" "))
     }
 
     fn materialize(&mut self, k: &Known) -> Result<ValueId> {

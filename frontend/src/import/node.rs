@@ -159,9 +159,7 @@ impl<'i, 'a, 'n> NodeCx<'i, 'a, 'n> {
         if names.is_empty() {
             return d;
         }
-        let flags: Vec<String> = names.iter().map(|n| format!("--value {n}=…")).collect();
-        self.importer.rounds.undecided.extend(names);
-        d.with_help(format!("it follows from inputs of the model, which become constants by {}", flags.join(" ")))
+        d.with_help(self.importer.asks_for(names))
     }
 
     /// As [`NodeCx::undecided_value`], of a number that could be bounded.

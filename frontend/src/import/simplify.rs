@@ -9,7 +9,7 @@ use tersor_ir::ops::binary::BinaryKind;
 use tersor_ir::ops::compare::CompareKind;
 use tersor_ir::ops::reduce::ReduceKind;
 use tersor_ir::ops::unary::UnaryKind;
-use tersor_ir::ops::{Binary, Cast, Compare, Extent, QuantDynamic, Reduce, Reshape, Rope, Slice, Unary};
+use tersor_ir::ops::{Binary, Cast, Compare, Extent, QuantDynamic, Reduce, Reshape, Rope, Select, Slice, Unary};
 use tersor_ir::simplify::{self, Simpler};
 use tersor_ir::{DType, Def, Dim, Op, Tensor, Type, ValueId};
 
@@ -20,6 +20,9 @@ impl Importer<'_> {
             (Op::Unary(Unary { kind: UnaryKind::Reciprocal }), &[x]) => self.rsqrt(x),
             (Op::Binary(Binary { kind: BinaryKind::Mul }), &[a, b]) => self.silu(a, b).or_else(|| self.silu(b, a)),
             (Op::Binary(Binary { kind: BinaryKind::Add }), &[a, b]) => self.rope(a, b).or_else(|| self.rope(b, a)),
+            (Op::Binary(Binary { kind: BinaryKind::Or }), &[a, b]) => {
+                self.selected(a, b).or_else(|| self.selected(b, a))
+            }
             (Op::Cast(c), &[x]) if *c == Cast::to(DType::I8) => self.row_codes(x).map(Simpler::Value),
             (Op::Reshape(r), &[x]) => match self.grouped_codes(r, x) {
                 Some(codes) => Some(Simpler::Value(codes)),
@@ -59,7 +62,10 @@ impl Importer<'_> {
             Op::Extent(e) => e.of.as_const().is_some(),
             _ => !operands.is_empty(),
         };
-        if !decided {
+        // What depends on an extent is the run's.
+        let mut open = false;
+        op.symbols(&mut |_| open = true);
+        if !decided || open {
             return Ok(None);
         }
         let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
@@ -112,6 +118,18 @@ impl Importer<'_> {
     fn silu(&self, x: ValueId, gate: ValueId) -> Option<Simpler> {
         let same = self.unary_of(gate, UnaryKind::Sigmoid)? == x;
         same.then(|| Simpler::Op(Unary { kind: UnaryKind::Silu }.into(), vec![x]))
+    }
+
+    /// `c and a or not c and b` of truth values of one shape.
+    fn selected(&self, first: ValueId, second: ValueId) -> Option<Simpler> {
+        let (first, second) = (self.binary_of(first, BinaryKind::And)?, self.binary_of(second, BinaryKind::And)?);
+        let [c, a] = first;
+        let [not, b] = second;
+        let operands = vec![c, a, b];
+        let types: Vec<&Type> = operands.iter().map(|&v| self.b.ty(v)).collect();
+        let fits = self.unary_of(not, UnaryKind::Not)? == c && types[1] == types[2];
+        (fits && Op::from(Select {}).infer(&types).ok()?[0] == *types[1])
+            .then(|| Simpler::Op(Select {}.into(), operands))
     }
 
     /// `x * cos + turned(x) * sin`, where turning exchanges the halves of the last axis and negates what comes first then.

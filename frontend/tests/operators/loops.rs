@@ -187,3 +187,36 @@ fn loops_have_extents_and_loops_of_their_own() {
     // 0 + 1 + 2 + 3 more.
     gives(&m, &[tensor(&[1], &[2.0]), count(4)], &[tensor(&[1], &[14.0])]);
 }
+
+/// A list that each repetition appends to is a tensor with one axis more.
+#[test]
+fn lists_are_collected() {
+    let body = || {
+        let b = Model::new(17).input("i", "i64[]").input("go", "bool[]").input("v", "f32[2]").formed(
+            "s",
+            (false, true),
+            "f32[2]",
+        );
+        let b = b.node("Gather", &["x", "i"], &["r"], &[]).node("Add", &["v", "r"], &["w"], &[]);
+        graph(b.node("SequenceInsert", &["s", "w"], &["t"], &[]), &["go", "w", "t"])
+    };
+    let of = |op: &str, more: &[&str], attrs: &[(&str, Attr)]| {
+        let m =
+            Model::new(17).input("x", "f32[N,2]").constant("zero", &tensor(&[2], &[0.0; 2])).constant("at", &count(-1));
+        let m = m.node("Shape", &["x"], &["shape"], &[("end", 1.into())]).node("SequenceEmpty", &[], &["none"], &[]);
+        let m = m.node("Squeeze", &["shape"], &["n"], &[]);
+        let m = m.node("Loop", &["n", "", "zero", "none"], &["last", "all"], &[("body", body().into())]);
+        graph(m.node(op, &[&["all"][..], more].concat(), &["y"], attrs), &["y"])
+    };
+    let x = [tensor(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])];
+    let stacked =
+        |axis: i64| imported(of("ConcatFromSequence", &[], &[("axis", axis.into()), ("new_axis", 1.into())]), 0);
+    gives(&stacked(0), &x, &[tensor(&[3, 2], &[1.0, 2.0, 4.0, 6.0, 9.0, 12.0])]);
+    gives(&stacked(1), &x, &[tensor(&[2, 3], &[1.0, 4.0, 9.0, 2.0, 6.0, 12.0])]);
+    let joined = imported(of("ConcatFromSequence", &[], &[("axis", 0.into())]), 0);
+    gives(&joined, &x, &[tensor(&[6], &[1.0, 2.0, 4.0, 6.0, 9.0, 12.0])]);
+    gives(&joined, &[tensor(&[0, 2], &[])], &[tensor(&[0], &[])]);
+    gives(&imported(of("SequenceAt", &["at"], &[]), 0), &x, &[tensor(&[2], &[9.0, 12.0])]);
+    let e = import_bytes(of("SequenceErase", &[], &[]).bytes(), "m", &Default::default()).unwrap_err();
+    assert!(e[0].to_string().contains("length that the run decides"), "{}", e[0]);
+}

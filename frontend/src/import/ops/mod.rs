@@ -12,6 +12,7 @@ mod indexing;
 mod inverse;
 mod known;
 mod linear_attention;
+mod loops;
 mod loss;
 mod microsoft;
 mod microsoft_attention;

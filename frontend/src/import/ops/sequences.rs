@@ -1,11 +1,12 @@
 //! Sequences and optionals: which tensors there are is decided at import, and what an operator takes out of them, so that the module has tensors alone.
 
 use super::Topic;
+use crate::import::body::number;
 use crate::import::node::{NodeCx, formed, value};
 use crate::import::{Form, Meaning};
 use std::rc::Rc;
 use tersor_ir::diag::Result;
-use tersor_ir::ops::{Reshape, Slice};
+use tersor_ir::ops::{Gather, Reshape, Slice};
 use tersor_ir::{DType, Dim, Tensor};
 
 /// Most elements of a sequence.
@@ -13,8 +14,10 @@ const ELEMENTS: usize = 1 << 16;
 
 /// The elements of an input that is a sequence.
 fn elements(cx: &mut NodeCx, i: usize) -> Result<Rc<Vec<Meaning>>> {
-    match cx.meaning(i)?.form {
+    let m = cx.meaning(i)?;
+    match m.form {
         Form::Sequence(all) => Ok(all),
+        Form::Appended(_) | Form::Stacked(_) => Err(cx.importer.open_sequence(&m)),
         _ => Err(cx.invalid(format!("input {i} is not a sequence"))),
     }
 }
@@ -58,6 +61,12 @@ fn construct(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
 }
 
 fn insert(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    if let Form::Appended(mut all) = cx.meaning(0)?.form
+        && !cx.is_given(2)
+    {
+        all.push(cx.meaning(1)?);
+        return Ok(vec![formed(Form::Appended(all))]);
+    }
     let (all, new) = (elements(cx, 0)?, cx.meaning(1)?);
     let mut all = Rc::unwrap_or_clone(all);
     let n = all.len();
@@ -74,18 +83,44 @@ fn erase(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     sequence(cx, all)
 }
 
+/// The value whose slices input 0 is, where it is what a loop appended.
+fn stacked(cx: &mut NodeCx) -> Result<Option<tersor_ir::ValueId>> {
+    let m = cx.meaning(0)?;
+    Ok(m.value.filter(|_| matches!(m.form, Form::Stacked(_))))
+}
+
 fn at(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    if let Some(v) = stacked(cx)? {
+        let at = cx.input(1)?;
+        let at = cx.reshape(at, vec![])?;
+        return Ok(vec![value(cx.op(Gather { axis: 0 }, &[v, at])?)]);
+    }
     let all = elements(cx, 0)?;
     let at = position(cx, 1, all.len(), all.len().checked_sub(1), None)?;
     Ok(vec![all[at].clone()])
 }
 
 fn length(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    if let Some(v) = stacked(cx)? {
+        return Ok(vec![number(cx.extent_of(v, 0)?)]);
+    }
     let n = elements(cx, 0)?.len();
     Ok(vec![cx.constant_meaning(&Tensor::from_i64(DType::I64, [], &[n as i64]))])
 }
 
 fn joined(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
+    if let Some(v) = stacked(cx)? {
+        let (t, new) = (cx.ty(v), cx.int("new_axis", 0) != 0);
+        let axis = cx.axis(cx.int("axis", 0), t.rank() - usize::from(!new))?;
+        let mut perm: Vec<u8> = (1..t.rank() as u8).collect();
+        perm.insert(axis, 0);
+        let y = cx.transpose(v, perm)?;
+        let mut shape = cx.ty(y).shape.to_vec();
+        if !new {
+            shape[axis] = shape[axis].clone() * shape.remove(axis + 1);
+        }
+        return Ok(vec![value(cx.reshape(y, shape)?)]);
+    }
     let all = elements(cx, 0)?.iter().map(|m| cx.value_of(m)).collect::<Result<Vec<_>>>()?;
     let new = cx.int("new_axis", 0) != 0;
     let first = *all.first().ok_or_else(|| cx.unsupported("a sequence without elements"))?;
