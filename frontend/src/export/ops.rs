@@ -428,7 +428,12 @@ impl Exporter<'_> {
             }
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let attrs = [("scale", (op.scale.0 as f32).into()), ("is_causal", flag(op.causal && square))];
+        let mut attrs = vec![("is_causal", flag(op.causal && square))];
+        // Attributes have fewer digits than what follows from the width of a head.
+        let width = types[0].shape[3].as_const().unwrap_or(0) as f64;
+        if op.scale.0 != 1.0 / width.sqrt() {
+            attrs.push(("scale", (op.scale.0 as f32).into()));
+        }
         self.last(n, "Attention", &inputs, &attrs)
     }
 

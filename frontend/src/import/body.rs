@@ -110,8 +110,8 @@ impl Importer<'_> {
         p
     }
 
-    /// Goes back to the function around, and gives the one that was imported.
-    pub(super) fn leave(&mut self, outside: Outside) -> (Func, Vec<ValueId>) {
+    /// Goes back to the function around, and gives the one that was imported, with its operands: the first `carried` as they are, then those that it reads, in that order.
+    pub(super) fn leave(&mut self, outside: Outside, carried: usize) -> (Func, Vec<ValueId>) {
         let Outside { func, scope, selected, ranges, rounded, numbers, scales, constants, operands, .. } = outside;
         let mut body = std::mem::replace(self.b.func, func);
         self.entered.pop();
@@ -123,7 +123,18 @@ impl Importer<'_> {
             self.b.consts[id].name = self.b.func.fresh_name(&name);
         }
         body.remove_dead();
-        (body, operands)
+        let all = std::mem::take(&mut body.body_mut().params);
+        let place: HashMap<ValueId, usize> = all.iter().copied().zip(0..).collect();
+        let mut order: Vec<usize> = (0..carried.min(all.len())).collect();
+        let mut seen: HashSet<usize> = order.iter().copied().collect();
+        let read = body.body().nodes.iter().flat_map(|&n| &body.nodes[n].operands).chain(&body.body().results);
+        order.extend(read.filter_map(|v| place.get(v).copied()).filter(|&i| seen.insert(i)));
+        for (i, &at) in order.iter().enumerate() {
+            body.values[all[at]].def = Def::Param(body.body_id(), i as u32);
+        }
+        body.inputs = order.iter().map(|&at| body.values[all[at]].name.clone()).collect();
+        body.body_mut().params = order.iter().map(|&at| all[at]).collect();
+        (body, order.into_iter().filter_map(|at| operands.get(at).copied()).collect())
     }
 
     /// Whether a function is imported, not the model's graph.

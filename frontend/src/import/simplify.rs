@@ -3,6 +3,7 @@
 //! Files spell out what the IR has ops for, and wrap operands in axes that an operator takes off again; here both end, whichever operator they come from.
 
 use super::Importer;
+use super::ops::Selected;
 use tersor_ir::diag::Result;
 use tersor_ir::module::Node;
 use tersor_ir::ops::binary::BinaryKind;
@@ -23,6 +24,7 @@ impl Importer<'_> {
             (Op::Binary(Binary { kind: BinaryKind::Or }), &[a, b]) => {
                 self.selected(a, b).or_else(|| self.selected(b, a))
             }
+            (Op::Select(_), &[c, a, b]) => self.selected_twice(c, a, b),
             (Op::Cast(c), &[x]) if *c == Cast::to(DType::I8) => self.row_codes(x).map(Simpler::Value),
             (Op::Reshape(r), &[x]) => match self.grouped_codes(r, x) {
                 Some(codes) => Some(Simpler::Value(codes)),
@@ -130,6 +132,15 @@ impl Importer<'_> {
         let fits = self.unary_of(not, UnaryKind::Not)? == c && types[1] == types[2];
         (fits && Op::from(Select {}).infer(&types).ok()?[0] == *types[1])
             .then(|| Simpler::Op(Select {}.into(), operands))
+    }
+
+    /// What is selected by the same condition already.
+    fn selected_twice(&self, c: ValueId, a: ValueId, b: ValueId) -> Option<Simpler> {
+        let (node, mut budget) = (self.made_by(b)?, Selected::COMPARED);
+        let [inner, first, _] = node.operands[..] else { return None };
+        let same =
+            matches!(node.op, Op::Select(_)) && self.same(inner, c, &mut budget) && self.same(first, a, &mut budget);
+        (same && self.b.ty(c) == self.b.ty(inner)).then_some(Simpler::Value(b))
     }
 
     /// `x * cos + turned(x) * sin`, where turning exchanges the halves of the last axis and negates what comes first then.

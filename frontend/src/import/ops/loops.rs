@@ -165,7 +165,7 @@ pub(super) fn runs(
         Ok((always, appended))
     };
     let done = inside(cx, &mut outside);
-    let (f, mut operands) = cx.importer.leave(outside);
+    let (f, mut operands) = cx.importer.leave(outside, state.len());
     let (always, appended) = done?;
     if Importer::draws_numbers(&f) && !matches!(kind, Kind::Branch(_)) {
         return Err(cx.unsupported("numbers drawn by chance inside of a loop that runs"));

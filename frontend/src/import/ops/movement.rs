@@ -279,7 +279,7 @@ fn gather(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     if let Some(k) = cx.known(1)
         && let Some(start) = place(&k)
     {
-        let s = cx.op(Slice { axis: axis as u8, start, len: 1.into(), step: 1 }, &[x])?;
+        let s = cx.part(x, axis, start, 1.into())?;
         let mut shape = cx.ty(s).shape.to_vec();
         if k.shape.is_empty() {
             shape.remove(axis);
