@@ -84,6 +84,11 @@ fn layer_of(cx: &mut NodeCx, kind: Cell, [mut x, w, r]: [ValueId; 3]) -> Result<
         x = cx.transpose(x, vec![1, 0, 2])?;
     }
     let t = cx.ty(x);
+    for v in [h0, c0].into_iter().flatten() {
+        // Directions and batch, or the other way round.
+        let batch = cx.extent_of(v, usize::from(!batch_first))?;
+        cx.equal(&batch, &t.shape[1], "initial states are for a batch of")?;
+    }
     let all = activations(cx, kind, directions.len())?;
     let clip = if cx.has("clip") { cx.float("clip", 0.0) } else { f64::INFINITY };
     let (reset_after, input_forget) = (
