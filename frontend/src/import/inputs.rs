@@ -220,7 +220,8 @@ impl Importer<'_> {
                 Extent::Value(n) if n < 0 => return Err(bad(&format!("has extent {n}"))),
                 Extent::Value(n) => Dim::Const(n),
                 Extent::Param(p) => self.param(&p),
-                Extent::Unknown => self.symbol(&format!("{}.{axis}", symbol_name(name))),
+                // No name in a file has a zero.
+                Extent::Unknown => self.named(format!("{}.{axis}", symbol_name(name)), &format!("\0{name}.{axis}")),
             });
         }
         super::extents::check(&shape)?;
@@ -263,7 +264,11 @@ impl Importer<'_> {
 
     /// The symbol of a name in the file; names that only differ in what symbols cannot contain get symbols of their own.
     fn param(&mut self, param: &str) -> Dim {
-        let base = symbol_name(param);
+        self.named(symbol_name(param), param)
+    }
+
+    /// The symbol `base`, or one called alike where that stands for something else than `param`.
+    fn named(&mut self, base: String, param: &str) -> Dim {
         let mut name: Arc<str> = base.as_str().into();
         for n in 2.. {
             if self.params.entry(name.clone()).or_insert_with(|| param.into()) == param {
@@ -302,9 +307,9 @@ impl Importer<'_> {
 
 /// A symbol's name as text allows it.
 fn symbol_name(param: &str) -> String {
-    let mut s: String =
-        param.chars().take(64).map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-    if s.is_empty() || s.starts_with(|c: char| c.is_ascii_digit()) {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let mut s: String = param.chars().take(64).map(|c| if fits(c) { c } else { '_' }).collect();
+    if s.is_empty() || s.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         s.insert(0, 'd');
     }
     s
