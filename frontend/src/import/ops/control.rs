@@ -59,8 +59,7 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         pairs.push((a, b));
     }
-    let plain = |v: ValueId| cx.ty(v).dtype != DType::Str && cx.ty(v).dtype.part().is_none();
-    if pairs.iter().any(|p| !plain(p.0)) || !is_apart(cx, nodes) {
+    if !is_apart(cx, nodes) {
         return pairs.into_iter().map(|(a, b)| Ok(value(cx.select(cond, a, b)?))).collect();
     }
     // What was imported of both to know their types goes: nothing reads it.
@@ -79,12 +78,15 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok(state)
 }
 
-/// Whether nodes from that one on are much work, or need what operands may not have.
+/// Whether nodes from that one on are much work, or need what operands may not have, and can be a function: without strings and complex numbers.
 fn is_apart(cx: &NodeCx, from: usize) -> bool {
     use tersor_ir::Op;
     let f = &cx.importer.b.func;
     let work = |op: &Op| matches!(op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::Recurrence(_) | Op::Loop(_));
-    f.body().nodes[from..].iter().map(|&n| &f.nodes[n]).any(|n| work(&n.op) || !n.needs(f).is_empty())
+    let nodes = || f.body().nodes[from..].iter().map(|&n| &f.nodes[n]);
+    let plain = |v: &ValueId| f.values[*v].ty.dtype != DType::Str && f.values[*v].ty.dtype.part().is_none();
+    nodes().flat_map(|n| n.operands.iter().chain(&n.results)).all(plain)
+        && nodes().any(|n| work(&n.op) || !n.needs(f).is_empty())
 }
 
 /// Whether a loop goes on; it must be known.
