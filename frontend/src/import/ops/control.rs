@@ -8,7 +8,7 @@ use crate::proto::GraphProto;
 use tersor_ir::diag::Result;
 use tersor_ir::ops::binary::BinaryKind::Mul;
 use tersor_ir::ops::unary::UnaryKind::Not;
-use tersor_ir::{DType, Dim, Tensor, ValueId};
+use tersor_ir::{DType, Dim, Tensor, Type, ValueId};
 
 /// Most repetitions that are written out.
 const REPETITIONS: i64 = 4096;
@@ -59,7 +59,7 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
         }
         pairs.push((a, b));
     }
-    if !is_apart(cx, nodes) {
+    if pairs.iter().any(|p| !is_plain(&cx.ty(p.0))) || !is_apart(cx, nodes) {
         return pairs.into_iter().map(|(a, b)| Ok(value(cx.select(cond, a, b)?))).collect();
     }
     // What was imported of both to know their types goes: nothing reads it.
@@ -78,14 +78,18 @@ fn branches(cx: &mut NodeCx) -> Result<Vec<Meaning>> {
     Ok(state)
 }
 
+/// Whether functions of loops may have it.
+fn is_plain(ty: &Type) -> bool {
+    ty.dtype != DType::Str && ty.dtype.part().is_none()
+}
+
 /// Whether nodes from that one on are much work, or need what operands may not have, and can be a function: without strings and complex numbers.
 fn is_apart(cx: &NodeCx, from: usize) -> bool {
     use tersor_ir::Op;
     let f = &cx.importer.b.func;
     let work = |op: &Op| matches!(op, Op::MatMul(_) | Op::Conv(_) | Op::Attention(_) | Op::Recurrence(_) | Op::Loop(_));
     let nodes = || f.body().nodes[from..].iter().map(|&n| &f.nodes[n]);
-    let plain = |v: &ValueId| f.values[*v].ty.dtype != DType::Str && f.values[*v].ty.dtype.part().is_none();
-    nodes().flat_map(|n| n.operands.iter().chain(&n.results)).all(plain)
+    nodes().flat_map(|n| n.operands.iter().chain(&n.results)).all(|&v| is_plain(&f.values[v].ty))
         && nodes().any(|n| work(&n.op) || !n.needs(f).is_empty())
 }
 
