@@ -146,6 +146,16 @@ pub fn node<S: AsRef<str>>(name: &str, op: &str, inputs: &[S], outputs: &[S], at
     n
 }
 
+/// An `OperatorSetIdProto`.
+pub fn opset(domain: &str, version: i64) -> Vec<u8> {
+    let mut out = vec![];
+    if !domain.is_empty() {
+        field(&mut out, 1, domain.as_bytes());
+    }
+    number(&mut out, 2, version as u64);
+    out
+}
+
 /// A `StringStringEntryProto`.
 pub fn entry(key: &str, value: &str) -> Vec<u8> {
     let mut out = vec![];

@@ -104,7 +104,7 @@ impl Model {
         body: &Model,
     ) -> Model {
         let (domain, name) = name.rsplit_once(':').unwrap_or(("", name));
-        let (mut f, mut opset) = (vec![], vec![]);
+        let mut f = vec![];
         field(&mut f, 1, name.as_bytes());
         ports.0.iter().for_each(|i| field(&mut f, 4, i.as_bytes()));
         ports.1.iter().for_each(|o| field(&mut f, 5, o.as_bytes()));
@@ -115,8 +115,7 @@ impl Model {
             }
         }
         body.nodes.iter().for_each(|n| field(&mut f, 7, n));
-        number(&mut opset, 2, body.opset as u64);
-        field(&mut f, 9, &opset);
+        field(&mut f, 9, &message::opset("", body.opset));
         field(&mut f, 10, domain.as_bytes());
         field(&mut self.functions, 25, &f);
         self
@@ -124,11 +123,10 @@ impl Model {
     /// The file.
     pub fn bytes(&self) -> Vec<u8> {
         let graph = self.graph();
-        let (mut opset, mut model) = (vec![], vec![]);
-        number(&mut opset, 2, self.opset as u64);
+        let mut model = vec![];
         number(&mut model, 1, 8);
         field(&mut model, 7, &graph);
-        field(&mut model, 8, &opset);
+        field(&mut model, 8, &message::opset("", self.opset));
         model.extend(&self.functions);
         model
     }

@@ -1,7 +1,7 @@
 //! Ops that ONNX has no operator for: functions of the domain [`DOMAIN`], whose bodies are operators of `ai.onnx`. Other runtimes run the body, and import reads the call as the op
 //! that it comes from.
 
-use crate::message::{Attr, field, node, number};
+use crate::message::{Attr, field, node, opset as opset_of};
 use tersor_ir::DType;
 
 /// The domain of functions that import knows by name.
@@ -26,13 +26,12 @@ impl Body {
     }
 
     fn function(self, name: &str, inputs: &[&str], output: &str, opset: i64) -> Vec<u8> {
-        let (mut out, mut import) = (vec![], vec![]);
+        let mut out = vec![];
         field(&mut out, 1, name.as_bytes());
         inputs.iter().for_each(|i| field(&mut out, 4, i.as_bytes()));
         field(&mut out, 5, output.as_bytes());
         self.nodes.iter().for_each(|n| field(&mut out, 7, n));
-        number(&mut import, 2, opset as u64);
-        field(&mut out, 9, &import);
+        field(&mut out, 9, &opset_of("", opset));
         field(&mut out, 10, DOMAIN.as_bytes());
         out
     }

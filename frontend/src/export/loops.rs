@@ -1,6 +1,6 @@
 //! Loops: the function that one calls becomes its graph, which sees the names around it.
 
-use super::{Exporter, integers, recurrent, unsupported};
+use super::{Exporter, unsupported};
 use crate::message::{self, Attr, field};
 use tersor_ir::diag::Result;
 use tersor_ir::ops::Loop;
@@ -29,16 +29,12 @@ impl Exporter<'_> {
         let names = body.body().params.iter().copied().zip(names.map(str::to_string)).collect();
         let outer = (f, std::mem::replace(&mut self.names, names));
         let (folded, dims) = (std::mem::take(&mut self.folded), self.dims.clone());
-        let inside = std::mem::replace(&mut self.inside, recurrent::inside(body));
-        let linears = std::mem::take(&mut self.linears);
+        let (inside, linears) = (std::mem::take(&mut self.inside), std::mem::take(&mut self.linears));
         let number = self.fresh("number");
         self.dims.insert(l.over.clone(), number.clone());
         self.around.push(outer);
         self.f = body;
-        if self.options.form == super::Form::QOperator {
-            self.linears = integers::linears(m, body);
-            self.inside.extend(self.linears.values().flat_map(|l| l.nodes.iter().copied()));
-        }
+        self.look_ahead();
         let (nodes, mut made) = self.nodes_and_outputs(body.body_id(), false);
         (self.f, self.names) = self.around.pop().expect("pushed");
         (self.folded, self.dims, self.inside, self.linears) = (folded, dims, inside, linears);
@@ -64,8 +60,6 @@ impl Exporter<'_> {
         }
         if counted {
             field(&mut g, 11, &message::value_info(&count, &scalar(DType::I64)));
-        }
-        if counted {
             // What is carried comes before what is collected.
             made.insert(1 + carried, message::value_info(&next, &scalar(DType::I64)));
         }

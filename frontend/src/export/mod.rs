@@ -94,20 +94,14 @@ pub fn export(m: &Module, options: &ExportOptions) -> Result<Exported, Vec<Diagn
     if !e.errors.is_empty() {
         return Err(e.errors);
     }
-    let (mut opset, mut model) = (vec![], vec![]);
-    number(&mut opset, 2, e.opset.get() as u64);
+    let mut model = vec![];
     number(&mut model, 1, file_version(e.opset.get()));
     field(&mut model, 2, b"tersor");
     field(&mut model, 3, env!("CARGO_PKG_VERSION").as_bytes());
     field(&mut model, 7, &graph);
-    field(&mut model, 8, &opset);
+    field(&mut model, 8, &message::opset("", e.opset.get()));
     let domains: BTreeSet<_> = e.foreign.iter().map(|o| o.0.as_str()).collect();
-    for domain in domains {
-        let mut import = vec![];
-        field(&mut import, 1, domain.as_bytes());
-        number(&mut import, 2, 1);
-        field(&mut model, 8, &import);
-    }
+    domains.into_iter().for_each(|domain| field(&mut model, 8, &message::opset(domain, 1)));
     if !m.pipeline.is_empty() {
         field(&mut model, 14, &message::entry("tersor.pipeline", &m.pipeline.join(",")));
     }
@@ -185,17 +179,14 @@ impl<'m> Exporter<'m> {
             folded: HashMap::new(),
             taken: f.inputs.iter().chain(&f.outputs).map(|n| n.to_string()).collect(),
             around: vec![],
-            inside: recurrent::inside(f),
+            inside: HashSet::new(),
             linears: Default::default(),
             dims: HashMap::new(),
             opset: Cell::new(OPSET),
             notes: vec![],
             errors: vec![],
         };
-        if options.form == Form::QOperator {
-            e.linears = integers::linears(m, f);
-            e.inside.extend(e.linears.values().flat_map(|l| l.nodes.iter().copied()));
-        }
+        e.look_ahead();
         for (&p, name) in f.body().params.iter().zip(&f.inputs) {
             e.names.insert(p, name.to_string());
         }
@@ -207,6 +198,15 @@ impl<'m> Exporter<'m> {
             }
         }
         e
+    }
+
+    /// Finds the ops of the function that others have inside in their ONNX form.
+    fn look_ahead(&mut self) {
+        (self.inside, self.linears) = (recurrent::inside(self.f), Default::default());
+        if self.options.form == Form::QOperator {
+            self.linears = integers::linears(self.m, self.f);
+            self.inside.extend(self.linears.values().flat_map(|l| l.nodes.iter().copied()));
+        }
     }
 
     /// A region as a `GraphProto`; all initializers go to the outermost.

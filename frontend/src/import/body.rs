@@ -42,10 +42,7 @@ impl Importer<'_> {
             stem = format!("{node}.{n}");
             name = format!("{stem}{BODY_OF_NODE}");
         }
-        self.b.name = stem;
-        let over = self.new_symbol(".i", most);
-        self.b.name = node;
-        let over = over?;
+        let over = self.new_symbol(&stem, ".i", most)?;
         self.counters.extend(over.as_symbol().cloned());
         self.entered.push(name.as_str().into());
         let outside = Outside {

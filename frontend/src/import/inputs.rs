@@ -237,12 +237,12 @@ impl Importer<'_> {
 
     /// A new symbol for an extent that the data decide, up to `cap`; it is named after the node.
     pub(super) fn bound_symbol(&mut self, cap: &Dim) -> Result<Dim> {
-        self.new_symbol(SYMBOL_OF_NODE, cap)
+        self.new_symbol(&self.b.name.clone(), SYMBOL_OF_NODE, cap)
     }
 
-    /// A new symbol that is named after the node and ends in `suffix`, up to `cap`.
-    pub(super) fn new_symbol(&mut self, suffix: &str, cap: &Dim) -> Result<Dim> {
-        let base = format!("{}{suffix}", symbol_name(&self.b.name));
+    /// A new symbol that is named after something and ends in `suffix`, up to `cap`.
+    pub(super) fn new_symbol(&mut self, stem: &str, suffix: &str, cap: &Dim) -> Result<Dim> {
+        let base = format!("{}{suffix}", symbol_name(stem));
         let mut name: Arc<str> = base.as_str().into();
         for i in 2.. {
             if !self.symbols.contains_key(&name) {

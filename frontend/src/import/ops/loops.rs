@@ -57,6 +57,13 @@ impl Trip {
     }
 }
 
+/// A condition as the scalar that `loop` takes.
+fn condition(cx: &mut NodeCx, m: &Meaning) -> Result<ValueId> {
+    let v = cx.value_of(m)?;
+    let v = cx.cast(v, DType::Bool)?;
+    cx.reshape(v, vec![])
+}
+
 /// What a nested graph takes and gives.
 pub(super) enum Kind<'m> {
     /// The number of the repetition, a condition, which holds, and what is carried; a condition, what is carried and what is collected.
@@ -81,11 +88,7 @@ pub(super) fn runs(
     let tensors = state.iter().filter(|m| !is_empty_list(m));
     let state = tensors.map(|m| cx.value_of(m)).collect::<Result<Vec<_>>>()?;
     let first = match kind {
-        Kind::Loop(c) => {
-            let v = cx.value_of(c)?;
-            let v = cx.cast(v, DType::Bool)?;
-            cx.reshape(v, vec![])?
-        }
+        Kind::Loop(c) => condition(cx, c)?,
         Kind::Scan => cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0)),
         Kind::Branch(c) => c,
     };
@@ -113,9 +116,7 @@ pub(super) fn runs(
         let cond = match kind {
             Kind::Loop(_) => {
                 let c = results.next().ok_or_else(|| cx.invalid("a body without results"))?;
-                let c = cx.value_of(&c)?;
-                let c = cx.cast(c, DType::Bool)?;
-                cx.reshape(c, vec![])?
+                condition(cx, &c)?
             }
             _ => cx.emit_constant(&Tensor::scalar(DType::Bool, 1.0)),
         };
